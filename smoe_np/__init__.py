@@ -1,0 +1,14 @@
+"""Steered Mixture-of-Experts models of images: light, fast, with gradients written by hand."""
+
+from .engine import gating, loss_and_gradients, render
+from .images import read_image, write_image
+from .metrics import psnr, ssim
+from .params import SmoeParams, load_params
+from .smoe import Record, Smoe
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Record", "Smoe", "SmoeParams", "gating", "load_params", "loss_and_gradients", "psnr",
+    "read_image", "render", "ssim", "write_image",
+]

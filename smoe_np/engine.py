@@ -1,0 +1,152 @@
+"""The one door to the engines: which there are, and which one a name stands for.
+
+An engine is made for one picture, ``Engine(shape, target=None, dtype=..., batches=None)``, and offers
+``loss_and_gradients``, ``loss``, ``render``, ``gating``, ``keep``, ``state``, ``restore`` and
+``memory_needed``, as ``NumpyEngine`` documents them.
+"""
+
+import numpy as np
+
+from .engine_numpy import NumpyEngine
+from .images import as_float, split_channels
+from .params import check_weights
+from .regularize import add_penalty_gradients, penalty
+
+ENGINES = {"numpy": NumpyEngine}
+
+
+def engine_class(backend):
+    """The engine of a name: "numpy", or "auto" for the fastest that works here.
+
+    Raises
+    ------
+    ValueError
+        If there is no engine of that name.
+    """
+    if backend == "auto":
+        return NumpyEngine
+    if backend not in ENGINES:
+        known = ", ".join(repr(name) for name in ("auto", *ENGINES))
+        raise ValueError(f"backend must be one of {known}, got {backend!r}")
+    return ENGINES[backend]
+
+
+def check_dtype(dtype):
+    """The dtype float32 or float64 that ``dtype`` stands for, or a ValueError."""
+    try:
+        dtype = np.dtype(dtype)
+    except TypeError:
+        dtype = None
+    if dtype not in (np.float32, np.float64):
+        raise ValueError(f'dtype must be "float32" or "float64", got {dtype}')
+    return dtype
+
+
+def check_image(image, dtype, channel_axis="auto"):
+    """An image as (*shape, C) floats in [0, 1], and whether it had a channel axis."""
+    pixels = split_channels(np.asarray(image), channel_axis)
+    return as_float(pixels, dtype), pixels.ndim == np.ndim(image)
+
+
+def check_fit(params, target):
+    """Raise ValueError unless a model has the dimensions and channels of a target (*shape, C)."""
+    check_weights(params)
+    D, C = target.ndim - 1, target.shape[-1]
+    if (params.num_dims, params.num_channels) != (D, C):
+        raise ValueError(
+            f"params is a model of {params.num_dims} dimensions and {params.num_channels} channels, "
+            f"the image has {D} dimensions and {C} channels"
+        )
+
+
+def render(params, shape, backend="auto", dtype="float32"):
+    """The model's picture at any resolution.
+
+    Kernels with a weight of 0 or below take no part. Where a file of tf-smoe has negative gates
+    (det A < 0), their sign is honoured, and a sum of gates that is not positive counts as tiny.
+
+    Parameters
+    ----------
+    params : SmoeParams
+    shape : tuple of D ints
+        Pixels along each axis; the longest one spans the unit of the domain.
+    backend : {"auto", "numpy"}
+    dtype : {"float32", "float64"}
+
+    Returns
+    -------
+    (*shape,) or (*shape, C) array in [0, 1]
+
+    Raises
+    ------
+    ValueError
+        If ``shape`` does not fit the model, or the model has no kernel of positive weight.
+    """
+    params, engine = _engine_for(params, shape, backend, dtype)
+    image = engine.render(params)
+    return image[..., 0] if params.num_channels == 1 else image
+
+
+def gating(params, shape, backend="auto", dtype="float32"):
+    """The index of the kernel with the largest gate at each pixel: (*shape,) int32.
+
+    Parameters are those of ``render``. Indices count the kernels of positive weight.
+    """
+    params, engine = _engine_for(params, shape, backend, dtype)
+    return engine.gating(params)
+
+
+def loss_and_gradients(params, image, l1reg=0.0, bandwidth_reg=0.0, backend="auto",
+                       dtype="float32", channel_axis="auto"):
+    """The loss of a model on an image, and its gradients (DESIGN §1).
+
+    L = mean (clip(y, 0, 1) − t)² + l1reg/K Σ π + bandwidth_reg Σ|A_dd|
+
+    Parameters
+    ----------
+    params : SmoeParams
+    image : array
+        (*shape,) or (*shape, C), float in [0, 1] or uint8/uint16.
+    l1reg, bandwidth_reg : float
+        Weights λ_S and λ_U of the regularisers.
+    backend, dtype
+        As for ``render``.
+    channel_axis : "auto", None or int
+        "auto": an array of 3 or more axes whose last has 1 to 4 entries has its channels there;
+        None: all axes are space.
+
+    Returns
+    -------
+    float
+        L.
+    SmoeParams
+        ∂L/∂ each parameter, in the precision ``dtype``.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If an argument is of the wrong kind, shape or range.
+    """
+    dtype = check_dtype(dtype)
+    target, _ = check_image(image, dtype, channel_axis)
+    check_fit(params, target)
+    engine = engine_class(backend)(target.shape[:-1], target, dtype)
+    mse, gradients = engine.loss_and_gradients(params)
+    K = params.num_kernels
+    add_penalty_gradients(gradients, params, l1reg, bandwidth_reg, K)
+    return mse + penalty(params, l1reg, bandwidth_reg, K), gradients.astype(dtype)
+
+
+def _engine_for(params, shape, backend, dtype):
+    dtype = check_dtype(dtype)
+    try:
+        shape = tuple(int(n) for n in shape)
+    except TypeError:
+        raise ValueError(f"shape must be a tuple of pixels along each axis, got {shape!r}") from None
+    if len(shape) != params.num_dims or min(shape) < 1:
+        raise ValueError(
+            f"shape must be {params.num_dims} sizes of at least 1 for this model, got {shape}")
+    if not (params.pis > 0).all():
+        params = params.select(params.pis > 0)
+    check_weights(params)
+    return params, engine_class(backend)(shape, dtype=dtype)

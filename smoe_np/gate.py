@@ -1,0 +1,227 @@
+"""The gate and the experts as polynomials over a tile, and the chain rule back to the parameters.
+
+Over a tile, in pixels u from the tile's centre, a log-gate is a polynomial of degree 2,
+ℓ(u) = θ · φ(u) with M = (D+1)(D+2)/2 monomials φ = (1, u_i, u_i u_j), and an expert is one of degree
+1. So all that a pair (tile, kernel) adds to any gradient are its moments Σ_u g φ(u) and
+Σ_u w r (1, u) (DESIGN §2). Everything here is arithmetic on kernels and pairs, in float64, for NumPy
+and CuPy arrays alike; nothing here meets a pixel.
+
+Indices: K kernels, D dimensions, C channels, J = 1 + C (D + 1) columns of an expert with a leading
+1 for the normaliser. A leading "..." is any shape of pairs.
+"""
+
+from typing import NamedTuple
+
+from .backend import array_module
+from .params import unchecked
+
+DEAD = -1e30  # log weight of a kernel that is not there: finite, so that differences stay finite
+
+
+def quadratic_terms(D):
+    """The (i, j), i ≤ j, of the monomials of degree 2, in the order of φ."""
+    return [(i, j) for i in range(D) for j in range(i, D)]
+
+
+def monomials(u):
+    """φ of points u (D, P): (M, P). Its first D + 1 rows are (1, u)."""
+    xp = array_module(u)
+    D = len(u)
+    rows = [xp.ones_like(u[0]), *u, *(u[i] * u[j] for i, j in quadratic_terms(D))]
+    return xp.stack(rows)
+
+
+class PixelKernels(NamedTuple):
+    """K kernels in units of pixels, float64, and one more, the last, that is not there."""
+
+    log_weight: object  # (K+1,) log π + Σ log|A_dd|
+    sign: object  # (K+1,) of det A
+    centre: object  # (K+1, D) in pixels
+    A: object  # (K+1, D, D) per pixel
+    value: object  # (K+1, C) expert at the centre
+    slope: object  # (K+1, C, D) per pixel
+
+    def take(self, index):
+        """The kernels of an array of indices."""
+        return PixelKernels(*(array[index] for array in self))
+
+
+def pixel_kernels(params, longest):
+    """The kernels of a model over a picture whose longest axis has ``longest`` pixels."""
+    xp = array_module(params.pis)
+    K, D = params.musX.shape
+
+    def padded(array):
+        return xp.concatenate([array, xp.zeros_like(array[:1])]).astype(float, copy=False)
+
+    musX, gamma_e = params.musX.astype(float), params.gamma_e.astype(float)
+    A = padded(params.A)
+    A[K] = xp.eye(D)
+    A /= longest
+    diagonal = xp.diagonal(A, axis1=1, axis2=2)
+    log_weight = xp.log(xp.abs(diagonal)).sum(1)
+    log_weight[:K] += xp.log(params.pis.astype(float))
+    log_weight[K] = DEAD
+    value = params.nu_e + (gamma_e * musX[:, None, :]).sum(2)
+    return PixelKernels(
+        log_weight, xp.sign(diagonal).prod(1), padded(musX * longest), A,
+        padded(value), padded(gamma_e / longest),
+    )
+
+
+class PairColumns:
+    """What pairs need of their kernels, one contiguous row for each number of a kernel.
+
+    Parameters
+    ----------
+    kernels : PixelKernels
+    """
+
+    def __init__(self, kernels):
+        xp = array_module(kernels.A)
+        D, C = kernels.centre.shape[1], kernels.value.shape[1]
+        self.D, self.C = D, C
+        precision = xp.matmul(kernels.A, kernels.A.transpose(0, 2, 1))
+        rows = [kernels.log_weight, *kernels.centre.T]
+        rows += [kernels.A[:, i, j] for i in range(D) for j in range(i + 1)]
+        rows += [(-0.5 if i == j else -1.0) * precision[:, i, j] for i, j in quadratic_terms(D)]
+        for c in range(C):
+            rows += [kernels.value[:, c], *kernels.slope[:, c].T]
+        self.rows = xp.stack(rows)
+        self.signed = bool((kernels.sign < 0).any())
+        if self.signed:
+            self.rows = xp.concatenate([self.rows, kernels.sign[None]])
+
+    def polynomials(self, index, origin, reference, columns):
+        """Log-gates and experts of the kernels ``index`` round some points.
+
+        Parameters
+        ----------
+        index : (pairs,) int array
+        origin : (D, pairs) array
+            In pixels.
+        reference : (C, pairs) array
+            A level of the picture near by, taken off the experts: their differences, which are all
+            that matters, then stay exact in float32.
+        columns : (J, pairs) array, any float
+            Takes 1, then for each channel the expert's value at the origin and its D slopes per
+            pixel; all of them times the sign of the gate.
+
+        Returns
+        -------
+        theta : (M, pairs) float64
+        offset : (D, pairs) float64
+            origin − μ.
+        """
+        xp = array_module(origin)
+        D, M = self.D, (self.D + 1) * (self.D + 2) // 2
+        of_pair = self.rows.take(index, axis=1)
+        log_weight, centre = of_pair[0], of_pair[1 : 1 + D]
+        first = 1 + D
+        A = {}
+        for i in range(D):
+            for j in range(i + 1):
+                A[i, j] = of_pair[first]
+                first += 1
+        offset = origin - centre
+        theta = xp.empty((M, index.size))
+        theta[0] = log_weight
+        theta[1 : 1 + D] = 0
+        scratch = xp.empty(index.size)
+        for j in range(D):
+            z = A[j, j] * offset[j]  # z = Aᵀ(origin − μ)
+            for i in range(j + 1, D):
+                z += xp.multiply(A[i, j], offset[i], out=scratch)
+            for i in range(j, D):
+                theta[1 + i] -= xp.multiply(A[i, j], z, out=scratch)
+            z *= z
+            z *= 0.5
+            theta[0] -= z
+        theta[1 + D :] = of_pair[first : first + M - 1 - D]
+        first += M - 1 - D
+        columns[0] = 1
+        for c in range(self.C):
+            value, slope = of_pair[first], of_pair[first + 1 : first + 1 + D]
+            value -= reference[c]
+            for i in range(D):
+                value += xp.multiply(slope[i], offset[i], out=scratch)
+            columns[1 + c * (D + 1) : 1 + (c + 1) * (D + 1)] = of_pair[first : first + 1 + D]
+            first += 1 + D
+        if self.signed:
+            columns *= of_pair[first]
+        return theta, offset
+
+
+def moments_at_kernels(moments, offset):
+    """Moments of pairs round the tile's centre, moved to round the kernel's centre.
+
+    Parameters
+    ----------
+    moments : (M + C (D + 1), pairs) array, any float
+        Σ g φ(u), and for each channel Σ w r and Σ w r u_i.
+    offset : (D, pairs) float64 array
+        Tile's centre − μ.
+
+    Returns
+    -------
+    (M + C (D + 1), pairs) float64
+        Σ g φ(x − μ), and for each channel Σ w r and Σ w r (x − μ)_i.
+    """
+    xp = array_module(moments)
+    D = len(offset)
+    M = (D + 1) * (D + 2) // 2
+    moved = moments.astype(float)
+    scratch = xp.empty(moved.shape[1])
+    for i in range(D):
+        moved[1 + i] += xp.multiply(offset[i], moved[0], out=scratch)
+    # Σ g (u+o)_i (u+o)_j = Σ g u_i u_j + o_i Σ g (u+o)_j + o_j Σ g u_i
+    for m, (i, j) in enumerate(quadratic_terms(D), start=1 + D):
+        moved[m] += xp.multiply(offset[i], moved[1 + j], out=scratch)
+        moved[m] += xp.multiply(offset[j], moments[1 + i], out=scratch)
+    for first in range(M, len(moved), D + 1):
+        for i in range(D):
+            moved[first + 1 + i] += xp.multiply(offset[i], moved[first], out=scratch)
+    return moved
+
+
+def chain_rule(moments, params, longest, scale):
+    """Gradients of the mean squared error from each kernel's moments (DESIGN §1).
+
+    Parameters
+    ----------
+    moments : (K, M + C (D + 1)) float64 array
+        Sums over the tiles of what ``moments_at_kernels`` gives.
+    params : SmoeParams
+    longest : int
+        Pixels along the longest axis of the picture.
+    scale : float
+        2 / (N C), the factor of r.
+
+    Returns
+    -------
+    SmoeParams
+        ∂L/∂ each parameter, float64.
+    """
+    xp = array_module(moments)
+    K, D = params.musX.shape
+    C = params.num_channels
+    M = (D + 1) * (D + 2) // 2
+    moments = moments * scale
+    total, first = moments[:, 0], moments[:, 1 : 1 + D] / longest  # Σ g, Σ g (x − μ)
+    second = xp.empty((K, D, D))  # Σ g (x − μ)(x − μ)ᵀ
+    for m, (i, j) in enumerate(quadratic_terms(D), start=1 + D):
+        second[:, i, j] = second[:, j, i] = moments[:, m] / longest**2
+    A = params.A.astype(float)
+    grad_A = -xp.matmul(second, A)
+    for d in range(D):
+        grad_A[:, d, d] += total / A[:, d, d]
+        grad_A[:, d, d + 1 :] = 0
+    experts = moments[:, M:].reshape(K, C, D + 1)
+    musX = params.musX.astype(float)
+    return unchecked({
+        "pis": total / params.pis,
+        "musX": xp.matmul(A, xp.matmul(A.transpose(0, 2, 1), first[..., None]))[..., 0],
+        "A": grad_A,
+        "gamma_e": experts[..., 1:] / longest + experts[..., :1] * musX[:, None, :],
+        "nu_e": experts[..., 0].copy(),
+    })

@@ -1,0 +1,495 @@
+"""Images: from files to arrays and back, and to the [0, 1] floats that a model is fitted to."""
+
+import contextlib
+import io
+import math
+import os
+import warnings
+
+import numpy as np
+
+from smoe_np.files import atomic_write, open_to_read, path_text
+
+_HAIR = 1e-6  # how far outside [0, 1] rounding may have put a value
+_MAX_CHANNELS_SEEN = 4  # channel_axis="auto" takes a longer last axis for space
+
+_TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_TIFF_SAMPLES = ("b1", "u1", "u2", "f2", "f4", "f8")  # dtype.str without the byte order
+_TIFF_ENDINGS = (".tif", ".tiff")
+_PILLOW_FORMATS = {".bmp": "BMP", ".jpeg": "JPEG", ".jpg": "JPEG", ".png": "PNG"}
+_EXIF_ORIENTATION = 0x0112
+_MINISWHITE, _MINISBLACK, _RGB, _PALETTE = range(4)  # photometric interpretations of TIFF
+_PREMULTIPLIED_ALPHA, _PLAIN_ALPHA = 1, 2  # extra samples of TIFF
+
+
+class _Unreadable(Exception):
+    """What is wrong with a picture, worded to follow the name of its file."""
+
+
+# ---- arrays -------------------------------------------------------------------------------------
+
+
+def as_float(image, dtype="float32", name="image"):
+    """A copy of an image as floats in [0, 1].
+
+    Parameters
+    ----------
+    image : array_like, any shape
+        uint8 or uint16, scaled by the type's maximum; bool, taken as 0 and 1; or floats in [0, 1],
+        where a hair of 1e-6 outside is clipped.
+    dtype : str or dtype, default "float32"
+        A floating type, that of the result.
+    name : str
+        What messages call the image.
+
+    Returns
+    -------
+    floats : ndarray of `dtype`, the shape of `image`
+        New and C-contiguous. No wider temporary is made.
+
+    Raises
+    ------
+    TypeError
+        If the image holds neither bool, uint8, uint16 nor floats.
+    ValueError
+        If it has no axes or no entries, or if floats are NaN, infinite or outside [0, 1]; or if
+        `dtype` is not a floating type.
+    """
+    dtype = np.dtype(dtype)
+    if dtype.kind != "f":
+        raise ValueError(f"dtype is {dtype}; give a floating type such as 'float32'")
+    image = _as_image(image, name)
+    if image.dtype.kind == "b":
+        return image.astype(dtype, order="C")
+    if image.dtype.kind == "u" and image.dtype.itemsize <= 2:
+        maximum = dtype.type(np.iinfo(image.dtype).max)
+        return np.divide(image, maximum, dtype=dtype, order="C")
+    if image.dtype.kind != "f":
+        raise TypeError(
+            f"{name} has dtype {image.dtype}; give uint8, uint16, bool or floats in [0, 1] "
+            "(for values from 0 to 255: image.astype('uint8'))"
+        )
+    low, high = float(image.min()), float(image.max())
+    if not (math.isfinite(low) and math.isfinite(high)):
+        bad = image.size - np.count_nonzero(np.isfinite(image))
+        raise ValueError(
+            f"{name} holds {bad} entries that are NaN or infinite; replace them by values in [0, 1]"
+        )
+    if low < -_HAIR or high > 1 + _HAIR:
+        raise ValueError(
+            f"{name} has values from {low:g} to {high:g}, but floats must lie in [0, 1]; divide by "
+            "the largest possible value (255 for 8 bits), or give uint8 or uint16"
+        )
+    floats = image.astype(dtype, order="C")
+    if low < 0 or high > 1:
+        np.clip(floats, 0, 1, out=floats)
+    return floats
+
+
+def split_channels(image, channel_axis="auto", name="image"):
+    """View an image as space and channels, the channels last.
+
+    Parameters
+    ----------
+    image : array_like
+    channel_axis : "auto", None or int
+        Which axis holds channels. "auto": the last one if the array has 3 or more axes and the last
+        has 1 to 4 entries, else none. None: every axis is space. An int: that axis.
+    name : str
+        What messages call the image.
+
+    Returns
+    -------
+    view : ndarray (*spatial, C)
+        A view where possible; C is 1 where no axis holds channels.
+
+    Raises
+    ------
+    ValueError
+        If `channel_axis` is none of these or out of range, or if the image has no axis of space or
+        an axis without entries.
+    """
+    image = _as_image(image, name)
+    if isinstance(channel_axis, str) and channel_axis == "auto":
+        has_channels = image.ndim >= 3 and image.shape[-1] <= _MAX_CHANNELS_SEEN
+        channel_axis = -1 if has_channels else None
+    if channel_axis is None:
+        return image[..., np.newaxis]
+    if isinstance(channel_axis, bool) or not isinstance(channel_axis, (int, np.integer)):
+        raise ValueError(f"channel_axis is {channel_axis!r}; give 'auto', None or an int")
+    axis = int(channel_axis)
+    if not -image.ndim <= axis < image.ndim:
+        raise ValueError(
+            f"channel_axis is {axis}, but {name} has {image.ndim} axes; "
+            f"give one from {-image.ndim} to {image.ndim - 1}, 'auto' or None"
+        )
+    if image.ndim == 1:
+        raise ValueError(
+            f"{name} of shape {image.shape} has no axis left for space; give channel_axis=None"
+        )
+    return np.moveaxis(image, axis, -1)
+
+
+def _as_image(image, name):
+    try:
+        image = np.asarray(image)
+    except ValueError as error:  # rows of different lengths
+        raise ValueError(f"{name} is not a rectangular array ({error})") from error
+    if image.ndim == 0:
+        raise ValueError(f"{name} is a single {image.dtype}; give an array with axes")
+    if image.size == 0:
+        raise ValueError(f"{name} of shape {image.shape} is empty; give at least one pixel")
+    return image
+
+
+# ---- reading ------------------------------------------------------------------------------------
+
+
+def read_image(path):
+    """Read a picture or a TIFF stack, as it is stored.
+
+    TIFF is read by tifffile, every other format (and TIFF in compressions that tifffile lacks) by
+    Pillow. Orientation tags are applied. Transparent pictures are put on white. Pillow
+    gives PNG files of 16 bits and several channels with 8 bits.
+
+    Parameters
+    ----------
+    path : str or os.PathLike
+
+    Returns
+    -------
+    image : ndarray (H, W), (H, W, 3), (Z, H, W) or (Z, H, W, 3); uint8, uint16 or float32
+        Grey or RGB. Only TIFF holds volumes. Palettes are expanded, to grey where they are grey;
+        1 bit becomes 0 and 255.
+
+    Warns
+    -----
+    UserWarning
+        If transparency was put on white, or only the first of several pictures was read.
+
+    Raises
+    ------
+    ValueError
+        If the file is empty, cut off or damaged, not a picture, or of a kind that cannot be read.
+    ImportError
+        If the format needs Pillow, and Pillow is not installed.
+    OSError
+        If the file cannot be opened; see `smoe_np.files.open_to_read`.
+    """
+    text = path_text(path)
+    remarks = []
+    with open_to_read(path) as stream:
+        start = stream.read(4)
+        stream.seek(0)
+        try:
+            if not start:
+                raise _Unreadable("is empty; save it again")
+            read = _read_tiff if start in _TIFF_STARTS else _read_with_pillow
+            image = read(stream, remarks)
+        except _Unreadable as trouble:
+            raise ValueError(f"{text!r} {trouble}") from None
+        except ImportError:
+            raise
+        except Exception as error:  # decoders fail in every way there is
+            reason = f"{type(error).__name__}: {error}".partition("\n")[0][:160]
+            raise ValueError(
+                f"{text!r} is cut off, damaged or no picture ({reason}); save or copy it again"
+            ) from error
+    for remark in remarks:
+        warnings.warn(f"{text!r} {remark}", UserWarning, stacklevel=2)
+    return np.require(image, requirements=["C_CONTIGUOUS", "WRITEABLE"])
+
+
+def _read_tiff(stream, remarks):
+    import tifffile
+
+    with tifffile.TiffFile(stream) as tiff:
+        series = tiff.series[0]
+        page = series.keyframe
+        photometric = _MINISBLACK if page.photometric is None else int(page.photometric)
+        if photometric > _PALETTE:  # CMYK, YCbCr, CIELAB ...
+            return _read_one_page_with_pillow(stream, remarks, tiff)
+        _check_tiff(series, os.fstat(stream.fileno()).st_size)
+        try:
+            image = series.asarray()
+        except (ValueError, NotImplementedError) as error:
+            if "imagecodecs" not in str(error):
+                raise
+            return _read_one_page_with_pillow(stream, remarks, tiff)
+        if len(tiff.series) > 1:
+            remarks.append(f"holds {len(tiff.series)} series of pictures; the first is read")
+        image = _samples_to_full_range(image, page.bitspersample, photometric == _PALETTE)
+        if photometric == _PALETTE:
+            image = _grey_if_possible(_palette(page.colormap)[image])
+        elif photometric == _MINISWHITE:
+            image = (1 if image.dtype.kind == "f" else np.iinfo(image.dtype).max) - image
+        rows = series.axes.index("Y")
+        orientation = page.tags.valueof("Orientation", 1)
+        image, channels_at = _upright(image, orientation, rows), _channel_axis(series.axes)
+        if channels_at is None:
+            return image
+        extra = tuple(int(kind) for kind in page.extrasamples)
+        return _without_alpha(np.moveaxis(image, channels_at, -1), photometric, extra, remarks)
+
+
+def _check_tiff(series, packed_bytes):
+    if series.dtype is None or series.dtype.str[1:] not in _TIFF_SAMPLES:
+        raise _Unreadable(
+            f"holds samples of type {series.dtype}; "
+            "convert it to 8 or 16 bits without sign, or to float"
+        )
+    spatial = len(series.axes) - (_channel_axis(series.axes) is not None)
+    if not {"Y", "X"} <= set(series.axes) or spatial > 3:
+        raise _Unreadable(
+            f"has axes {series.axes} of shape {series.shape}; save one picture or one volume of it"
+        )
+    # tifffile makes room for the declared size before it reads a single byte.
+    unpacked_bytes = math.prod(series.shape) * series.dtype.itemsize
+    if unpacked_bytes > max(1 << 28, 1100 * packed_bytes):
+        raise _Unreadable(
+            f"declares {unpacked_bytes} bytes of pixels in a file of {packed_bytes} bytes; "
+            "save or copy it again"
+        )
+
+
+def _channel_axis(axes):
+    """Index of the axis of samples ("S") or channels ("C"), None where there is none."""
+    return next((axis for axis, letter in enumerate(axes) if letter in "SC"), None)
+
+
+def _samples_to_full_range(image, bits, is_index):
+    if image.dtype.kind == "f":
+        return image.astype(np.float32)
+    if image.dtype.kind == "b":
+        return image.astype(np.uint8) * (1 if is_index else 255)
+    image = image.astype(image.dtype.newbyteorder("="))
+    full = np.iinfo(image.dtype).max
+    held = (1 << bits) - 1
+    if held == full or is_index:
+        return image
+    return ((image.astype(np.uint32) * full + held // 2) // held).astype(image.dtype)
+
+
+def _palette(colormap):
+    """(entries, 3) uint8 of TIFF's (3, entries) uint16."""
+    # The standard asks for 16 bits, but some writers put 8-bit values there (libtiff checks too).
+    shift = 8 if colormap.max() > 255 else 0
+    return (colormap >> shift).astype(np.uint8).T
+
+
+def _without_alpha(image, photometric, extra, remarks):
+    """(..., 1, 2, 3 or 4) samples to (...) or (..., 3)."""
+    colours = 3 if photometric == _RGB else 1
+    if image.shape[-1] == colours + 1 and extra[:1] in ((_PREMULTIPLIED_ALPHA,), (_PLAIN_ALPHA,)):
+        remarks.append("is transparent; it is put on white")
+        image = _on_white(image, premultiplied=extra[0] == _PREMULTIPLIED_ALPHA)
+    if image.shape[-1] == 1:
+        return image[..., 0]
+    if image.shape[-1] != 3:
+        raise _Unreadable(f"has {image.shape[-1]} channels; save it with 1 or 3")
+    return image
+
+
+def _read_one_page_with_pillow(stream, remarks, tiff):
+    if len(tiff.pages) > 1:
+        raise _Unreadable(
+            "is a stack in a compression or colour space that tifffile alone does not read; "
+            "pip install imagecodecs, or save it uncompressed as grey or RGB"
+        )
+    stream.seek(0)
+    image = _read_with_pillow(stream, remarks)
+    # Pillow stretches samples of fewer than 8 bits itself, but not those of 12.
+    bits = tiff.pages[0].bitspersample
+    return _samples_to_full_range(image, bits, False) if image.dtype == np.uint16 else image
+
+
+def _pillow():
+    try:
+        from PIL import Image
+    except ImportError:
+        raise ImportError(
+            'every format but plain TIFF needs Pillow: pip install "smoe_np[plots]"'
+        ) from None
+    return Image
+
+
+def _read_with_pillow(stream, remarks):
+    Image = _pillow()
+    with warnings.catch_warnings():
+        # 100 megapixels are a camera's picture, not an attack; at twice that Pillow refuses.
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        try:
+            image = Image.open(io.BytesIO(stream.read()))
+        except Image.UnidentifiedImageError:
+            raise _Unreadable(
+                "is no picture, or in a format that Pillow does not read; convert it to PNG"
+            ) from None
+        except Image.DecompressionBombError as error:
+            raise _Unreadable(f"is too large ({error}); save it smaller, or as TIFF") from None
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1:
+        remarks.append(f"holds {frames} frames; the first is read")
+    image.load()
+    orientation = 1
+    with contextlib.suppress(Exception):  # a broken EXIF block must not cost the picture
+        orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
+    return _upright(_pixels(image, remarks), orientation)
+
+
+def _pixels(image, remarks):
+    """(H, W) or (H, W, 3) of a loaded Pillow image."""
+    mode = image.mode
+    if mode in ("LA", "La", "PA", "RGBA", "RGBa") or (
+        mode in ("1", "L", "P", "RGB") and "transparency" in image.info
+    ):
+        remarks.append("is transparent; it is put on white")
+        is_grey = mode in ("1", "L", "LA", "La")
+        pixels = _on_white(np.asarray(image.convert("LA" if is_grey else "RGBA")))
+        pixels = pixels[..., 0] if is_grey else pixels
+    elif mode in ("1", "L"):
+        pixels = np.asarray(image.convert("L"))
+    elif mode.startswith("I;16"):
+        pixels = np.asarray(image).astype(np.uint16)
+    elif mode == "I":  # how some formats, and older versions of Pillow, hand over 16 bits
+        pixels = np.asarray(image)
+        if pixels.min() < 0 or pixels.max() > 65535:
+            raise _Unreadable("holds 32-bit integers; convert it to 8 or 16 bits without sign")
+        pixels = pixels.astype(np.uint16)
+    elif mode == "F":
+        pixels = np.asarray(image)
+    else:
+        pixels = np.asarray(image.convert("RGB"))
+    return _grey_if_possible(pixels) if mode in ("P", "PA") else pixels
+
+
+def _grey_if_possible(rgb):
+    first = rgb[..., :1]
+    return rgb[..., 0] if (rgb == first).all() else rgb
+
+
+def _on_white(image, premultiplied=False):
+    """Colours of (..., colours + alpha) in front of white."""
+    colour, alpha = image[..., :-1], image[..., -1:]
+    if image.dtype.kind == "f":
+        return (colour if premultiplied else colour * alpha) + (1 - alpha)
+    white = int(np.iinfo(image.dtype).max)
+    wide = np.uint16 if white == 255 else np.uint32  # white² + white/2 just fits
+    colour, alpha = colour.astype(wide), alpha.astype(wide)
+    if premultiplied:
+        return np.minimum(colour + (white - alpha), white).astype(image.dtype)
+    return ((colour * alpha + white * (white - alpha) + white // 2) // white).astype(image.dtype)
+
+
+def _upright(image, orientation, rows=0):
+    """Turn an image as its orientation tag (1 to 8, of TIFF and EXIF) says; columns follow rows."""
+    columns = rows + 1
+    if orientation in (5, 6, 7, 8):
+        image = image.swapaxes(rows, columns)
+    if orientation in (2, 3, 6, 7):
+        image = np.flip(image, columns)
+    if orientation in (3, 4, 7, 8):
+        image = np.flip(image, rows)
+    return image
+
+
+# ---- writing ------------------------------------------------------------------------------------
+
+
+def write_image(path, image):
+    """Write a picture, or as TIFF also a volume; completely or not at all.
+
+    Parameters
+    ----------
+    path : str or os.PathLike
+        Its ending decides the format: .tif and .tiff, or, with Pillow, .png, .jpg, .jpeg and .bmp.
+    image : array_like (H, W), (H, W, 1) or (H, W, 3); as TIFF also (Z, H, W[, 1 or 3])
+        Floats in [0, 1] and bool are written with 8 bits; uint8 and uint16 as they are, 16 bits
+        only as TIFF or as grey PNG.
+
+    Raises
+    ------
+    ValueError
+        If the ending is not one of these, or the format cannot hold an image of this shape, type or
+        size, or floats are NaN or outside [0, 1].
+    TypeError
+        If the image holds neither bool, uint8, uint16 nor floats.
+    ImportError
+        If the format needs Pillow, and Pillow is not installed.
+    OSError
+        If the file cannot be written; see `smoe_np.files.atomic_write`.
+    """
+    text = path_text(path)
+    ending = os.path.splitext(text)[1].lower()
+    if ending not in _TIFF_ENDINGS and ending not in _PILLOW_FORMATS:
+        known = " ".join(sorted([*_TIFF_ENDINGS, *_PILLOW_FORMATS]))
+        raise ValueError(f"path {text!r} ends in {ending!r}; use one of {known}")
+    pixels = _pixels_to_write(image)
+    encode = _encode_tiff if ending in _TIFF_ENDINGS else _encode_with_pillow
+    data = encode(pixels, ending)
+    with atomic_write(path) as stream:
+        stream.write(data)
+
+
+def _pixels_to_write(image):
+    image = _as_image(image, "image")
+    if image.dtype.kind != "u":
+        floats = as_float(image)
+        floats *= 255
+        image = np.rint(floats, out=floats).astype(np.uint8)
+    elif image.dtype.itemsize > 2:
+        raise TypeError(f"image has dtype {image.dtype}; give uint8, uint16 or floats in [0, 1]")
+    if image.ndim >= 3 and image.shape[-1] == 1:
+        image = image[..., 0]
+    if image.ndim >= 3 and image.shape[-1] in (2, 4):
+        raise ValueError(f"image has {image.shape[-1]} channels; a file takes 1 or 3")
+    return np.ascontiguousarray(image)
+
+
+def _is_colour(pixels):
+    return pixels.ndim >= 3 and pixels.shape[-1] == 3
+
+
+def _encode_tiff(pixels, ending):
+    import tifffile
+
+    is_colour = _is_colour(pixels)
+    if pixels.ndim - is_colour not in (2, 3):
+        raise ValueError(
+            f"image of shape {pixels.shape} is neither a picture nor a volume; "
+            "give (H, W) or (Z, H, W), with 1 or 3 channels behind"
+        )
+    data = io.BytesIO()
+    tifffile.imwrite(
+        data,
+        pixels,
+        photometric="rgb" if is_colour else "minisblack",
+        # Without its note of the shape, a volume of one slice would come back as a picture.
+        metadata={} if pixels.ndim - is_colour == 3 else None,
+    )
+    return data.getbuffer()
+
+
+def _encode_with_pillow(pixels, ending):
+    form = _PILLOW_FORMATS[ending]
+    is_colour = _is_colour(pixels)
+    if pixels.ndim - is_colour != 2:
+        raise ValueError(
+            f"image of shape {pixels.shape} does not fit into {form}; give (H, W) or (H, W, 3), "
+            "or write a volume as .tif"
+        )
+    if pixels.dtype.itemsize == 2 and (form != "PNG" or is_colour):
+        raise ValueError(
+            f"image is uint16, which {form} holds {'only as grey' if form == 'PNG' else 'not'}; "
+            "write it as .tif, or give uint8 or floats"
+        )
+    Image = _pillow()
+    data = io.BytesIO()
+    settings = {"quality": 95, "subsampling": 0} if form == "JPEG" else {}
+    try:
+        pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
+        Image.fromarray(pixels).save(data, format=form, **settings)
+    except Exception as error:  # such as the 65500 pixels that JPEG stops at
+        raise ValueError(
+            f"image of shape {pixels.shape} cannot be written as {form} ({error}); write it as .tif"
+        ) from error
+    return data.getbuffer()

@@ -1,0 +1,63 @@
+"""Where training starts: a grid of kernels, each with the mean of the picture around it."""
+
+import numpy as np
+
+from .params import SmoeParams
+
+
+def kernel_grid(shape, kernels_per_dim):
+    """Number of kernels along each axis: ``kernels_per_dim`` on the longest, the others alike spaced.
+
+    Returns
+    -------
+    tuple of D ints, at least 1 each
+    """
+    longest = max(shape)
+    return tuple(max(1, round(kernels_per_dim * n / longest)) for n in shape)
+
+
+def initial_params(target, kernels_per_dim, dtype=np.float32):
+    """The start of tf-smoe, for any number of dimensions and channels and any aspect.
+
+    A grid of centres at (i + ½)/k, A = 2(k + 1) I, π = 1/K, γ = 0, ν = the mean of the picture in
+    the box of half-width ½/k round the centre (DESIGN §6).
+
+    Parameters
+    ----------
+    target : (*shape, C) array of float
+    kernels_per_dim : int
+        k, the number of kernels along the longest axis.
+    """
+    shape = target.shape[:-1]
+    D, longest = len(shape), max(shape)
+    counts = kernel_grid(shape, kernels_per_dim)
+    # along each axis: centres in units of the longest axis, and the pixels that each one averages
+    centres, edges = [], []
+    for n, k in zip(shape, counts, strict=True):
+        centres.append((np.arange(k) + 0.5) * (n / longest / k))
+        low = np.ceil(np.arange(k) * (n / k) - 0.5).astype(int)
+        high = np.floor(np.arange(1, k + 1) * (n / k) - 0.5).astype(int) + 1
+        low = np.minimum(low, n - 1)  # more kernels than pixels: the nearest pixel
+        edges.append((low, np.maximum(high, low + 1)))
+    means = _box_means(target, edges)  # (*counts, C)
+    musX = np.stack([g.ravel() for g in np.meshgrid(*centres, indexing="ij")], axis=1)
+    K = len(musX)
+    return SmoeParams(
+        pis=np.full(K, 1 / K, dtype),
+        musX=musX.astype(dtype),
+        A=(2 * (kernels_per_dim + 1) * np.eye(D, dtype=dtype)) * np.ones((K, 1, 1), dtype),
+        gamma_e=np.zeros((K, target.shape[-1], D), dtype),
+        nu_e=means.reshape(K, -1).astype(dtype),
+        image_shape=shape,
+    )
+
+
+def _box_means(target, edges):
+    """Means over the boxes of a grid, one axis after the other; float64."""
+    means = target
+    for axis, (low, high) in enumerate(edges):
+        sums = np.stack(
+            [means.take(range(a, b), axis).mean(axis, dtype=np.float64)
+             for a, b in zip(low, high, strict=True)], axis)
+        means = sums
+    return means

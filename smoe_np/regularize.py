@@ -1,0 +1,42 @@
+"""The terms of the loss besides the error: sparsity and bandwidth, and the clipping of gradients."""
+
+from .backend import array_module
+
+
+def penalty(params, l1reg, bandwidth_reg, initial_kernels):
+    """λ_S/K₀ Σ π + λ_U Σ|A_dd| (DESIGN §1), a float."""
+    value = 0.0
+    if l1reg:
+        value += l1reg / initial_kernels * float(params.pis.sum(dtype=float))
+    if bandwidth_reg:
+        value += bandwidth_reg * float(abs(_diagonals(params.A)).sum(dtype=float))
+    return value
+
+
+def add_penalty_gradients(gradients, params, l1reg, bandwidth_reg, initial_kernels):
+    """Add the gradients of ``penalty`` to those of the error, in place."""
+    xp = array_module(params.A)
+    if l1reg:
+        gradients.pis += l1reg / initial_kernels
+    if bandwidth_reg:
+        sign = xp.sign(_diagonals(params.A)).astype(gradients.A.dtype)
+        for d in range(params.num_dims):
+            gradients.A[:, d, d] += bandwidth_reg * sign[:, d]
+
+
+def tie_radial(gradients):
+    """Make radial kernels stay so: ∂L/∂α is the trace of ∂L/∂A, for every A_dd alike; in place."""
+    xp = array_module(gradients.A)
+    alpha = _diagonals(gradients.A).sum(axis=1)
+    gradients.A = alpha[:, None, None] * xp.eye(gradients.num_dims)
+
+
+def clip_gradients(gradients, grad_clip):
+    """Clip every element to ±``grad_clip``, as tf-smoe does; in place."""
+    xp = array_module(gradients.A)
+    for array in gradients.arrays().values():
+        xp.clip(array, -grad_clip, grad_clip, out=array)
+
+
+def _diagonals(A):
+    return array_module(A).diagonal(A, axis1=1, axis2=2)

@@ -1,0 +1,407 @@
+"""Smoe: an image, a model in training, its history."""
+
+import hashlib
+import math
+import operator
+import time
+import warnings
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from . import files
+from .adam import Adam, positive_diagonals
+from .engine import check_dtype, check_fit, check_image, engine_class
+from .initialize import initial_params
+from .interrupts import Interrupts
+from .params import NAMES, SmoeParams
+from .regularize import add_penalty_gradients, clip_gradients, penalty, tie_radial
+
+PEAK = 255.0  # the scale on which mse and psnr are reported, as tf-smoe does
+EXPLOSION = 10.0  # times the loss at the start of a call of train ...
+LEAST_EXPLOSION = 0.1  # ... and at least this, so that a perfect start may get worse
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a validation found, of the very parameters held after ``iteration`` steps."""
+
+    iteration: int
+    loss: float  # with the regularisers
+    mse: float  # on the 0–255 scale
+    psnr: float  # dB
+    kernels: int
+    seconds: float  # of training so far, callbacks not counted
+
+
+class Smoe:
+    """A Steered Mixture-of-Experts of an image, and its training.
+
+    Parameters
+    ----------
+    image : array
+        (*shape,) or (*shape, C): float in [0, 1], or uint8/uint16 (scaled by its type's maximum).
+    kernels_per_dim : int
+        Kernels of the starting grid along the longest axis; the others get the same spacing.
+    params : SmoeParams, optional
+        Start from this model instead of a grid. Kernels of weight 0 or below are left out.
+    train_pis, train_gammas : bool
+        Whether mixing weights and slopes are trained.
+    radial : bool
+        Keep every steering matrix a multiple of the identity.
+    batches : int, optional
+        Parts into which an iteration is divided; ``None`` chooses. The results do not depend on it.
+    backend : {"auto", "numpy"}
+    dtype : {"float32", "float64"}
+    channel_axis : "auto", None or int
+        "auto": an image of 3 or more axes whose last has 1 to 4 entries has its channels there;
+        None: all axes are space.
+
+    Attributes
+    ----------
+    params : SmoeParams
+        The model as it is now.
+    best_params : SmoeParams
+        Of the last call of ``train``, the model of the validation with the lowest loss.
+    history : list of Record
+        One a validation; the first of iteration 0, before any step.
+    iteration : int
+        Steps taken.
+    stopped : None, "interrupted" or "diverged"
+        Why the last training ended before its time, if it did.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If an argument is of the wrong kind, shape or range.
+    """
+
+    def __init__(self, image, kernels_per_dim=12, params=None, train_pis=True, train_gammas=True,
+                 radial=False, batches=None, backend="auto", dtype="float32", channel_axis="auto"):
+        dtype = check_dtype(dtype)
+        target, self._has_channels = check_image(image, dtype, channel_axis)
+        kernels_per_dim = _whole("kernels_per_dim", kernels_per_dim, 1)
+        if batches is not None:
+            batches = _whole("batches", batches, 1)
+        self.shape, self.channels = target.shape[:-1], target.shape[-1]
+        if params is None:
+            params = initial_params(target, kernels_per_dim, dtype)
+        else:
+            params = _ready_to_train(params, target, radial).astype(dtype)
+            params.image_shape = self.shape
+        self.options = {
+            "kernels_per_dim": kernels_per_dim, "train_pis": bool(train_pis),
+            "train_gammas": bool(train_gammas), "radial": bool(radial), "batches": batches,
+            "dtype": dtype.name,
+        }
+        self.params = self.best_params = params
+        self.initial_kernels = params.num_kernels
+        self.history = []
+        self.iteration = 0
+        self.stopped = None
+        self.settings = None  # of the last call of train
+        self._until = 0
+        self._best_loss = self._first_loss = math.inf
+        self._seconds = 0.0
+        self._digest = hashlib.sha256(np.ascontiguousarray(target)).hexdigest()
+        self.engine = engine_class(backend)(self.shape, target, dtype, batches)
+        self.adam = Adam(params)
+
+    # ---- training
+
+    def train(self, iterations=1000, val_iter=100, base_lr=1e-3, lr_div=100, lr_mult=1000,
+              l1reg=0.0, bandwidth_reg=0.0, grad_clip=None, adam_eps=1e-15, callbacks=(),
+              checkpoint=None, progress=None):
+        """Train on, from where the model stands; Adam's moments are kept from call to call.
+
+        Parameters
+        ----------
+        iterations : int
+            Steps to take.
+        val_iter : int
+            A record is added to ``history``, and the callbacks are called, at every iteration that
+            is a multiple of this and at the last.
+        base_lr : float
+            Learning rate of centres and experts.
+        lr_div : float
+            Mixing weights learn at base_lr / lr_div.
+        lr_mult : float
+            Steering matrices learn at base_lr · lr_mult.
+        l1reg, bandwidth_reg : float
+            Weights λ_S of sparsity and λ_U of the bandwidth (DESIGN §1).
+        grad_clip : float, optional
+            Largest magnitude of any element of a gradient.
+        adam_eps : float
+            Adam's ε; 1e-8 trains exactly as tf-smoe does.
+        callbacks : iterable of callables
+            Each is called with this object at every validation.
+        checkpoint : path, optional
+            Where a checkpoint is left at every validation and when training is interrupted.
+        progress : callable, optional
+            Called after every step with this object.
+
+        Returns
+        -------
+        Smoe
+            This object.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If an argument is of the wrong kind or range.
+        KeyboardInterrupt
+            After Ctrl-C: the step is finished first, the model is intact and trains on when asked.
+            SIGTERM likewise does what it would have done.
+
+        Warns
+        -----
+        RuntimeWarning
+            If the loss becomes NaN, explodes, or the last kernel leaves: training then ends, and the
+            model is put back to ``best_params``.
+        """
+        settings = {
+            "iterations": _whole("iterations", iterations, 0),
+            "val_iter": _whole("val_iter", val_iter, 1),
+            "base_lr": _number("base_lr", base_lr),
+            "lr_div": _number("lr_div", lr_div, above=True),
+            "lr_mult": _number("lr_mult", lr_mult),
+            "l1reg": _number("l1reg", l1reg),
+            "bandwidth_reg": _number("bandwidth_reg", bandwidth_reg),
+            "grad_clip": None if grad_clip is None else _number("grad_clip", grad_clip, above=True),
+            "adam_eps": _number("adam_eps", adam_eps, above=True),
+        }
+        self.settings = settings
+        self._until = self.iteration + settings["iterations"]
+        self._best_loss = self._first_loss = math.inf
+        return self._train(tuple(callbacks), checkpoint, progress)
+
+    def resume(self, callbacks=(), checkpoint=None, progress=None):
+        """Finish the call of ``train`` that was interrupted, with its settings, as if it had not been.
+
+        Raises
+        ------
+        ValueError
+            If training has never begun.
+        """
+        if self.settings is None:
+            raise ValueError("there is no training to resume; call train(...) first")
+        return self._train(tuple(callbacks), checkpoint, progress)
+
+    def _train(self, callbacks, checkpoint, progress):
+        settings, started = self.settings, time.perf_counter()
+        self.stopped = None
+        with Interrupts() as interrupts:
+            while self.stopped is None:
+                at_end = self.iteration >= self._until
+                if at_end:
+                    mse, gradients = self.engine.loss(self.params), None
+                else:
+                    mse, gradients = self.engine.loss_and_gradients(self.params)
+                loss = mse + penalty(self.params, *self._weights())
+                self._first_loss = min(self._first_loss, loss)
+                if not loss <= EXPLOSION * max(self._first_loss, LEAST_EXPLOSION):
+                    self._give_up(f"the loss is {loss:g} after {self._first_loss:g} before")
+                    break
+                if at_end or self.iteration % settings["val_iter"] == 0:
+                    self._seconds += time.perf_counter() - started
+                    self._validate(mse, loss, callbacks, checkpoint)
+                    started = time.perf_counter()
+                if at_end:
+                    break
+                if interrupts.received is not None:
+                    self.stopped = "interrupted"
+                    break
+                self._step(gradients)
+                if progress is not None:
+                    progress(self)
+            self._seconds += time.perf_counter() - started
+            if self.stopped == "interrupted":
+                if checkpoint is not None:
+                    self.save_checkpoint(checkpoint)
+                interrupts.act()
+        return self
+
+    def _weights(self):
+        return self.settings["l1reg"], self.settings["bandwidth_reg"], self.initial_kernels
+
+    def _step(self, gradients):
+        settings, options = self.settings, self.options
+        add_penalty_gradients(gradients, self.params, *self._weights())
+        if options["radial"]:
+            tie_radial(gradients)
+        if settings["grad_clip"] is not None:
+            clip_gradients(gradients, settings["grad_clip"])
+        base_lr = settings["base_lr"]
+        rates = {"musX": base_lr, "A": base_lr * settings["lr_mult"], "nu_e": base_lr}
+        if options["train_pis"]:
+            rates["pis"] = base_lr / settings["lr_div"]
+        if options["train_gammas"]:
+            rates["gamma_e"] = base_lr
+        params = self.adam.step(self.params, gradients, rates, settings["adam_eps"])
+        if not all(bool(np.isfinite(array).all()) for array in params.arrays().values()):
+            self._give_up("a parameter is no longer finite")
+            return
+        staying = params.pis > 0
+        if not staying.any():
+            self._give_up("the last kernel's weight fell to 0")
+            return
+        if not staying.all():
+            params = params.select(staying)
+            self.adam.keep(staying)
+            self.engine.keep(staying)
+        self.params = params
+        self.iteration += 1
+
+    def _validate(self, mse, loss, callbacks, checkpoint):
+        """Add a record, unless this iteration has one, and call the callbacks."""
+        if loss < self._best_loss:
+            self._best_loss, self.best_params = loss, self.params
+        if self.history and self.history[-1].iteration == self.iteration:
+            return
+        psnr = -10 * math.log10(mse) if mse > 0 else math.inf
+        self.history.append(Record(self.iteration, loss, mse * PEAK**2, psnr,
+                                   self.params.num_kernels, self._seconds))
+        if checkpoint is not None:
+            self.save_checkpoint(checkpoint)
+        for callback in callbacks:
+            callback(self)
+
+    def _give_up(self, why):
+        self.stopped = "diverged"
+        at = self.iteration
+        self.params = self.best_params
+        self.adam = Adam(self.params)
+        warnings.warn(
+            f"training ended at iteration {at}: {why}; the model is back at its best parameters; "
+            f"train on with a lower base_lr, lr_mult or regularisation",
+            RuntimeWarning, stacklevel=4)
+
+    # ---- what has come of it
+
+    @property
+    def reconstruction(self):
+        """The model's picture, (*shape[, C]) in [0, 1]."""
+        image = self.engine.render(self.params)
+        return image if self._has_channels else image[..., 0]
+
+    @property
+    def gating(self):
+        """The index of the kernel with the largest gate at each pixel, (*shape) int32."""
+        return self.engine.gating(self.params)
+
+    def memory_needed(self):
+        """Bytes that training takes at its peak, besides the image that was given."""
+        per_kernel = sum(array[:1].nbytes for array in self.params.arrays().values())
+        return self.engine.memory_needed(self.params) + 12 * per_kernel * self.params.num_kernels
+
+    # ---- checkpoints
+
+    def save_checkpoint(self, path):
+        """Write all that training needs to go on bit for bit: parameters, moments, history, settings.
+
+        Raises
+        ------
+        OSError
+            If the file cannot be written; an older one of that name is then left as it was.
+        """
+        arrays = {f"params_{name}": array for name, array in self.params.arrays().items()}
+        arrays.update((f"best_{n}", array) for n, array in self.best_params.arrays().items())
+        arrays.update(self.adam.arrays())
+        arrays.update((f"lists_{n}", array) for n, array in self.engine.state().items())
+        meta = {
+            "format": "smoe_np checkpoint", "version": 1, "shape": list(self.shape),
+            "channels": self.channels, "image_sha256": self._digest, "options": self.options,
+            "settings": self.settings, "until": self._until, "iteration": self.iteration,
+            "adam_steps": self.adam.steps, "initial_kernels": self.initial_kernels,
+            "best_loss": self._best_loss, "first_loss": self._first_loss,
+            "seconds": self._seconds, "stopped": self.stopped,
+            "history": [asdict(record) for record in self.history],
+        }
+        files.save_arrays(path, arrays, meta)
+
+    @classmethod
+    def from_checkpoint(cls, path, image, backend="auto", channel_axis="auto"):
+        """The training that ``save_checkpoint`` wrote, of the same image.
+
+        ``resume`` finishes what was interrupted, ``train`` goes on for as long as is asked; on the
+        CPU bit for bit as if there had been no interruption.
+
+        Raises
+        ------
+        OSError
+            If the file cannot be read.
+        ValueError
+            If it is no checkpoint, is damaged, or is one of another image.
+        """
+        arrays, meta = files.load_arrays(path)
+        if meta.get("format") != "smoe_np checkpoint":
+            raise ValueError(f"{path} is not a checkpoint of smoe_np; parameters alone are read "
+                             f"with load_params, and given to Smoe as params")
+        try:
+            options = meta["options"]
+            shape = (*meta["shape"], meta["channels"])
+            given, _ = check_image(image, check_dtype(options["dtype"]), channel_axis)
+            if given.shape != shape:
+                raise ValueError(f"it is of an image of shape {shape} with channels, the image "
+                                 f"given has {given.shape}")
+            if hashlib.sha256(np.ascontiguousarray(given)).hexdigest() != meta["image_sha256"]:
+                raise ValueError("it is of another image of the same shape; give the image that "
+                                 "it was made from")
+            params, best = (
+                SmoeParams(**{name: arrays[f"{part}_{name}"] for name in NAMES},
+                           image_shape=meta["shape"]) for part in ("params", "best"))
+            smoe = cls(image, params=params, backend=backend, channel_axis=channel_axis, **options)
+            smoe.best_params = best
+            smoe.settings, smoe._until = meta["settings"], meta["until"]
+            smoe.iteration, smoe.stopped = meta["iteration"], meta["stopped"]
+            smoe.initial_kernels = meta["initial_kernels"]
+            smoe._best_loss, smoe._first_loss = meta["best_loss"], meta["first_loss"]
+            smoe._seconds = meta["seconds"]
+            smoe.history = [Record(**record) for record in meta["history"]]
+            smoe.adam = Adam.restore(params, arrays, meta["adam_steps"])
+            smoe.engine.restore({name.removeprefix("lists_"): array
+                                 for name, array in arrays.items() if name.startswith("lists_")})
+        except KeyError as error:
+            raise ValueError(f"{path} is a damaged checkpoint: {error} is missing") from None
+        except (TypeError, ValueError, IndexError) as error:
+            raise ValueError(f"{path} does not fit: {error}") from None
+        return smoe
+
+
+def _ready_to_train(params, target, radial):
+    """A model to start from: kernels of positive weight, positive diagonals, and a fit to the image."""
+    if not isinstance(params, SmoeParams):
+        raise TypeError(f"params must be a SmoeParams, got {type(params).__name__}; read a file "
+                        f"with smoe_np.load_params")
+    params = params.select(params.pis > 0)
+    check_fit(params, target)
+    params, flipped = positive_diagonals(params)
+    if flipped:
+        warnings.warn(
+            f"{flipped} kernels of params have negative gates (det A < 0), which training does not "
+            f"know; a column of A is negated in each, and the picture changes there",
+            UserWarning, stacklevel=3)
+    if radial and not params.radial:
+        raise ValueError("radial is True, but params has kernels that are not multiples of the "
+                         "identity; train them with radial=False")
+    return params
+
+
+def _whole(name, value, least):
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be a whole number, got {value!r}") from None
+    if number < least:
+        raise ValueError(f"{name} must be at least {least}, got {number}")
+    return number
+
+
+def _number(name, value, above=False):
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be a number, got {value!r}") from None
+    if not math.isfinite(number) or number < 0 or (above and number == 0):
+        raise ValueError(f"{name} must be {'above 0' if above else '0 or more'}, got {number}")
+    return number
