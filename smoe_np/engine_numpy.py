@@ -23,7 +23,8 @@ import numpy as np
 from scipy import sparse
 
 from . import gate
-from .tiling import Grid, LiveLists
+from .live_lists import LiveLists
+from .tiling import Grid
 
 TAU = {np.dtype(np.float32): 12.0, np.dtype(np.float64): 30.0}
 SIDE = {1: 64, 2: 16, 3: 4}  # pixels along an axis of a tile, by dimensions
@@ -321,29 +322,33 @@ def _chunk(lists, ends, first, last, nobody, pixels):
     """The chunk of tiles first:last of the lists."""
     counts, steep = lists.counts[first:last], lists.steep[first:last]
     start = ends[first:last] - counts
-    begin = start[0]
-    kernels, index = np.unique(lists.kernels[begin : ends[last - 1]], return_inverse=True)
+    slots = lists.kernels[start[0] : ends[last - 1]]
+    occurs = np.zeros(nobody, bool)
+    occurs[slots] = True
+    kernels = np.flatnonzero(occurs)
+    number = np.empty(nobody, np.int32)
+    number[kernels] = np.arange(len(kernels))
+
     order = np.lexsort((-counts, steep))
-    blocks, parts, rows, at = [], [], 0, 0
+    counts, steep, start = counts[order], steep[order], start[order] - start[0]
+    tiles, winner = lists.tiles[first:last][order], lists.winner[first:last][order]
+    widths = np.empty_like(counts)
+    blocks, rows, at = [], 0, 0
+    gentle = len(order) - int(steep.sum())
     while at < len(order):
-        widest = int(counts[order[at]])
-        end = min(len(order), at + max(1, BLOCK // (widest * pixels)))
-        differs = steep[order[at:end]] != steep[order[at]]
-        if differs.any():
-            end = at + int(differs.argmax())
-        tiles = order[at:end]
-        place = np.arange(widest)
-        listed = place < counts[tiles][:, None]
-        pairs = np.where(listed, start[tiles][:, None] - begin + place, 0)
-        parts.append((np.where(listed, index[pairs], len(kernels)).ravel(),
-                      np.repeat(tiles, widest)))
-        blocks.append(_Block(lists.tiles[first:last][tiles], lists.winner[first:last][tiles],
-                             bool(steep[tiles[0]]), slice(rows, rows + listed.size)))
-        rows += listed.size
+        widest = int(counts[at])
+        end = min(at + max(1, BLOCK // (widest * pixels)), gentle if at < gentle else len(order))
+        widths[at:end] = widest
+        blocks.append(_Block(tiles[at:end], winner[at:end], at >= gentle,
+                             slice(rows, rows + widest * (end - at))))
+        rows += widest * (end - at)
         at = end
-    index, tile = (np.concatenate(part).astype(np.int32) for part in zip(*parts, strict=True))
-    return _Chunk(blocks, lists.tiles[first:last], lists.winner[first:last],
-                  np.append(kernels, nobody), index, tile)
+    tile = np.repeat(np.arange(len(order), dtype=np.int32), widths)
+    place = np.arange(rows) - np.repeat(np.cumsum(widths) - widths, widths)
+    listed = place < counts[tile]
+    index = np.full(rows, len(kernels), np.int32)
+    index[listed] = number[slots[(start[tile] + place)[listed]]]
+    return _Chunk(blocks, tiles, winner, np.append(kernels, nobody), index, tile)
 
 
 def _cores():

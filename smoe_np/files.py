@@ -317,7 +317,9 @@ def _read_member(archive, member, name):
 
 def _owned(array):
     """A copy that is C-contiguous, writable and in the machine's byte order."""
-    return np.array(array, dtype=array.dtype.type, order="C")
+    owned = np.empty(array.shape, dtype=array.dtype.type)
+    owned[...] = array
+    return owned
 
 
 def _meta_from_bytes(array):
@@ -564,7 +566,7 @@ def load_tf_smoe_pickle(path):
         return {
             name: _owned(params[name].array)
             for name in PARAM_NAMES
-            if type(params.get(name)) is _PendingArray and params[name].array is not None
+            if type(params.get(name)) is _PendingArray
         }
     except _Refused as refusal:
         raise ValueError(f"{text!r} {refusal}") from None

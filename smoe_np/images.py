@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import logging
 import math
 import os
 import warnings
@@ -203,6 +204,9 @@ def read_image(path):
 def _read_tiff(stream, remarks):
     import tifffile
 
+    log = logging.getLogger("tifffile")
+    if not log.handlers:  # else its remarks on a damaged file go to stderr, beside our error
+        log.addHandler(logging.NullHandler())
     with tifffile.TiffFile(stream) as tiff:
         series = tiff.series[0]
         page = series.keyframe
@@ -216,6 +220,9 @@ def _read_tiff(stream, remarks):
             if "imagecodecs" not in str(error):
                 raise
             return _read_one_page_with_pillow(stream, remarks, tiff)
+        # Where strips are missing, tifffile hands over what it has.
+        if image.shape != series.shape or image.size == 0:
+            raise _Unreadable(f"holds no pixels for its shape {series.shape}; copy it again")
         if len(tiff.series) > 1:
             remarks.append(f"holds {len(tiff.series)} series of pictures; the first is read")
         image = _samples_to_full_range(image, page.bitspersample, photometric == _PALETTE)
@@ -262,7 +269,6 @@ def _samples_to_full_range(image, bits, is_index):
         return image.astype(np.float32)
     if image.dtype.kind == "b":
         return image.astype(np.uint8) * (1 if is_index else 255)
-    image = image.astype(image.dtype.newbyteorder("="))
     full = np.iinfo(image.dtype).max
     held = (1 << bits) - 1
     if held == full or is_index:
@@ -329,7 +335,7 @@ def _read_with_pillow(stream, remarks):
     frames = getattr(image, "n_frames", 1)
     if frames > 1:
         remarks.append(f"holds {frames} frames; the first is read")
-    image.load()
+    image.load()  # some formats know their mode only now
     orientation = 1
     with contextlib.suppress(Exception):  # a broken EXIF block must not cost the picture
         orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
@@ -486,6 +492,7 @@ def _encode_with_pillow(pixels, ending):
     data = io.BytesIO()
     settings = {"quality": 95, "subsampling": 0} if form == "JPEG" else {}
     try:
+        # Pillow before version 10 takes 16 bits in the machine's byte order only.
         pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
         Image.fromarray(pixels).save(data, format=form, **settings)
     except Exception as error:  # such as the 65500 pixels that JPEG stops at

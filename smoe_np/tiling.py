@@ -14,16 +14,14 @@ import itertools
 from typing import NamedTuple
 
 import numpy as np
+from scipy import sparse
 
 from .gate import pixel_kernels
-from .params import SmoeParams
 
 STEEP = 60.0  # a spread of log-gates in a tile above which exp needs the pixel's own maximum
 PIECE = 16384  # pairs that are bounded at a time: about 20 arrays of it fit a core's L2 cache
+NEIGHBOURS = 8  # tiles along an axis that stand together in the order of lists
 ROUNDING = 1e-9  # relative error of a bound, far above that of float64
-HORIZON = 6.0  # steps like the recent ones that lists are built to outlive
-LEAST = np.array([0.02, 0.1, 0.1])  # what every kernel is allowed to move, in the terms of ``drift``
-FADING = 0.7  # of a kernel's motion is remembered from lists to lists
 
 
 class Grid:
@@ -44,6 +42,10 @@ class Grid:
         self.counts = tuple(-(-n // s) for n, s in zip(shape, self.tile, strict=True))
         self.num_tiles = int(np.prod(self.counts))
         self.pixels = int(np.prod(self.tile))  # P, pixels of a tile
+        corner = np.stack(np.unravel_index(np.arange(self.num_tiles), self.counts))
+        self.order = np.lexsort([*corner[::-1], *(corner[::-1] // NEIGHBOURS)])
+        self.rank = np.empty_like(self.order)  # of each tile in an order that keeps neighbours near
+        self.rank[self.order] = np.arange(self.num_tiles)
         self.ragged = any(c * s != n for c, s, n in zip(self.counts, self.tile, shape, strict=True))
 
     def offsets(self):
@@ -121,14 +123,16 @@ def lower_inverse(A):
 
 
 class PairLists(NamedTuple):
-    """The kernels that matter in each tile. Pairs of a tile stand together, kernels ascending."""
+    """The kernels that matter in each tile. Pairs of a tile stand together, kernels ascending.
+
+    The bound by which kernels were left out of a tile is that of its winner.
+    """
 
     tiles: np.ndarray  # (T,) number of the tile
     counts: np.ndarray  # (T,) kernels of the tile
     kernels: np.ndarray  # (pairs,) int32
     winner: np.ndarray  # (T,) the kernel with the largest lower bound
     steep: np.ndarray  # (T,) bool: log-gates spread over more than STEEP
-    essential: np.ndarray  # (K+1,) bool: kernels without which the lists would not hold
 
 
 def build_lists(kernels, grid, tau, allowance=None, pool=map):
@@ -159,8 +163,60 @@ def build_lists(kernels, grid, tau, allowance=None, pool=map):
     while work[0].level > 0 and sum(len(boxes.kernels) for boxes in work) < 4 * PIECE:
         work = [piece for boxes in work for piece in bounds.descend(boxes)]
     done = list(pool(bounds.finish, work))
-    joined = [np.concatenate(arrays) for arrays in zip(*itertools.chain(*done), strict=True)]
-    return PairLists(*joined, bounds.essential)
+    return _by_tile(itertools.chain(*done), grid, tau, K)
+
+
+def rebuild_lists(kernels, grid, tau, allowance, old, pool=map):
+    """What ``build_lists`` does, from the winners of lists of the same kernels a few steps ago.
+
+    The old winners give every tile a lower bound; that bounds how far each kernel can matter, and
+    with it a box of tiles; the pairs in these boxes are the candidates.
+
+    Parameters
+    ----------
+    old : PairLists
+        Of the same grid, with winners that are kernels still.
+
+    Returns
+    -------
+    PairLists, or None if there are far more candidates than before: ``build_lists`` is better then.
+    """
+    bounds = _Bounds(kernels, grid, tau, allowance)
+    best = np.empty(grid.num_tiles)
+    half = [(t - 1) / 2 for t in grid.tile]
+    best[old.tiles] = bounds.limits(old.winner, list(grid.centres(old.tiles).T), half)[1]
+    first, last = bounds.tile_ranges(best.reshape(grid.counts))
+    span = last - first  # (D, K)
+    candidates = span.prod(axis=0)
+    if candidates.sum() > 4 * len(old.kernels) + 16 * PIECE:
+        return None
+    ends = np.cumsum(candidates)
+    cuts = np.searchsorted(ends, np.arange(PIECE, ends[-1], PIECE))
+    parts = [part for part in np.split(np.arange(len(ends), dtype=np.int32), cuts) if len(part)]
+    found = pool(lambda part: bounds.among(part, first, span, candidates, best), parts)
+    return _by_tile(found, grid, tau, len(ends))
+
+
+def _by_tile(found, grid, tau, K):
+    """PairLists of pairs that come in parts of (kernel, tile, upper and lower bound).
+
+    The bounds that the pairs were kept by may have been looser: each tile is judged by its own best
+    once more, so that lists are a function of kernels and allowance alone, however they were found.
+    """
+    kernels, tiles, upper, lower = (np.concatenate(part) for part in zip(*found, strict=True))
+    best = np.full(grid.num_tiles, -np.inf)
+    np.maximum.at(best, tiles, lower)
+    keep = np.flatnonzero(upper >= best[tiles] - tau)
+    kernels, tiles = kernels[keep], tiles[keep]
+    # a counting sort by tile, and then one by kernel and one by tile, which is stable
+    entry = sparse.coo_matrix((keep, (grid.rank[tiles], kernels)), (grid.num_tiles, K)).tocsr()
+    counts = np.diff(entry.indptr).astype(np.int64)
+    order, starts = entry.data, entry.indptr[:-1]
+    best = best[grid.order]
+    is_best = _first_of_run(lower[order] == np.repeat(best, counts), starts)
+    steep = np.maximum.reduceat(upper[order], starts) - best > STEEP
+    kernels = entry.indices.astype(np.int32, copy=False)
+    return PairLists(grid.order, counts, kernels, kernels[is_best], steep)
 
 
 class _Boxes(NamedTuple):
@@ -193,12 +249,12 @@ class _Bounds:
         self.centre = [kernels.centre[:, i].copy() for i in range(D)]
         self.A = {(i, j): kernels.A[:, i, j].copy() for i in range(D) for j in range(i + 1)}
         precision = kernels.A @ kernels.A.transpose(0, 2, 1)
-        self.precision = {(i, j): precision[:, i, j].copy() for i in range(D) for j in range(D)}
-        self.essential = np.zeros(len(self.log_weight), bool)
+        self.precision = {(i, j): precision[:, i, j].copy() for i in range(D) for j in range(i, D)}
+        self.inverse = lower_inverse(kernels.A)
         self.children = np.array(list(itertools.product((0, 1), repeat=D)))
 
     def finish(self, boxes):
-        """All tiles below some boxes, in order: a list of the arrays of PairLists."""
+        """The pairs of all tiles below some boxes: a list of (kernel, tile, upper, lower bound)."""
         if boxes.level == 0:
             return [self.tiles(piece) for piece in boxes.pieces()]
         found = []
@@ -224,70 +280,168 @@ class _Bounds:
         return found
 
     def tiles(self, boxes):
-        """The arrays of PairLists of boxes that are single tiles."""
-        keep, upper, best, winner = self.bound(boxes)
-        starts = _starts(boxes.counts)
-        return (
-            np.ravel_multi_index(boxes.corner.T, self.grid.counts),
-            np.add.reduceat(keep, starts, dtype=np.int64),
-            boxes.kernels[keep],
-            winner,
-            np.maximum.reduceat(upper, starts) - best > STEEP,
-        )
+        """The pairs of boxes that are single tiles: kernel, tile, upper and lower bound."""
+        keep, upper, lower = self.bound(boxes)
+        tile = np.repeat(np.ravel_multi_index(boxes.corner.T, self.grid.counts), boxes.counts)
+        return boxes.kernels[keep], tile[keep], upper[keep], lower[keep]
+
+    def tile_ranges(self, best):
+        """For each kernel a box of tiles outside of which it matters nowhere: first, last + 1 (D, K).
+
+        A kernel that matters in a tile has ‖z‖² ≤ ρ² = 2 (log weight + tau − best) somewhere in it.
+        Of the tiles that may be, the lowest best gives ρ, which gives a box around the ellipse
+        ‖z‖ ≤ ρ, which leaves fewer tiles; and so on.
+        """
+        D = best.ndim
+        log_weight = self.log_weight[:-1] + self.allowance[2, :-1]
+        slack, shift = 1 - self.allowance[0, :-1], self.allowance[1, :-1]
+        extent = [np.sqrt((self.inverse[:-1, :, i] ** 2).sum(1)) for i in range(D)]
+        lowest = _Lowest(best)
+        first = np.zeros((D, len(log_weight)), np.int64)
+        last = np.repeat(np.array(best.shape)[:, None], len(log_weight), axis=1)
+        for _ in range(3):
+            square = 2 * (log_weight + self.tau - lowest(first, last)) * (1 + ROUNDING)
+            reach = (np.sqrt(np.maximum(square, 0)) + shift) / np.maximum(slack, 1e-9)
+            for i in range(D):
+                tile, middle = self.grid.tile[i], self.centre[i][:-1]
+                # pixel centres of tile t lie from t · tile + ½ to (t + 1) · tile − ½
+                low = np.ceil((middle - extent[i] * reach + 0.5) / tile - 1e-9) - 1
+                high = np.floor((middle + extent[i] * reach - 0.5) / tile + 1e-9) + 1
+                first[i] = np.maximum(first[i], np.minimum(low, best.shape[i]))
+                last[i] = np.maximum(np.minimum(last[i], np.maximum(high, 0)), first[i])
+        return first, last
+
+    def among(self, part, first, span, candidates, best):
+        """Of the candidates of some kernels those that matter: kernel, tile, upper and lower bound."""
+        counts = candidates[part]
+        k = np.repeat(part, counts)
+        place = np.arange(len(k)) - np.repeat(_starts(counts), counts)
+        tile, middle = 0, []
+        stride = np.cumprod([1, *self.grid.counts[:0:-1]])[::-1]
+        for i in reversed(range(len(span))):
+            place, along = np.divmod(place, span[i][k])
+            along += first[i][k]
+            tile = tile + along * stride[i]
+            middle.insert(0, (along + 0.5) * self.grid.tile[i])
+        upper, lower = self.limits(k, middle, [(t - 1) / 2 for t in self.grid.tile])
+        keep = upper >= best[tile] - self.tau
+        return k[keep], tile[keep], upper[keep], lower[keep]
 
     def bound(self, boxes):
-        """Which pairs to keep, the upper bound of ℓ of each; the best lower bound of a box, and whose."""
-        D, k = len(self.grid.shape), boxes.kernels
-        tile, counts = self.grid.tile, boxes.counts
-        size = 2**boxes.level
-        low = [boxes.corner[:, i] * (size * tile[i]) + 0.5 for i in range(D)]
-        high = [np.minimum((boxes.corner[:, i] + 1) * size, self.grid.counts[i]) * tile[i] - 0.5
-                for i in range(D)]
+        """Which pairs to keep, and the upper and lower bound of ℓ of each."""
+        counts, size = boxes.counts, 2**boxes.level
+        tile, grid = self.grid.tile, self.grid.counts
+        low = [c * (size * t) + 0.5 for c, t in zip(boxes.corner.T, tile, strict=True)]
+        high = [np.minimum((c + 1) * size, n) * t - 0.5
+                for c, t, n in zip(boxes.corner.T, tile, grid, strict=True)]
         half = [np.repeat((h - b) / 2, counts) for b, h in zip(low, high, strict=True)]
-        middle = [np.repeat((b + h) / 2, counts) - self.centre[i][k]
-                  for i, (b, h) in enumerate(zip(low, high, strict=True))]  # from μ
-        A = {ij: a[k] for ij, a in self.A.items()}
-        z = [sum(A[i, j] * middle[i] for i in range(j, D)) for j in range(D)]
-        slope = [sum(A[i, j] * z[j] for j in range(i + 1)) for i in range(D)]  # A z
-        # the farthest point of the box: ‖z‖² at its middle and the most that half a box adds
-        precision = {ij: p[k] for ij, p in self.precision.items()}
-        farthest = sum(z_j * z_j for z_j in z)
-        for i in range(D):
-            farthest += 2 * np.abs(slope[i]) * half[i]
-            for j in range(D):
-                farthest += np.abs(precision[i, j]) * half[i] * half[j]
-        nearest = self.nearest(middle, half, A, precision, z)
-        relative, shift, weight = (a[k] for a in self.allowance)
-        nearest = np.maximum((1 - relative) * nearest * (1 - ROUNDING) - shift, 0)
-        farthest = (1 + relative) * np.sqrt(farthest) * (1 + ROUNDING) + shift
-        log_weight = self.log_weight[k]
-        upper = log_weight + weight - 0.5 * nearest * nearest
-        lower = log_weight - weight - 0.5 * farthest * farthest
+        middle = [np.repeat((b + h) / 2, counts) for b, h in zip(low, high, strict=True)]
+        upper, lower = self.limits(boxes.kernels, middle, half)
         starts = _starts(counts)
         best = np.maximum.reduceat(lower, starts)
-        is_best = np.flatnonzero(lower == np.repeat(best, counts))
-        winner = k[is_best[np.searchsorted(is_best, starts)]]  # the first, where several tie
-        self.essential[winner] = True  # by any thread, always to the same value
-        keep = upper >= np.repeat(best - self.tau, counts)
-        return keep, upper, best, winner
+        return upper >= np.repeat(best - self.tau, counts), upper, lower
 
-    def nearest(self, middle, half, A, precision, z):
-        """A lower bound of ‖z‖ over a box, exact but for rounding once the descent has converged.
+    def limits(self, k, middle, half):
+        """Upper and lower bounds of the log-gates of kernels k (pairs,) over boxes.
 
-        A few steps of coordinate descent find a point y near the minimum of the convex ‖Aᵀy‖² over
-        the box; then for any w, ‖z(x)‖ ≥ w·z(x)/‖w‖, which is linear in x; w = Aᵀy makes it tight.
+        ``middle`` and ``half`` hold for each axis the middle and half the extent of the pixel centres
+        of the box, (pairs,) or a number.
         """
         D = len(middle)
-        point = [np.clip(0, m - h, m + h) for m, h in zip(middle, half, strict=True)]
-        for i in [*range(D), *range(D)] if D > 1 else ():
-            rest = sum(precision[i, j] * point[j] for j in range(D) if j != i)
-            point[i] = np.clip(-rest / precision[i, i], middle[i] - half[i], middle[i] + half[i])
-        w = [sum(A[i, j] * point[i] for i in range(j, D)) for j in range(D)]
-        norm = np.sqrt(sum(w_j * w_j for w_j in w))
-        reach = sum(w_j * z_j for w_j, z_j in zip(w, z, strict=True))
+        middle = [m - self.centre[i][k] for i, m in enumerate(middle)]  # from μ
+        A = {ij: a[k] for ij, a in self.A.items()}
+        precision = {ij: p[k] for ij, p in self.precision.items()}
+        z = [_dot(A, middle, range(j, D), j) for j in range(D)]  # Aᵀ(middle − μ)
+        # the farthest point of the box: ‖z‖² in the middle, and the most that half a box adds
+        farthest = sum(z_j * z_j for z_j in z)
         for i in range(D):
-            reach -= np.abs(sum(A[i, j] * w[j] for j in range(i + 1))) * half[i]
-        return np.maximum(reach, 0) / np.maximum(norm, 1e-300)
+            slope = sum(A[i, j] * z[j] for j in range(i + 1))  # of ‖z‖²/2 along axis i
+            farthest += (2 * half[i]) * np.abs(slope) + precision[i, i] * half[i] ** 2
+            for j in range(i):
+                farthest += (2 * half[i] * half[j]) * np.abs(precision[j, i])
+        nearest = _nearest(middle, half, A, precision, z)
+        relative, shift, weight = (a[k] for a in self.allowance)
+        nearest *= (1 - ROUNDING) * (1 - relative)
+        nearest -= shift
+        np.maximum(nearest, 0, out=nearest)
+        np.sqrt(farthest, out=farthest)
+        farthest *= (1 + ROUNDING) * (1 + relative)
+        farthest += shift
+        log_weight = self.log_weight[k]
+        upper = log_weight + weight
+        upper -= 0.5 * nearest * nearest
+        lower = log_weight - weight
+        lower -= 0.5 * farthest * farthest
+        return upper, lower
+
+
+def _nearest(middle, half, A, precision, z):
+    """A lower bound of ‖z‖ over boxes, exact but for rounding where the descent has converged.
+
+    A few steps of coordinate descent find a point y near the minimum of the convex ‖Aᵀy‖² over the
+    box; then for any w, ‖z(x)‖ ≥ w·z(x)/‖w‖, which is linear in x; w = Aᵀy makes it tight.
+    """
+    D = len(middle)
+    low = [m - h for m, h in zip(middle, half, strict=True)]
+    high = [m + h for m, h in zip(middle, half, strict=True)]
+    point = [np.minimum(np.maximum(b, 0), h) for b, h in zip(low, high, strict=True)]
+    for i in [*range(D), *range(D)] if D > 1 else ():
+        rest = sum(precision[min(i, j), max(i, j)] * point[j] for j in range(D) if j != i)
+        rest /= precision[i, i]
+        np.negative(rest, out=rest)
+        np.maximum(rest, low[i], out=rest)
+        point[i] = np.minimum(rest, high[i], out=rest)
+    w = [_dot(A, point, range(j, D), j) for j in range(D)]
+    norm = sum(w_j * w_j for w_j in w)
+    reach = sum(w_j * z_j for w_j, z_j in zip(w, z, strict=True))
+    for i in range(D):
+        along = sum(A[i, j] * w[j] for j in range(i + 1))
+        reach -= np.abs(along, out=along) * half[i]
+    np.sqrt(norm, out=norm)
+    np.maximum(norm, 1e-300, out=norm)
+    np.maximum(reach, 0, out=reach)
+    reach /= norm
+    return reach
+
+
+class _Lowest:
+    """The lowest of an array (D axes) over boxes, or a little less: the lowest of a cover of it."""
+
+    def __init__(self, values):
+        self.levels = [values]
+        while max(self.levels[-1].shape) > 1:
+            values = self.levels[-1]
+            odd = [(0, n % 2) for n in values.shape]
+            values = np.pad(values, odd, constant_values=np.inf)
+            for i in range(values.ndim):
+                values = np.minimum(values.take(range(0, values.shape[i], 2), i),
+                                    values.take(range(1, values.shape[i], 2), i))
+            self.levels.append(values)
+
+    def __call__(self, first, last):
+        """Of boxes first to last − 1 (D, K): (K,); +inf of an empty one."""
+        lowest = np.full(first.shape[1], np.inf)
+        longest = (last - first).max(axis=0)
+        level_of = np.frexp(np.maximum(longest - 1, 0).astype(float))[1]  # 2^level ≥ the longest
+        for level in np.unique(level_of):
+            boxes = np.flatnonzero((level_of == level) & (longest > 0))
+            values = self.levels[min(level, len(self.levels) - 1)]
+            low = [f[boxes] >> level for f in first]
+            high = [(t[boxes] - 1) >> level for t in last]
+            for corner in itertools.product(*zip(low, high, strict=True)):
+                lowest[boxes] = np.minimum(lowest[boxes], values[corner])
+        return lowest
+
+
+def _dot(A, vector, rows, column):
+    """Σ_i A_i,column · vector_i over some rows."""
+    return sum(A[i, column] * vector[i] for i in rows)
+
+
+def _first_of_run(mask, starts):
+    """The first index in each run, from ``starts``, at which ``mask`` holds."""
+    true = np.flatnonzero(mask)
+    return true[np.searchsorted(true, starts)]
 
 
 def _starts(counts):
@@ -295,104 +449,3 @@ def _starts(counts):
     starts = np.zeros(len(counts), np.int64)
     np.cumsum(counts[:-1], out=starts[1:])
     return starts
-
-
-class LiveLists:
-    """Lists that follow kernels which move and leave, and are built anew when they no longer hold.
-
-    Kernels are numbered in "slots", by their place when the lists were built, so that lists survive
-    kernels that leave: unless a bound rests on one of these.
-
-    Parameters
-    ----------
-    grid : Grid
-    tau : float
-        See ``build_lists``. A model with negative gates is never cut: no bound holds there.
-    pool : callable
-        Maps a function over a list, in order.
-    """
-
-    def __init__(self, grid, tau, pool=map):
-        self.grid, self.tau, self.pool = grid, tau, pool
-        self.lists = None
-        self.rate = None  # (3, K+1) motion of each kernel a step, or None before the first
-        self.builds = 0
-
-    def update(self, params):
-        """Take note of where the kernels are now; return whether the lists had to be built anew."""
-        self.now = pixel_kernels(params, self.grid.longest)
-        if self.lists is not None and len(self.slots) != params.num_kernels:
-            self.lists = self.rate = None  # not kernels that moved, but another model
-        if self.lists is not None:
-            moved = drift(self.anchor, self.inverse, self.now)
-            if (moved != self.moved).any():
-                self.age, self.moved = self.age + 1, moved
-            if (moved <= self.allowance).all():
-                return False
-            self._note_rate()
-        # a kernel at rest may start: each is allowed some of the usual motion
-        allowance = (np.zeros((3, params.num_kernels + 1)) if self.rate is None else
-                     HORIZON * self.rate + LEAST[:, None])
-        self._build(params.map(np.copy), allowance)
-        return True
-
-    def _note_rate(self):
-        """Motion a step: that of these lists' time, or what is left of an earlier, faster one."""
-        rate = self.moved / max(self.age, 1)
-        self.rate = rate if self.rate is None else np.maximum(rate, FADING * self.rate)
-
-    def _build(self, params, allowance):
-        kernels = pixel_kernels(params, self.grid.longest)
-        self.signed = bool((kernels.sign < 0).any())
-        tau = np.inf if self.signed else self.tau
-        self.lists = build_lists(kernels, self.grid, tau, allowance, self.pool)
-        self.built_from = params, allowance
-        self.num_slots = params.num_kernels
-        self.slots = np.arange(self.num_slots)
-        self.anchor, self.inverse = kernels, lower_inverse(kernels.A)
-        self.allowance, self.moved, self.age = allowance, np.zeros_like(allowance), 0
-        self.builds += 1
-
-    def in_slots(self):
-        """The kernels of the last update, numbered in slots."""
-        if len(self.slots) == self.num_slots:
-            return self.now
-        number = np.full(self.num_slots + 1, len(self.slots))
-        number[self.slots] = np.arange(len(self.slots))
-        return self.now.take(number)
-
-    def keep(self, kernels):
-        """Go on with the kernels of a mask (K,)."""
-        mask = np.append(kernels, True)
-        if self.rate is not None:
-            self.rate = self.rate[:, mask]
-        if self.lists is None:
-            return
-        self.anchor, self.inverse = self.anchor.take(mask), self.inverse[mask]
-        self.allowance, self.moved = self.allowance[:, mask], self.moved[:, mask]
-        lost, self.slots = self.slots[~kernels], self.slots[kernels]
-        if self.lists.essential[lost].any():
-            self._note_rate()
-            self.lists = None
-
-    def state(self):
-        """Arrays by name from which ``restore`` makes the same lists."""
-        state = {} if self.rate is None else {"rate": self.rate}
-        if self.lists is not None:
-            params, allowance = self.built_from
-            state.update(pis=params.pis, musX=params.musX, A=params.A, allowance=allowance,
-                         slots=self.slots, moved=self.moved, age=np.array(self.age))
-        return state
-
-    def restore(self, state):
-        """Build the lists again that gave ``state``, so that results go on bit for bit."""
-        self.rate = state.get("rate")
-        if "pis" not in state:
-            return
-        K, D = state["musX"].shape
-        self._build(SmoeParams(state["pis"], state["musX"], state["A"], np.zeros((K, 1, D)),
-                               np.zeros((K, 1))), state["allowance"])
-        self.slots, self.moved, self.age = state["slots"], state["moved"], int(state["age"])
-        mask = np.append(self.slots, self.num_slots)
-        self.anchor, self.inverse = self.anchor.take(mask), self.inverse[mask]
-        self.allowance = self.allowance[:, mask]

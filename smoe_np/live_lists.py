@@ -1,0 +1,130 @@
+"""Pair lists that follow kernels which move and leave, and are built anew when they no longer hold."""
+
+import numpy as np
+
+from .gate import pixel_kernels
+from .params import SmoeParams
+from .tiling import build_lists, drift, lower_inverse, rebuild_lists
+
+HORIZON = 6.0  # steps like the recent ones that lists are built to outlive
+LEAST = np.array([0.02, 0.1, 0.1])  # what every kernel is allowed to move, in the terms of ``drift``
+WEAK = 0.5  # of what its log weight is below the usual a kernel may gain or lose besides: such
+# kernels come and go quickly, and reach too little to cost much
+FADING = 0.7  # of a kernel's motion is remembered from lists to lists
+
+
+class LiveLists:
+    """Lists that follow kernels which move and leave, and are built anew when they no longer hold.
+
+    Kernels are numbered in "slots", by their place when the lists were built, so that lists survive
+    kernels that leave: unless a bound rests on one of these.
+
+    Parameters
+    ----------
+    grid : Grid
+    tau : float
+        See ``build_lists``. A model with negative gates is never cut: no bound holds there.
+    pool : callable
+        Maps a function over a list, in order.
+    """
+
+    def __init__(self, grid, tau, pool=map):
+        self.grid, self.tau, self.pool = grid, tau, pool
+        self.lists = None
+        self.rate = None  # (3, K+1) motion of each kernel a step, or None before the first
+        self.builds = 0
+
+    def update(self, params):
+        """Take note of where the kernels are now; return whether the lists had to be built anew."""
+        self.now = pixel_kernels(params, self.grid.longest)
+        if self.lists is not None and len(self.slots) != params.num_kernels:
+            self.lists = self.rate = None  # not kernels that moved, but another model
+        if self.lists is not None:
+            moved = drift(self.anchor, self.inverse, self.now)
+            if (moved != self.moved).any():
+                self.age, self.moved = self.age + 1, moved
+            if (moved <= self.allowance).all():
+                return False
+            self._note_rate()
+        self._build(params.map(np.copy), self._allowance(params.num_kernels))
+        return True
+
+    def _allowance(self, K):
+        """How far each kernel may move: the more, the longer lists live, and the longer they are."""
+        if self.rate is None:
+            return np.zeros((3, K + 1))
+        allowance = HORIZON * self.rate + LEAST[:, None]
+        weak = np.median(self.now.log_weight) - self.now.log_weight
+        allowance[2, :-1] += WEAK * np.maximum(weak, 0)[:-1]
+        return allowance
+
+    def _note_rate(self):
+        """Motion a step: that of these lists' time, or what is left of an earlier, faster one."""
+        rate = self.moved / max(self.age, 1)
+        self.rate = rate if self.rate is None else np.maximum(rate, FADING * self.rate)
+
+    def _build(self, params, allowance):
+        kernels = pixel_kernels(params, self.grid.longest)
+        self.signed = bool((kernels.sign < 0).any())
+        tau = np.inf if self.signed else self.tau
+        lists = None
+        if self.lists is not None and not self.signed:
+            old = self.lists._replace(winner=self._numbers()[self.lists.winner])
+            lists = rebuild_lists(kernels, self.grid, tau, allowance, old, self.pool)
+        if lists is None:
+            lists = build_lists(kernels, self.grid, tau, allowance, self.pool)
+        self.lists = lists
+        self.built_from = params, allowance
+        self.num_slots = params.num_kernels
+        self.slots = np.arange(self.num_slots)
+        self.anchor, self.inverse = kernels, lower_inverse(kernels.A)
+        self.allowance, self.moved, self.age = allowance, np.zeros_like(allowance), 0
+        self.builds += 1
+
+    def _numbers(self):
+        """For each slot the number of its kernel now; the number of kernels where it has left."""
+        number = np.full(self.num_slots + 1, len(self.slots))
+        number[self.slots] = np.arange(len(self.slots))
+        return number
+
+    def in_slots(self):
+        """The kernels of the last update, numbered in slots."""
+        if len(self.slots) == self.num_slots:
+            return self.now
+        return self.now.take(self._numbers())
+
+    def keep(self, kernels):
+        """Go on with the kernels of a mask (K,)."""
+        mask = np.append(kernels, True)
+        if self.rate is not None:
+            self.rate = self.rate[:, mask]
+        if self.lists is None:
+            return
+        self.anchor, self.inverse = self.anchor.take(mask), self.inverse[mask]
+        self.allowance, self.moved = self.allowance[:, mask], self.moved[:, mask]
+        lost, self.slots = self.slots[~kernels], self.slots[kernels]
+        if np.isin(lost, self.lists.winner).any():
+            self._note_rate()
+            self.lists = None
+
+    def state(self):
+        """Arrays by name from which ``restore`` makes the same lists."""
+        state = {} if self.rate is None else {"rate": self.rate}
+        if self.lists is not None:
+            params, allowance = self.built_from
+            state.update(pis=params.pis, musX=params.musX, A=params.A, allowance=allowance,
+                         slots=self.slots, moved=self.moved, age=np.array(self.age))
+        return state
+
+    def restore(self, state):
+        """Build the lists again that gave ``state``, so that results go on bit for bit."""
+        self.rate = state.get("rate")
+        if "pis" not in state:
+            return
+        K, D = state["musX"].shape
+        self._build(SmoeParams(state["pis"], state["musX"], state["A"], np.zeros((K, 1, D)),
+                               np.zeros((K, 1))), state["allowance"])
+        self.slots, self.moved, self.age = state["slots"], state["moved"], int(state["age"])
+        mask = np.append(self.slots, self.num_slots)
+        self.anchor, self.inverse = self.anchor.take(mask), self.inverse[mask]
+        self.allowance = self.allowance[:, mask]

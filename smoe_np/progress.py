@@ -1,0 +1,70 @@
+"""How a training run shows on the terminal: a bar, or a line at each validation."""
+
+import contextlib
+import sys
+
+# What can go wrong with stderr while a run goes on: the terminal is gone, the disk behind it is
+# full, or it was closed. Training does not end for that.
+_STDERR_TROUBLE = (OSError, ValueError)
+
+
+def say(line):
+    """Print a line on stderr, above a progress bar where there is one."""
+    if sys.stderr is None:
+        return
+    tqdm = sys.modules.get("tqdm")
+    with contextlib.suppress(*_STDERR_TROUBLE):
+        if tqdm is None:
+            print(line, file=sys.stderr, flush=True)
+        else:
+            tqdm.tqdm.write(line, file=sys.stderr)
+
+
+class Progress:
+    """Progress of a training run, to be given to ``Smoe.train``; a context manager.
+
+    Its object is the ``progress`` of ``Smoe.train``, and its method ``validation`` one of the
+    ``callbacks``. A bar is drawn where tqdm is installed and stderr is a terminal, else there is a
+    line at each validation.
+
+    Parameters
+    ----------
+    first, last : int
+        Iterations at which the run starts and ends.
+    quiet : bool
+        Show nothing.
+    """
+
+    def __init__(self, first, last, quiet=False):
+        self.quiet, self._bar = quiet, None
+        if not quiet and sys.stderr is not None and sys.stderr.isatty():
+            with contextlib.suppress(ImportError):
+                from tqdm import tqdm
+
+                self._bar = tqdm(initial=first, total=last, unit="it", file=sys.stderr,
+                                 dynamic_ncols=True)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        if self._bar is not None:
+            with contextlib.suppress(*_STDERR_TROUBLE):
+                self._bar.close()
+
+    def __call__(self, smoe):
+        """Note that a step was taken."""
+        if self._bar is not None:
+            with contextlib.suppress(*_STDERR_TROUBLE):
+                self._bar.update()
+
+    def validation(self, smoe):
+        """Show what a validation found."""
+        record = smoe.history[-1]
+        found = f"PSNR {record.psnr:.2f} dB, {record.kernels} kernels"
+        if self._bar is not None:
+            with contextlib.suppress(*_STDERR_TROUBLE):
+                self._bar.set_postfix_str(found)
+        elif not self.quiet:
+            say(f"iteration {record.iteration}: loss {record.loss:.3e}, {found}, "
+                f"{record.seconds:.1f} s")
