@@ -1,8 +1,8 @@
 """The one door to the engines: which there are, and which one a name stands for.
 
-An engine is made for one picture, ``Engine(shape, target=None, dtype=..., batches=None)``, and offers
-``loss_and_gradients``, ``loss``, ``render``, ``gating``, ``keep``, ``state``, ``restore`` and
-``memory_needed``, as ``NumpyEngine`` documents them.
+An engine is made for one picture, ``Engine(shape, target=None, dtype="float32", batches=None)``,
+and offers what ``NumpyEngine`` documents: ``loss_and_gradients``, ``loss``, ``render``, ``gating``,
+``keep``, ``state``, ``restore``, ``memory_needed`` and ``pairs_per_pixel``.
 """
 
 import numpy as np
@@ -54,8 +54,8 @@ def check_fit(params, target):
     D, C = target.ndim - 1, target.shape[-1]
     if (params.num_dims, params.num_channels) != (D, C):
         raise ValueError(
-            f"params is a model of {params.num_dims} dimensions and {params.num_channels} channels, "
-            f"the image has {D} dimensions and {C} channels"
+            f"params is a model of {params.num_dims} dimensions and {params.num_channels} "
+            f"channels, the image has {D} dimensions and {C} channels"
         )
 
 
@@ -98,7 +98,7 @@ def gating(params, shape, backend="auto", dtype="float32"):
 
 def loss_and_gradients(params, image, l1reg=0.0, bandwidth_reg=0.0, backend="auto",
                        dtype="float32", channel_axis="auto"):
-    """The loss of a model on an image, and its gradients (DESIGN §1).
+    """The loss of a model on an image, and its gradients.
 
     L = mean (clip(y, 0, 1) − t)² + l1reg/K Σ π + bandwidth_reg Σ|A_dd|
 
@@ -142,7 +142,7 @@ def _engine_for(params, shape, backend, dtype):
     try:
         shape = tuple(int(n) for n in shape)
     except TypeError:
-        raise ValueError(f"shape must be a tuple of pixels along each axis, got {shape!r}") from None
+        raise ValueError(f"shape must be a tuple of whole numbers, got {shape!r}") from None
     if len(shape) != params.num_dims or min(shape) < 1:
         raise ValueError(
             f"shape must be {params.num_dims} sizes of at least 1 for this model, got {shape}")

@@ -3,15 +3,17 @@
 A block is a few tiles with about the same number of kernels, padded to the largest. With B tiles of
 P pixels, n kernels each and J = 1 + C (D + 1) columns of an expert (``gate``), an iteration is
 
-    p = exp(Θ Φ)            (B, n, P)   from Θ (B, n, M), the log-gates less that of the tile's winner
+    p = exp(Θ Φ)            (B, n, P)   from Θ (B, n, M), log-gates less that of a tile's winner
     N = Eᵀ p                (B, J, P)   the normaliser S and the sums that make y
     g = p ∘ (E Q)           (B, n, P)   from Q (B, J, P) = (−Σ_c q_c y_c, q_c (1, u)), q = r/S
     G = g Φᵀ,  R = p Q'ᵀ    the moments of every pair
 
-so that the only passes over pairs × pixels besides matrix products are exp and one product. Blocks
-of neighbouring tiles make a chunk, the unit that a thread takes: what is computed for pairs is
-computed for a whole chunk at once, in arrays with one contiguous row for each number of a pair.
-Nothing of size pixels × kernels is ever held, nor anything of the size of all pairs but the lists.
+so that the only passes over pairs × pixels besides matrix products are exp and one product. That is
+done block by block on all cores; a block is small enough for a core's cache and large enough that
+threads seldom wait for Python. What is computed for pairs alone is computed before and after, for
+chunks of neighbouring tiles, in arrays with one contiguous row for each number of a pair. Nothing
+of size pixels × kernels is ever held, and of the size of all pairs only the lists: chunks are taken
+in batches.
 """
 
 import itertools
@@ -26,11 +28,14 @@ from . import gate
 from .live_lists import LiveLists
 from .tiling import Grid
 
-TAU = {np.dtype(np.float32): 12.0, np.dtype(np.float64): 30.0}
+TAU = {np.dtype(np.float32): 10.0, np.dtype(np.float64): 30.0}
 SIDE = {1: 64, 2: 16, 3: 4}  # pixels along an axis of a tile, by dimensions
-BLOCK = 1 << 16  # pairs × pixels of a block: its two arrays stay in a core's L2 cache
-CHUNK = 1 << 13  # pairs of a chunk at most
-CHUNKS = 4  # the fewest chunks, so that there is work for every core
+BLOCK = 1 << 19  # pairs × pixels of a block at most: smaller ones have threads wait for each other
+PADDING = 1 << 16  # pairs × pixels that may be padding in a block, rather than one block more
+CHUNK = 1 << 13  # pairs of a chunk at most: its rows stay in a core's L2 cache
+BATCH = 1 << 18  # pairs of a batch at most
+LIST_BYTES, CHUNK_BYTES, BUILDING_BYTES = 4, 24, 100  # of a pair: listed, in a chunk, while found
+KERNEL_NUMBERS = 6  # arrays of all the numbers of all kernels that are alive at a time
 
 
 class NumpyEngine:
@@ -46,8 +51,8 @@ class NumpyEngine:
         Precision of everything that meets pixels. Sums over pixels and all arithmetic on kernels
         are float64.
     batches : int, optional
-        Number of chunks into which the pairs are divided. ``None`` makes them as large as suits the
-        processor's cache. The results do not depend on it.
+        Number of parts into which the pairs are divided, only one of which is held at a time.
+        ``None`` chooses. The results do not depend on it.
     """
 
     name = "numpy"
@@ -60,7 +65,7 @@ class NumpyEngine:
         self.pool = ThreadPoolExecutor(self.threads, thread_name_prefix="smoe")
         self.phi = gate.monomials(self.grid.offsets()).astype(self.dtype)  # (M, P)
         self.live = LiveLists(self.grid, TAU[self.dtype], self.pool.map)
-        self.chunks = None
+        self.chunks = []  # in batches
         self.target = None
         if target is not None:
             self.target = self.grid.cut(np.asarray(target, self.dtype))  # (T, C, P)
@@ -83,24 +88,30 @@ class NumpyEngine:
             Its gradients, float64.
         """
         kernels = self._prepare(params)
-        results = self._run(kernels, self._backward)
         rows = len(self.phi) + params.num_channels * (len(self.shape) + 1)
         total = np.zeros((rows, len(kernels.log_weight)))
-        for chunk, (_, moments) in zip(self.chunks, results, strict=True):
-            total[:, chunk.kernels] += moments
+        errors = []
+        for batch, pairs in self._batches(kernels):
+            moments = [np.empty((rows, len(chunk.index)), self.dtype) for chunk in batch]
+            errors += self._run(batch, lambda block, i, scratch, pairs=pairs, moments=moments:
+                                self._backward(block, pairs[i], scratch, moments[i]))
+            for chunk, (_, expert, offset), sums in zip(batch, pairs, moments, strict=True):
+                if self.live.signed:
+                    sums[len(self.phi) :] *= expert[0]
+                sums = gate.moments_at_kernels(sums, offset)
+                total[:, chunk.kernels] += (chunk.sum_by_kernel @ sums.T).T
         scale = 1 / (np.prod(self.shape) * params.num_channels)
         gradients = gate.chain_rule(
             total.T[self.live.slots], params, self.grid.longest, 2 * scale)
-        return float(sum(error for error, _ in results) * scale), gradients
+        return float(sum(errors) * scale), gradients
 
     def loss(self, params):
         """The mean squared error, as ``loss_and_gradients`` gives it."""
-        def error(chunk, pairs, scratch):
-            residuals = (self._residual(block, self._forward(block, pairs, scratch)[-1])[0]
-                         for block in chunk.blocks)
-            return sum(float(np.vdot(residual, residual)) for residual in residuals)
+        def error(block, pairs, scratch):
+            residual = self._residual(block, self._forward(block, pairs, scratch)[-1])[0]
+            return float(np.vdot(residual, residual))
 
-        errors = self._run(self._prepare(params), error)
+        errors = self._run_all(self._prepare(params), error)
         return float(sum(errors) / (np.prod(self.shape) * params.num_channels))
 
     def render(self, params):
@@ -108,14 +119,13 @@ class NumpyEngine:
         kernels = self._prepare(params)
         tiles = np.empty((self.grid.num_tiles, params.num_channels, self.grid.pixels), self.dtype)
 
-        def draw(chunk, pairs, scratch):
-            for block in chunk.blocks:
-                y = self._forward(block, pairs, scratch)[-1]
-                y += self._reference(block.tiles, block.winner, kernels)[..., None]
-                np.clip(y, 0, 1, out=y)
-                tiles[block.tiles] = y
+        def draw(block, pairs, scratch):
+            y = self._forward(block, pairs, scratch)[-1]
+            y += self._reference(block.tiles, block.winner, kernels)[..., None]
+            np.clip(y, 0, 1, out=y)
+            tiles[block.tiles] = y
 
-        self._run(kernels, draw)
+        self._run_all(kernels, draw)
         return self.grid.paste(tiles)
 
     def gating(self, params):
@@ -125,15 +135,13 @@ class NumpyEngine:
         number = np.full(len(kernels.log_weight), -1, np.int32)
         number[self.live.slots] = np.arange(params.num_kernels)
 
-        def choose(chunk, pairs, scratch):
-            for block in chunk.blocks:
-                columns, p = self._gates(block, pairs, scratch)
-                best = (p * columns[:, 0, :, None]).argmax(axis=1)  # column 0: the gate's sign
-                index = chunk.index[block.pairs].reshape(p.shape[:2])
-                slot = chunk.kernels[np.take_along_axis(index, best, axis=1)]
-                tiles[block.tiles, 0] = number[slot]
+        def choose(block, pairs, scratch):
+            columns, p = self._gates(block, pairs, scratch)
+            p *= columns[:, 0, :, None]  # column 0: the gate's sign
+            slot = np.take_along_axis(block.slots, p.argmax(axis=1), axis=1)
+            tiles[block.tiles, 0] = number[slot]
 
-        self._run(kernels, choose)
+        self._run_all(kernels, choose)
         return self.grid.paste(tiles)[..., 0]
 
     def keep(self, kernels):
@@ -150,45 +158,79 @@ class NumpyEngine:
         if self.live.lists is not None:
             self.chunks = self._cut_lists(self.live.lists)
 
-    # ---- chunks of blocks
+    @property
+    def pairs_per_pixel(self):
+        """Pairs that are computed for a pixel, on the average; before the first iteration 0."""
+        rows = sum(len(chunk.index) for batch in self.chunks for chunk in batch)
+        return rows * self.grid.pixels / int(np.prod(self.shape))
+
+    def memory_needed(self, params):
+        """Bytes that an iteration with these parameters takes at its peak, all arrays counted."""
+        self._prepare(params)
+        D, M, C = len(self.shape), len(self.phi), params.num_channels
+        pairs, real = len(self.live.lists.kernels), self.dtype.itemsize
+        rows = sum(len(chunk.index) for batch in self.chunks for chunk in batch)
+        batch = max(sum(len(chunk.index) for chunk in batch) for batch in self.chunks)
+        block = max(block.size for batch in self.chunks for chunk in batch
+                    for block in chunk.blocks)
+        tiles = max(len(block.tiles) for batch in self.chunks for chunk in batch
+                    for block in chunk.blocks)
+        J = 1 + C * (D + 1)
+        lists = LIST_BYTES * pairs + CHUNK_BYTES * rows
+        held = ((2 * M + 2 * J - 1) * real + 8 * D) * batch
+        blocks = self.threads * self.grid.pixels * real * (2 * block + tiles * (2 * J + 5 * C))
+        building = lists + BUILDING_BYTES * pairs
+        own = self.target.nbytes + self.level.nbytes + self.phi.nbytes + 100 * self.grid.num_tiles
+        kernels = KERNEL_NUMBERS * 8 * (4 + 3 * D + 2 * D * D + C * (D + 1)) * params.num_kernels
+        return int(own + kernels + max(lists + held + blocks, lists + building))
+
+    # ---- batches of chunks of blocks
 
     def _prepare(self, params):
-        """The kernels in pixels, numbered as in the lists, which are built anew if they are stale."""
+        """The kernels in pixels, in slots of the lists, which are built anew if they are stale."""
         if self.live.update(params):
             self.chunks = self._cut_lists(self.live.lists)
         return self.live.in_slots()
 
     def _cut_lists(self, lists):
-        """Chunks of neighbouring tiles."""
+        """Batches of chunks of neighbouring tiles: lists of lists."""
         ends = np.cumsum(lists.counts)
-        if self.batches is None:
-            most = min(CHUNK, -(-int(ends[-1]) // CHUNKS))
-        else:
-            most = -(-int(ends[-1]) // self.batches)
-        bounds = [0]
-        while bounds[-1] < len(ends):
-            first = bounds[-1]
-            before = ends[first - 1] if first else 0
-            bounds.append(max(first + 1, int(np.searchsorted(ends, before + most, side="right"))))
-        return list(self.pool.map(
-            lambda ab: _chunk(lists, ends, *ab, self.live.num_slots, self.grid.pixels),
-            itertools.pairwise(bounds)))
+        pairs = int(ends[-1])
+        batches = -(-pairs // BATCH) if self.batches is None else self.batches
+        chunks = max(batches, -(-pairs // CHUNK))
+        bounds = _even(ends, chunks)
+        chunks = [_chunk(lists, ends, a, b, self.live.num_slots, self.grid.pixels)
+                  for a, b in itertools.pairwise(bounds)]
+        bounds = _even(np.cumsum([len(chunk.index) for chunk in chunks]), batches)
+        return [chunks[a:b] for a, b in itertools.pairwise(bounds)]
 
-    def _run(self, kernels, function):
-        """``function(chunk, pairs, scratch)`` of every chunk, on all cores; the results in order."""
-        chunks = self.chunks
-        results = [None] * len(chunks)
-        waiting = iter(range(len(chunks)))  # its next() is atomic
-        size = max(block.size for chunk in chunks for block in chunk.blocks) * self.grid.pixels
+    def _batches(self, kernels):
+        """Each batch with its chunks' pairs."""
         columns = gate.PairColumns(kernels)
+        for batch in self.chunks:
+            yield batch, [self._pairs(chunk, columns, kernels) for chunk in batch]
+
+    def _run_all(self, kernels, function):
+        """``function(block, pairs, scratch)`` of every block; the results in order."""
+        results = []
+        for batch, pairs in self._batches(kernels):
+            results += self._run(batch, lambda block, i, scratch, pairs=pairs:
+                                 function(block, pairs[i], scratch))
+        return results
+
+    def _run(self, batch, function):
+        """``function(block, number of its chunk, scratch)`` of a batch's blocks, on all cores."""
+        work = [(block, i) for i, chunk in enumerate(batch) for block in chunk.blocks]
+        results = [None] * len(work)
+        waiting = iter(range(len(work)))  # its next() is atomic
+        size = max(block.size for block, _ in work) * self.grid.pixels
 
         def drain():
             scratch = np.empty((2, size), self.dtype)
-            for i in waiting:
-                pairs = self._pairs(chunks[i], columns, kernels)
-                results[i] = function(chunks[i], pairs, scratch)
+            for w in waiting:
+                results[w] = function(*work[w], scratch)
 
-        others = [self.pool.submit(drain) for _ in range(min(self.threads, len(chunks)) - 1)]
+        others = [self.pool.submit(drain) for _ in range(min(self.threads, len(work)) - 1)]
         drain()
         for other in others:
             other.result()
@@ -208,7 +250,7 @@ class NumpyEngine:
         return _Pairs(theta.astype(self.dtype), expert, offset)
 
     def _reference(self, tiles, winner, kernels):
-        """(T, C) level of the picture in tiles; of the winner's expert where there is no picture."""
+        """(T, C) level of the picture in tiles; without a picture, of the winner's expert."""
         if self.target is not None:
             return self.level[tiles]
         return kernels.value[winner].astype(self.dtype)
@@ -241,44 +283,35 @@ class NumpyEngine:
         return columns, p, S, y
 
     def _residual(self, block, y):
-        """clip(y) − t, 0 beyond the picture, (B, C, P), and where the clip lets gradients through."""
+        """clip(y) − t (B, C, P), 0 beyond the picture, and where the clip lets gradients pass."""
         y = y + self.level[block.tiles][..., None]
-        clipped = np.clip(y, 0, 1)
+        clipped = np.minimum(np.maximum(y, 0), 1)
         inside = clipped == y
         clipped -= self.target[block.tiles]
         if self.inside is not None:
             clipped *= self.inside[block.tiles][:, None]
         return clipped, inside
 
-    def _backward(self, chunk, pairs, scratch):
-        """Sum of squared errors of a chunk, and moments of its kernels (M + C (D + 1), kernels)."""
-        M, P = len(self.phi), self.grid.pixels
-        moments = np.empty((M + len(pairs.expert) - 1, len(chunk.index)), self.dtype)
-        error = 0.0
-        for block in chunk.blocks:
-            columns, p, S, y = self._forward(block, pairs, scratch)
-            q, inside = self._residual(block, y)
-            error += float(np.vdot(q, q))
-            q *= inside
-            q /= S
-            Q = np.empty((len(p), columns.shape[1], P), self.dtype)
-            np.sum(q * y, axis=1, out=Q[:, 0])
-            np.negative(Q[:, 0], out=Q[:, 0])
-            np.multiply(q[:, :, None], self.phi[: 1 + len(self.shape)],
-                        out=Q[:, 1:].reshape(len(p), q.shape[1], -1, P))
-            g = scratch[1, : p.size].reshape(p.shape)
-            np.matmul(columns.transpose(0, 2, 1), Q, out=g)
-            g *= p
-            out = block.view(moments)
-            np.matmul(self.phi, g.transpose(0, 2, 1), out=out[:, :M])
-            np.matmul(Q[:, 1:], p.transpose(0, 2, 1), out=out[:, M:])
-        if self.live.signed:
-            moments[M:] *= pairs.expert[0]
-        moments = gate.moments_at_kernels(moments, pairs.offset)
-        pick = sparse.csc_matrix(
-            (np.ones(len(chunk.index)), chunk.index, np.arange(len(chunk.index) + 1)),
-            (len(chunk.kernels), len(chunk.index)))
-        return error, (pick @ moments.T).T
+    def _backward(self, block, pairs, scratch, moments):
+        """Write a block's part of its chunk's moments; return the sum of its squared errors."""
+        columns, p, S, y = self._forward(block, pairs, scratch)
+        q, inside = self._residual(block, y)
+        error = float(np.vdot(q, q))
+        q *= inside
+        q /= S
+        Q = np.empty((len(p), columns.shape[1], self.grid.pixels), self.dtype)
+        Q[:, 0] = 0
+        for c in range(q.shape[1]):
+            Q[:, 0] -= q[:, c] * y[:, c]
+        np.multiply(q[:, :, None], self.phi[: 1 + len(self.shape)],
+                    out=Q[:, 1:].reshape(len(p), q.shape[1], -1, self.grid.pixels))
+        g = scratch[1, : p.size].reshape(p.shape)
+        np.matmul(columns.transpose(0, 2, 1), Q, out=g)
+        g *= p
+        out, M = block.view(moments), len(self.phi)
+        np.matmul(self.phi, g.transpose(0, 2, 1), out=out[:, :M])
+        np.matmul(Q[:, 1:], p.transpose(0, 2, 1), out=out[:, M:])
+        return error
 
 
 class _Block(NamedTuple):
@@ -286,6 +319,7 @@ class _Block(NamedTuple):
 
     tiles: np.ndarray  # (B,)
     winner: np.ndarray  # (B,) slot
+    slots: np.ndarray  # (B, n) slot of each pair's kernel, that of nobody where there is none
     steep: bool
     pairs: slice  # of the chunk's pairs
 
@@ -308,6 +342,7 @@ class _Chunk(NamedTuple):
     kernels: np.ndarray  # slots of the kernels that occur, the last one nobody's
     index: np.ndarray  # (pairs,) int32 kernel of each pair, among these
     tile: np.ndarray  # (pairs,) int32 its tile, among these
+    sum_by_kernel: sparse.csc_matrix  # (kernels, pairs) of 0 and 1
 
 
 class _Pairs(NamedTuple):
@@ -332,23 +367,40 @@ def _chunk(lists, ends, first, last, nobody, pixels):
     order = np.lexsort((-counts, steep))
     counts, steep, start = counts[order], steep[order], start[order] - start[0]
     tiles, winner = lists.tiles[first:last][order], lists.winner[first:last][order]
-    widths = np.empty_like(counts)
-    blocks, rows, at = [], 0, 0
-    gentle = len(order) - int(steep.sum())
-    while at < len(order):
-        widest = int(counts[at])
-        end = min(at + max(1, BLOCK // (widest * pixels)), gentle if at < gentle else len(order))
-        widths[at:end] = widest
-        blocks.append(_Block(tiles[at:end], winner[at:end], at >= gentle,
-                             slice(rows, rows + widest * (end - at))))
-        rows += widest * (end - at)
-        at = end
+    bounds = _block_bounds(counts, len(order) - int(steep.sum()), pixels)
+    widths = np.repeat(counts[bounds[:-1]], np.diff(bounds))
+    ends = np.concatenate([[0], np.cumsum(widths)])
+    rows = int(ends[-1])
     tile = np.repeat(np.arange(len(order), dtype=np.int32), widths)
-    place = np.arange(rows) - np.repeat(np.cumsum(widths) - widths, widths)
+    place = np.arange(rows) - ends[tile]
     listed = place < counts[tile]
     index = np.full(rows, len(kernels), np.int32)
     index[listed] = number[slots[(start[tile] + place)[listed]]]
-    return _Chunk(blocks, tiles, winner, np.append(kernels, nobody), index, tile)
+    kernels = np.append(kernels, nobody).astype(np.int32)
+    blocks = [_Block(tiles[a:b], winner[a:b], kernels[index[ends[a] : ends[b]]].reshape(b - a, -1),
+                     bool(steep[a]), slice(int(ends[a]), int(ends[b])))
+              for a, b in itertools.pairwise(bounds)]
+    pick = sparse.csc_matrix((np.ones(rows), index, np.arange(rows + 1)), (len(kernels), rows))
+    return _Chunk(blocks, tiles, winner, kernels, index, tile, pick)
+
+
+def _block_bounds(counts, gentle, pixels):
+    """Where to cut tiles of falling counts into blocks; from ``gentle`` on they are steep."""
+    sums = np.concatenate([[0], np.cumsum(counts)])
+    bounds = [0]
+    for end in (gentle, len(counts)):
+        while bounds[-1] < end:
+            at = bounds[-1]
+            most = min(end, at + max(1, BLOCK // int(counts[at] * pixels)))
+            padding = counts[at] * np.arange(1, most - at + 1) - sums[at + 1 : most + 1] + sums[at]
+            bounds.append(at + int(np.searchsorted(padding, PADDING // pixels, side="right")))
+    return bounds
+
+
+def _even(ends, parts):
+    """Where to cut things of running total ``ends`` into at most ``parts`` of about equal sums."""
+    goals = ends[-1] * np.arange(1, parts) / parts
+    return np.unique([0, *np.searchsorted(ends, goals), len(ends)]).tolist()
 
 
 def _cores():

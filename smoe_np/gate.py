@@ -1,10 +1,10 @@
 """The gate and the experts as polynomials over a tile, and the chain rule back to the parameters.
 
 Over a tile, in pixels u from the tile's centre, a log-gate is a polynomial of degree 2,
-ℓ(u) = θ · φ(u) with M = (D+1)(D+2)/2 monomials φ = (1, u_i, u_i u_j), and an expert is one of degree
-1. So all that a pair (tile, kernel) adds to any gradient are its moments Σ_u g φ(u) and
-Σ_u w r (1, u) (DESIGN §2). Everything here is arithmetic on kernels and pairs, in float64, for NumPy
-and CuPy arrays alike; nothing here meets a pixel.
+ℓ(u) = θ · φ(u) with M = (D+1)(D+2)/2 monomials φ = (1, u_i, u_i u_j), and an expert is one of
+degree 1. So all that a pair (tile, kernel) adds to any gradient are its moments Σ_u g φ(u) and
+Σ_u w r (1, u). Everything here is arithmetic on kernels and pairs, in float64, for NumPy and CuPy
+arrays alike; nothing here meets a pixel.
 
 Indices: K kernels, D dimensions, C channels, J = 1 + C (D + 1) columns of an expert with a leading
 1 for the normaliser. A leading "..." is any shape of pairs.
@@ -185,7 +185,7 @@ def moments_at_kernels(moments, offset):
 
 
 def chain_rule(moments, params, longest, scale):
-    """Gradients of the mean squared error from each kernel's moments (DESIGN §1).
+    """Gradients of the mean squared error from each kernel's moments, as in ``dense``.
 
     Parameters
     ----------

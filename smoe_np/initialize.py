@@ -6,7 +6,7 @@ from .params import SmoeParams
 
 
 def kernel_grid(shape, kernels_per_dim):
-    """Number of kernels along each axis: ``kernels_per_dim`` on the longest, the others alike spaced.
+    """Kernels along each axis: ``kernels_per_dim`` on the longest, as widely spaced on the others.
 
     Returns
     -------
@@ -20,7 +20,7 @@ def initial_params(target, kernels_per_dim, dtype=np.float32):
     """The start of tf-smoe, for any number of dimensions and channels and any aspect.
 
     A grid of centres at (i + ½)/k, A = 2(k + 1) I, π = 1/K, γ = 0, ν = the mean of the picture in
-    the box of half-width ½/k round the centre (DESIGN §6).
+    the box of half-width ½/k round the centre (tf-smoe's start).
 
     Parameters
     ----------

@@ -1,4 +1,6 @@
-"""Pair lists that follow kernels which move and leave, and are built anew when they no longer hold."""
+"""Pair lists that follow kernels which move and leave, built anew when they no longer hold."""
+
+import time
 
 import numpy as np
 
@@ -6,8 +8,10 @@ from .gate import pixel_kernels
 from .params import SmoeParams
 from .tiling import build_lists, drift, lower_inverse, rebuild_lists
 
-HORIZON = 6.0  # steps like the recent ones that lists are built to outlive
-LEAST = np.array([0.02, 0.1, 0.1])  # what every kernel is allowed to move, in the terms of ``drift``
+BUILD = 0.7  # iterations that building lists takes as long as
+REACH = 5.0  # ‖z‖ at which a kernel usually stops to matter
+LONGEST = 20.0  # steps that lists are built to outlive at most
+LEAST = np.array([0.02, 0.1, 0.1])  # what every kernel may move besides, in the terms of ``drift``
 WEAK = 0.5  # of what its log weight is below the usual a kernel may gain or lose besides: such
 # kernels come and go quickly, and reach too little to cost much
 FADING = 0.7  # of a kernel's motion is remembered from lists to lists
@@ -32,7 +36,7 @@ class LiveLists:
         self.grid, self.tau, self.pool = grid, tau, pool
         self.lists = None
         self.rate = None  # (3, K+1) motion of each kernel a step, or None before the first
-        self.builds = 0
+        self.builds, self.build_seconds = 0, 0.0
 
     def update(self, params):
         """Take note of where the kernels are now; return whether the lists had to be built anew."""
@@ -50,10 +54,20 @@ class LiveLists:
         return True
 
     def _allowance(self, K):
-        """How far each kernel may move: the more, the longer lists live, and the longer they are."""
+        """How far each kernel may move.
+
+        If kernels usually move by m a step (in ‖z‖, where they stop to matter), lists that last h
+        steps are longer by a factor of about (1 + 2 h m/REACH)², and cost BUILD/h iterations a step
+        to build. The sum is least near h = √(BUILD · REACH/4m); below 2, lists for every step are
+        best.
+        """
         if self.rate is None:
             return np.zeros((3, K + 1))
-        allowance = HORIZON * self.rate + LEAST[:, None]
+        usual = np.median(self.rate[:, :-1], axis=1)
+        steps = np.sqrt(BUILD * REACH / 4 / max(usual[1] + REACH * usual[0], 1e-9))
+        if steps < 2:
+            return np.zeros((3, K + 1))
+        allowance = min(steps, LONGEST) * self.rate + LEAST[:, None]
         weak = np.median(self.now.log_weight) - self.now.log_weight
         allowance[2, :-1] += WEAK * np.maximum(weak, 0)[:-1]
         return allowance
@@ -64,6 +78,7 @@ class LiveLists:
         self.rate = rate if self.rate is None else np.maximum(rate, FADING * self.rate)
 
     def _build(self, params, allowance):
+        started = time.perf_counter()
         kernels = pixel_kernels(params, self.grid.longest)
         self.signed = bool((kernels.sign < 0).any())
         tau = np.inf if self.signed else self.tau
@@ -80,6 +95,7 @@ class LiveLists:
         self.anchor, self.inverse = kernels, lower_inverse(kernels.A)
         self.allowance, self.moved, self.age = allowance, np.zeros_like(allowance), 0
         self.builds += 1
+        self.build_seconds += time.perf_counter() - started
 
     def _numbers(self):
         """For each slot the number of its kernel now; the number of kernels where it has left."""

@@ -47,7 +47,8 @@ class SmoeParams:
         for name, array in arrays.items():
             if array.dtype.kind not in "fiu":
                 raise TypeError(f"{name} must hold real numbers, got dtype {array.dtype}")
-        dtype = np.result_type(np.float32, *(a.dtype for a in arrays.values() if a.dtype.kind == "f"))
+        floats = (array.dtype for array in arrays.values() if array.dtype.kind == "f")
+        dtype = np.result_type(np.float32, *floats)
         if dtype not in (np.float32, np.float64):
             dtype = np.dtype(np.float64)
         arrays = {name: array.astype(dtype, copy=False) for name, array in arrays.items()}
@@ -162,7 +163,7 @@ class SmoeParams:
         """
         if self.num_channels != 1:
             raise ValueError(f"tf-smoe knows one channel only, this model has {self.num_channels}")
-        arrays = {name: _to_numpy(array).astype(np.float32) for name, array in self.arrays().items()}
+        arrays = {n: _to_numpy(array).astype(np.float32) for n, array in self.arrays().items()}
         arrays["nu_e"], arrays["gamma_e"] = arrays["nu_e"][:, 0], arrays["gamma_e"][:, 0]
         if self.radial:
             arrays["A"] = arrays["A"][:, 0, 0]

@@ -1,10 +1,10 @@
-"""The terms of the loss besides the error: sparsity and bandwidth, and the clipping of gradients."""
+"""The terms of the loss besides the error, sparsity and bandwidth; the clipping of gradients."""
 
 from .backend import array_module
 
 
 def penalty(params, l1reg, bandwidth_reg, initial_kernels):
-    """λ_S/K₀ Σ π + λ_U Σ|A_dd| (DESIGN §1), a float."""
+    """λ_S/K₀ Σ π + λ_U Σ|A_dd|, a float."""
     value = 0.0
     if l1reg:
         value += l1reg / initial_kernels * float(params.pis.sum(dtype=float))

@@ -128,7 +128,7 @@ class Smoe:
         lr_mult : float
             Steering matrices learn at base_lr · lr_mult.
         l1reg, bandwidth_reg : float
-            Weights λ_S of sparsity and λ_U of the bandwidth (DESIGN §1).
+            Weights λ_S of sparsity and λ_U of the bandwidth, as in ``loss_and_gradients``.
         grad_clip : float, optional
             Largest magnitude of any element of a gradient.
         adam_eps : float
@@ -156,8 +156,8 @@ class Smoe:
         Warns
         -----
         RuntimeWarning
-            If the loss becomes NaN, explodes, or the last kernel leaves: training then ends, and the
-            model is put back to ``best_params``.
+            If the loss becomes NaN, explodes, or the last kernel leaves: training then ends, and
+            the model is put back to ``best_params``.
         """
         settings = {
             "iterations": _whole("iterations", iterations, 0),
@@ -176,7 +176,7 @@ class Smoe:
         return self._train(tuple(callbacks), checkpoint, progress)
 
     def resume(self, callbacks=(), checkpoint=None, progress=None):
-        """Finish the call of ``train`` that was interrupted, with its settings, as if it had not been.
+        """Finish the call of ``train`` that was interrupted, with its own settings.
 
         Raises
         ------
@@ -297,7 +297,7 @@ class Smoe:
     # ---- checkpoints
 
     def save_checkpoint(self, path):
-        """Write all that training needs to go on bit for bit: parameters, moments, history, settings.
+        """Write all that training needs to go on: parameters, moments, history, settings.
 
         Raises
         ------
@@ -369,7 +369,7 @@ class Smoe:
 
 
 def _ready_to_train(params, target, radial):
-    """A model to start from: kernels of positive weight, positive diagonals, and a fit to the image."""
+    """A model to start from: positive weights and diagonals, and a fit to the image."""
     if not isinstance(params, SmoeParams):
         raise TypeError(f"params must be a SmoeParams, got {type(params).__name__}; read a file "
                         f"with smoe_np.load_params")

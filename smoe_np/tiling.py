@@ -1,10 +1,11 @@
 """Tiles of a picture, and for each the kernels that matter there, with a bound.
 
 The gate is normalised, so what matters is how far a kernel stays behind the winner: a kernel is
-listed for a tile T unless its log-gate is everywhere in T at least ``tau`` below a lower bound of the
-winner's, max_k min_{x∈T} ℓ_k(x). Every kernel left out then has a gate below e^−tau at every pixel of
-T (DESIGN §2). The lists are found by descending a tree of boxes, which halve at every level: a
-kernel is dropped where the bound first allows it. That costs about K + pairs.
+listed for a tile T unless its log-gate is everywhere in T at least ``tau`` below a lower bound of
+the winner's, max_k min_{x∈T} ℓ_k(x). Every kernel left out then has a gate below e^−tau at every
+pixel of T. The lists are found by descending a tree of boxes, which halve at every level: a kernel
+is dropped where the bound first allows it. That costs about K + pairs. Lists that are a little
+stale find their successors faster.
 
 Lists outlive the parameters they were built from: they are built with an allowance for each kernel,
 and hold while no kernel has moved further than its own (``drift``).
@@ -15,8 +16,6 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy import sparse
-
-from .gate import pixel_kernels
 
 STEEP = 60.0  # a spread of log-gates in a tile above which exp needs the pixel's own maximum
 PIECE = 16384  # pairs that are bounded at a time: about 20 arrays of it fit a core's L2 cache
@@ -87,9 +86,9 @@ class Grid:
 def drift(kernels, inverse, now):
     """How far kernels have moved from where they were, (3, K+1).
 
-    With z(x) = Aᵀ(x − μ), B = A_nowᵀ A⁻ᵀ and d = A_nowᵀ (μ − μ_now), z_now = B z + d. So ‖z‖ changes
-    by a factor of at most 1 ± ‖B − I‖_F, and then by at most ± ‖d‖; these are the first two rows. The
-    third is the change of the log weight, log π + Σ log A_dd.
+    With z(x) = Aᵀ(x − μ), B = A_nowᵀ A⁻ᵀ and d = A_nowᵀ (μ − μ_now), z_now = B z + d. So ‖z‖
+    changes by a factor of at most 1 ± ‖B − I‖_F, and then by at most ± ‖d‖; these are the first two
+    rows. The third is the change of the log weight, log π + Σ log A_dd.
 
     Parameters
     ----------
@@ -286,7 +285,7 @@ class _Bounds:
         return boxes.kernels[keep], tile[keep], upper[keep], lower[keep]
 
     def tile_ranges(self, best):
-        """For each kernel a box of tiles outside of which it matters nowhere: first, last + 1 (D, K).
+        """For each kernel a box of tiles outside of which it never matters: first, last + 1 (D, K).
 
         A kernel that matters in a tile has ‖z‖² ≤ ρ² = 2 (log weight + tau − best) somewhere in it.
         Of the tiles that may be, the lowest best gives ρ, which gives a box around the ellipse
@@ -312,7 +311,7 @@ class _Bounds:
         return first, last
 
     def among(self, part, first, span, candidates, best):
-        """Of the candidates of some kernels those that matter: kernel, tile, upper and lower bound."""
+        """Candidates of some kernels that do matter: kernel, tile, upper and lower bound."""
         counts = candidates[part]
         k = np.repeat(part, counts)
         place = np.arange(len(k)) - np.repeat(_starts(counts), counts)
@@ -344,8 +343,8 @@ class _Bounds:
     def limits(self, k, middle, half):
         """Upper and lower bounds of the log-gates of kernels k (pairs,) over boxes.
 
-        ``middle`` and ``half`` hold for each axis the middle and half the extent of the pixel centres
-        of the box, (pairs,) or a number.
+        ``middle`` and ``half`` hold for each axis the middle and half the extent of the pixel
+        centres of the box, (pairs,) or a number.
         """
         D = len(middle)
         middle = [m - self.centre[i][k] for i, m in enumerate(middle)]  # from μ

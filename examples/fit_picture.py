@@ -1,0 +1,44 @@
+"""Fit a picture with a grid of kernels; see it, the fit, and which kernel owns which pixel.
+
+    python examples/fit_picture.py [PICTURE] [KERNELS_PER_DIM] [ITERATIONS]
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+
+import smoe_np
+
+
+def in_colours(gating):
+    """A map of kernel numbers as a picture in which neighbours differ: (H, W, 3) in [0, 1]."""
+    palette = np.random.default_rng(0).uniform(0.15, 1, (gating.max() + 1, 3))
+    return palette[gating]
+
+
+def strip(*pictures):
+    """Pictures side by side, grey ones as RGB, with white between."""
+    as_rgb = [np.broadcast_to(p if p.ndim == 3 else p[..., None], (*p.shape[:2], 3))
+              for p in pictures]
+    between = np.ones((as_rgb[0].shape[0], 8, 3))
+    return np.hstack([part for picture in as_rgb for part in (picture, between)][:-1])
+
+
+if __name__ == "__main__":
+    small = os.environ.get("SMOE_EXAMPLE_SIZE") == "small"
+    default = Path(__file__).parent / "pictures" / "camera.png"
+    picture = smoe_np.read_image(sys.argv[1] if len(sys.argv) > 1 else default)
+    if small:
+        picture = picture[192:256, 192:288]
+    kernels_per_dim = int(sys.argv[2]) if len(sys.argv) > 2 else 8 if small else 32
+    iterations = int(sys.argv[3]) if len(sys.argv) > 3 else 30 if small else 600
+
+    smoe = smoe_np.Smoe(picture, kernels_per_dim)
+    smoe.train(iterations, callbacks=[lambda smoe: print(smoe.history[-1])])
+
+    original = picture / np.iinfo(picture.dtype).max
+    sheet = strip(original, smoe.reconstruction, in_colours(smoe.gating))
+    smoe_np.write_image("fit_picture.png", sheet)
+    print(f"{smoe.params} {smoe.history[-1].psnr:.2f} dB: fit_picture.png")
