@@ -18,6 +18,7 @@ in batches.
 
 import itertools
 import os
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -66,6 +67,7 @@ class NumpyEngine:
         self.phi = gate.monomials(self.grid.offsets()).astype(self.dtype)  # (M, P)
         self.live = LiveLists(self.grid, TAU[self.dtype], self.pool.map)
         self.chunks = []  # in batches
+        self.build_seconds = 0.0  # spent on lists so far
         self.target = None
         if target is not None:
             self.target = self.grid.cut(np.asarray(target, self.dtype))  # (T, C, P)
@@ -188,8 +190,10 @@ class NumpyEngine:
 
     def _prepare(self, params):
         """The kernels in pixels, in slots of the lists, which are built anew if they are stale."""
+        started = time.perf_counter()
         if self.live.update(params):
             self.chunks = self._cut_lists(self.live.lists)
+            self.build_seconds += time.perf_counter() - started
         return self.live.in_slots()
 
     def _cut_lists(self, lists):

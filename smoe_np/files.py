@@ -371,7 +371,8 @@ class _Dispatch(dict):
     """Opcode to method; an opcode that is not admitted is refused."""
 
     def __missing__(self, code):
-        raise _Refused(f"holds pickle opcode {chr(code)!r}, which no file of arrays needs")
+        raise _Refused(f"holds pickle opcode {chr(code)!r}, which no file of arrays needs; "
+                       f"give an .npz file or a parameter file of tf-smoe")
 
 
 class _Global:

@@ -4,6 +4,9 @@ import numpy as np
 
 from .params import SmoeParams
 
+MOST_PER_PIXEL = 4  # kernels along an axis: more than that is a slip of the finger ...
+LEAST_LIMIT = 100  # ... unless it is few all the same
+
 
 def kernel_grid(shape, kernels_per_dim):
     """Kernels along each axis: ``kernels_per_dim`` on the longest, as widely spaced on the others.
@@ -27,9 +30,18 @@ def initial_params(target, kernels_per_dim, dtype=np.float32):
     target : (*shape, C) array of float
     kernels_per_dim : int
         k, the number of kernels along the longest axis.
+
+    Raises
+    ------
+    ValueError
+        If ``kernels_per_dim`` is far beyond the number of pixels.
     """
     shape = target.shape[:-1]
     D, longest = len(shape), max(shape)
+    most = max(MOST_PER_PIXEL * longest, LEAST_LIMIT)
+    if kernels_per_dim > most:
+        raise ValueError(f"kernels_per_dim must be at most {most} for a picture whose longest axis "
+                         f"has {longest} pixels, got {kernels_per_dim}")
     counts = kernel_grid(shape, kernels_per_dim)
     # along each axis: centres in units of the longest axis, and the pixels that each one averages
     centres, edges = [], []

@@ -1,7 +1,5 @@
 """Pair lists that follow kernels which move and leave, built anew when they no longer hold."""
 
-import time
-
 import numpy as np
 
 from .gate import pixel_kernels
@@ -36,7 +34,7 @@ class LiveLists:
         self.grid, self.tau, self.pool = grid, tau, pool
         self.lists = None
         self.rate = None  # (3, K+1) motion of each kernel a step, or None before the first
-        self.builds, self.build_seconds = 0, 0.0
+        self.builds = 0
 
     def update(self, params):
         """Take note of where the kernels are now; return whether the lists had to be built anew."""
@@ -78,7 +76,6 @@ class LiveLists:
         self.rate = rate if self.rate is None else np.maximum(rate, FADING * self.rate)
 
     def _build(self, params, allowance):
-        started = time.perf_counter()
         kernels = pixel_kernels(params, self.grid.longest)
         self.signed = bool((kernels.sign < 0).any())
         tau = np.inf if self.signed else self.tau
@@ -95,7 +92,6 @@ class LiveLists:
         self.anchor, self.inverse = kernels, lower_inverse(kernels.A)
         self.allowance, self.moved, self.age = allowance, np.zeros_like(allowance), 0
         self.builds += 1
-        self.build_seconds += time.perf_counter() - started
 
     def _numbers(self):
         """For each slot the number of its kernel now; the number of kernels where it has left."""

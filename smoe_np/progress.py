@@ -29,20 +29,12 @@ class Progress:
 
     Parameters
     ----------
-    first, last : int
-        Iterations at which the run starts and ends.
     quiet : bool
         Show nothing.
     """
 
-    def __init__(self, first, last, quiet=False):
-        self.quiet, self._bar = quiet, None
-        if not quiet and sys.stderr is not None and sys.stderr.isatty():
-            with contextlib.suppress(ImportError):
-                from tqdm import tqdm
-
-                self._bar = tqdm(initial=first, total=last, unit="it", file=sys.stderr,
-                                 dynamic_ncols=True)
+    def __init__(self, quiet=False):
+        self.quiet, self._started, self._bar = quiet, False, None
 
     def __enter__(self):
         return self
@@ -54,12 +46,14 @@ class Progress:
 
     def __call__(self, smoe):
         """Note that a step was taken."""
+        self._start(smoe.iteration - 1, smoe)
         if self._bar is not None:
             with contextlib.suppress(*_STDERR_TROUBLE):
                 self._bar.update()
 
     def validation(self, smoe):
         """Show what a validation found."""
+        self._start(smoe.iteration, smoe)
         record = smoe.history[-1]
         found = f"PSNR {record.psnr:.2f} dB, {record.kernels} kernels"
         if self._bar is not None:
@@ -68,3 +62,15 @@ class Progress:
         elif not self.quiet:
             say(f"iteration {record.iteration}: loss {record.loss:.3e}, {found}, "
                 f"{record.seconds:.1f} s")
+
+    def _start(self, iteration, smoe):
+        if self._started:
+            return
+        self._started = True
+        if self.quiet or sys.stderr is None or not sys.stderr.isatty():
+            return
+        with contextlib.suppress(ImportError, *_STDERR_TROUBLE):
+            from tqdm import tqdm
+
+            self._bar = tqdm(initial=iteration, total=smoe.until, unit="it", file=sys.stderr,
+                             dynamic_ncols=True)

@@ -68,7 +68,7 @@ class ResultsFolder:
         self.checkpoint = os.path.join(self.path, "checkpoints", "last.npz")
         self._goes_on = checkpoint is not None and (
             os.path.realpath(checkpoint) == os.path.realpath(self.checkpoint))
-        self._begun = False
+        self._begun = False  # nothing is removed before there is something to write
         self._written_best = None
         self._about = {}
         if os.path.lexists(self.path) and not os.path.isdir(self.path):
@@ -81,7 +81,7 @@ class ResultsFolder:
         self._checkpoint_before = self._checkpoint_stamp()
 
     def owns(self, path):
-        """Whether a file is one of those that are written here, and would be replaced or removed."""
+        """Whether a file is one of those that are written here, and may be replaced."""
         folder, name = os.path.split(os.path.realpath(path))
         return any(folder == os.path.realpath(os.path.join(self.path, sub)) and own.fullmatch(name)
                    for sub, own in OWN_FILES.items())
@@ -101,15 +101,16 @@ class ResultsFolder:
         """
         self._about = about
         for sub in OWN_FILES:
-            folder = os.path.join(self.path, sub)
-            os.makedirs(folder, exist_ok=True)
+            folder = os.path.join(self.path, sub) if sub else self.path
             try:
+                os.makedirs(folder, exist_ok=True)
                 with tempfile.TemporaryFile(dir=folder) as probe:
                     probe.write(bytes(PROBE_BYTES))
                     probe.flush()
                     os.fsync(probe.fileno())
             except OSError as error:
-                raise type(error)(error.errno, error.strerror, folder) from None
+                raise OSError(error.errno, f"cannot write results to {folder!r}: "
+                                           f"{os.strerror(error.errno).lower()}") from None
 
     @property
     def has_checkpoint(self):
@@ -119,16 +120,22 @@ class ResultsFolder:
 
     def validation(self, smoe):
         """Write what a validation leaves; a callback of ``Smoe.train``."""
-        if not self._begun:
-            self._write_settings(smoe)
         self._begin()
+        if self._written_best is None:
+            self._write_settings(smoe)
         number = f"{smoe.iteration:06d}"
         smoe.params.save(os.path.join(self.path, "params", f"params_{number}.npz"))
-        self._write_picture(smoe, smoe.reconstruction, "reconstructions", f"reconstruction_{number}")
+        self._write_picture(smoe, smoe.reconstruction, "reconstructions",
+                            f"reconstruction_{number}")
         if smoe.best_params is not self._written_best:
             smoe.best_params.save(os.path.join(self.path, "params_best.npz"))
             self._written_best = smoe.best_params
         self._write_history(smoe)
+
+    def complete(self, smoe):
+        """Write what a run that goes on was killed before writing, after its last checkpoint."""
+        if self._goes_on and smoe.history and smoe.history[-1].iteration == smoe.iteration:
+            self.validation(smoe)
 
     def finish(self, smoe):
         """Write what the end of training leaves, whether it was interrupted or not."""
@@ -145,7 +152,8 @@ class ResultsFolder:
 
     def _holds_files(self):
         """Whether there is anything but empty folders such as a run that failed at once leaves."""
-        with contextlib.suppress(FileNotFoundError), os.scandir(self.path) as entries:
+        missing = FileNotFoundError, NotADirectoryError
+        with contextlib.suppress(*missing), os.scandir(self.path) as entries:
             for entry in entries:
                 if not (entry.name in OWN_FILES and entry.is_dir() and not os.listdir(entry.path)):
                     return True
@@ -153,11 +161,9 @@ class ResultsFolder:
 
     def _begin(self):
         """Remove the files of an earlier run, lest they mix with those of this one."""
-        if self._begun:
+        if self._begun or self._goes_on:
             return
         self._begun = True
-        if self._goes_on:
-            return
         for sub, own in OWN_FILES.items():
             with os.scandir(os.path.join(self.path, sub)) as entries:
                 old = [entry.path for entry in entries

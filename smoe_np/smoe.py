@@ -67,6 +67,8 @@ class Smoe:
         One a validation; the first of iteration 0, before any step.
     iteration : int
         Steps taken.
+    until : int
+        The iteration at which the last call of ``train`` was to end.
     stopped : None, "interrupted" or "diverged"
         Why the last training ended before its time, if it did.
 
@@ -100,7 +102,7 @@ class Smoe:
         self.iteration = 0
         self.stopped = None
         self.settings = None  # of the last call of train
-        self._until = 0
+        self.until = 0
         self._best_loss = self._first_loss = math.inf
         self._seconds = 0.0
         self._digest = hashlib.sha256(np.ascontiguousarray(target)).hexdigest()
@@ -171,7 +173,7 @@ class Smoe:
             "adam_eps": _number("adam_eps", adam_eps, above=True),
         }
         self.settings = settings
-        self._until = self.iteration + settings["iterations"]
+        self.until = self.iteration + settings["iterations"]
         self._best_loss = self._first_loss = math.inf
         return self._train(tuple(callbacks), checkpoint, progress)
 
@@ -192,7 +194,7 @@ class Smoe:
         self.stopped = None
         with Interrupts() as interrupts:
             while self.stopped is None:
-                at_end = self.iteration >= self._until
+                at_end = self.iteration >= self.until
                 if at_end:
                     mse, gradients = self.engine.loss(self.params), None
                 else:
@@ -215,10 +217,10 @@ class Smoe:
                 if progress is not None:
                     progress(self)
             self._seconds += time.perf_counter() - started
-            if self.stopped == "interrupted":
-                if checkpoint is not None:
-                    self.save_checkpoint(checkpoint)
-                interrupts.act()
+            if self.stopped is not None and checkpoint is not None:
+                self.save_checkpoint(checkpoint)
+        if interrupts.received is not None:
+            interrupts.act()
         return self
 
     def _weights(self):
@@ -237,7 +239,8 @@ class Smoe:
             rates["pis"] = base_lr / settings["lr_div"]
         if options["train_gammas"]:
             rates["gamma_e"] = base_lr
-        params = self.adam.step(self.params, gradients, rates, settings["adam_eps"])
+        with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is looked at below
+            params = self.adam.step(self.params, gradients, rates, settings["adam_eps"])
         if not all(bool(np.isfinite(array).all()) for array in params.arrays().values()):
             self._give_up("a parameter is no longer finite")
             return
@@ -311,7 +314,7 @@ class Smoe:
         meta = {
             "format": "smoe_np checkpoint", "version": 1, "shape": list(self.shape),
             "channels": self.channels, "image_sha256": self._digest, "options": self.options,
-            "settings": self.settings, "until": self._until, "iteration": self.iteration,
+            "settings": self.settings, "until": self.until, "iteration": self.iteration,
             "adam_steps": self.adam.steps, "initial_kernels": self.initial_kernels,
             "best_loss": self._best_loss, "first_loss": self._first_loss,
             "seconds": self._seconds, "stopped": self.stopped,
@@ -352,7 +355,7 @@ class Smoe:
                            image_shape=meta["shape"]) for part in ("params", "best"))
             smoe = cls(image, params=params, backend=backend, channel_axis=channel_axis, **options)
             smoe.best_params = best
-            smoe.settings, smoe._until = meta["settings"], meta["until"]
+            smoe.settings, smoe.until = meta["settings"], meta["until"]
             smoe.iteration, smoe.stopped = meta["iteration"], meta["stopped"]
             smoe.initial_kernels = meta["initial_kernels"]
             smoe._best_loss, smoe._first_loss = meta["best_loss"], meta["first_loss"]

@@ -12,6 +12,7 @@ and hold while no kernel has moved further than its own (``drift``).
 """
 
 import itertools
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -184,16 +185,14 @@ def rebuild_lists(kernels, grid, tau, allowance, old, pool=map):
     best = np.empty(grid.num_tiles)
     half = [(t - 1) / 2 for t in grid.tile]
     best[old.tiles] = bounds.limits(old.winner, list(grid.centres(old.tiles).T), half)[1]
-    first, last = bounds.tile_ranges(best.reshape(grid.counts))
-    span = last - first  # (D, K)
-    candidates = span.prod(axis=0)
-    if candidates.sum() > 4 * len(old.kernels) + 16 * PIECE:
+    reach, first, last = bounds.tile_ranges(best.reshape(grid.counts))
+    boxes = (last - first).prod(axis=0)
+    if boxes.sum() > 8 * len(old.kernels) + 16 * PIECE:
         return None
-    ends = np.cumsum(candidates)
-    cuts = np.searchsorted(ends, np.arange(PIECE, ends[-1], PIECE))
-    parts = [part for part in np.split(np.arange(len(ends), dtype=np.int32), cuts) if len(part)]
-    found = pool(lambda part: bounds.among(part, first, span, candidates, best), parts)
-    return _by_tile(found, grid, tau, len(ends))
+    cuts = np.searchsorted(np.cumsum(boxes), np.arange(PIECE, boxes.sum(), PIECE))
+    parts = [part for part in np.split(np.arange(len(boxes), dtype=np.int32), cuts) if len(part)]
+    found = pool(lambda part: bounds.among(part, reach, first, last, best), parts)
+    return _by_tile(found, grid, tau, len(boxes))
 
 
 def _by_tile(found, grid, tau, K):
@@ -285,44 +284,73 @@ class _Bounds:
         return boxes.kernels[keep], tile[keep], upper[keep], lower[keep]
 
     def tile_ranges(self, best):
-        """For each kernel a box of tiles outside of which it never matters: first, last + 1 (D, K).
+        """How far each kernel may matter: ‖z‖ (K,), and boxes of tiles, first and last + 1 (D, K).
 
         A kernel that matters in a tile has ‖z‖² ≤ ρ² = 2 (log weight + tau − best) somewhere in it.
         Of the tiles that may be, the lowest best gives ρ, which gives a box around the ellipse
         ‖z‖ ≤ ρ, which leaves fewer tiles; and so on.
         """
-        D = best.ndim
-        log_weight = self.log_weight[:-1] + self.allowance[2, :-1]
-        slack, shift = 1 - self.allowance[0, :-1], self.allowance[1, :-1]
-        extent = [np.sqrt((self.inverse[:-1, :, i] ** 2).sum(1)) for i in range(D)]
+        D, K = best.ndim, len(self.log_weight) - 1
+        log_weight = self.log_weight[:K] + self.allowance[2, :K]
+        slack, shift = np.maximum(1 - self.allowance[0, :K], 1e-9), self.allowance[1, :K]
+        extent = [np.sqrt((self.inverse[:K, :, i] ** 2).sum(1)) for i in range(D)]
         lowest = _Lowest(best)
-        first = np.zeros((D, len(log_weight)), np.int64)
-        last = np.repeat(np.array(best.shape)[:, None], len(log_weight), axis=1)
+        first = np.zeros((D, K), np.int64)
+        last = np.repeat(np.array(best.shape)[:, None], K, axis=1)
         for _ in range(3):
-            square = 2 * (log_weight + self.tau - lowest(first, last)) * (1 + ROUNDING)
-            reach = (np.sqrt(np.maximum(square, 0)) + shift) / np.maximum(slack, 1e-9)
+            square = 2 * (log_weight + self.tau - lowest(first, last))
+            reach = (1 + ROUNDING) * (np.sqrt(np.maximum(square, 0)) + shift) / slack
             for i in range(D):
-                tile, middle = self.grid.tile[i], self.centre[i][:-1]
-                # pixel centres of tile t lie from t · tile + ½ to (t + 1) · tile − ½
-                low = np.ceil((middle - extent[i] * reach + 0.5) / tile - 1e-9) - 1
-                high = np.floor((middle + extent[i] * reach - 0.5) / tile + 1e-9) + 1
-                first[i] = np.maximum(first[i], np.minimum(low, best.shape[i]))
-                last[i] = np.maximum(np.minimum(last[i], np.maximum(high, 0)), first[i])
-        return first, last
+                middle, half = self.centre[i][:K], extent[i] * reach
+                first[i], last[i] = self.tiles_between(
+                    i, middle - half, middle + half, first[i], last[i])
+        return reach, first, last
 
-    def among(self, part, first, span, candidates, best):
-        """Candidates of some kernels that do matter: kernel, tile, upper and lower bound."""
-        counts = candidates[part]
-        k = np.repeat(part, counts)
-        place = np.arange(len(k)) - np.repeat(_starts(counts), counts)
-        tile, middle = 0, []
-        stride = np.cumprod([1, *self.grid.counts[:0:-1]])[::-1]
-        for i in reversed(range(len(span))):
-            place, along = np.divmod(place, span[i][k])
-            along += first[i][k]
-            tile = tile + along * stride[i]
-            middle.insert(0, (along + 0.5) * self.grid.tile[i])
-        upper, lower = self.limits(k, middle, [(t - 1) / 2 for t in self.grid.tile])
+    def tiles_between(self, axis, low, high, first, last):
+        """Of tiles first to last − 1 along an axis those with a pixel centre from low to high."""
+        tile = self.grid.tile[axis]  # the pixel centres of tile t: t · tile + ½ to (t + 1) · tile − ½
+        low = np.ceil((low + 0.5) / tile - 1e-9) - 1
+        high = np.floor((high - 0.5) / tile + 1e-9) + 1
+        first = np.maximum(first, np.minimum(low, last)).astype(np.int64)
+        return first, np.maximum(np.minimum(last, np.maximum(high, 0)), first).astype(np.int64)
+
+    def among(self, part, reach, first, last, best):
+        """The pairs of some kernels that matter: kernel, tile, upper and lower bound.
+
+        Candidates are found axis by axis, the last one first. As x − μ = A⁻ᵀ z with A⁻ᵀ upper
+        triangular, the z_j, j ≥ i, that go with a tile's interval along the axes so far bound what
+        is left of ‖z‖² ≤ reach², and with it the interval along the next axis.
+        """
+        D = len(first)
+        k, left = part, reach[part] ** 2
+        tile, middle, z = 0, {}, {}
+        stride = [math.prod(self.grid.counts[i + 1 :]) for i in range(D)]
+        for i in reversed(range(D)):
+            around = self.centre[i][k]
+            low, high = around, around
+            for j, (z_low, z_high) in z.items():
+                slope = self.inverse[:, j, i][k]
+                low = low + np.minimum(slope * z_low, slope * z_high)
+                high = high + np.maximum(slope * z_low, slope * z_high)
+            root, scale = np.sqrt(left), np.abs(self.inverse[:, i, i])[k]
+            start, stop = self.tiles_between(
+                i, low - scale * root, high + scale * root, first[i][k], last[i][k])
+            counts = stop - start
+            rows = np.repeat(np.arange(len(k), dtype=np.int32), counts)
+            along = np.arange(len(rows)) + (start - _starts(counts))[rows]
+            k, tile = k[rows], (tile if i == D - 1 else tile[rows]) + along * stride[i]
+            middle = {j: m[rows] for j, m in middle.items()}
+            middle[i] = (along + 0.5) * self.grid.tile[i]
+            if i > 0:
+                half, scale, root = (self.grid.tile[i] - 1) / 2, scale[rows], root[rows]
+                z = {j: (a[rows], b[rows]) for j, (a, b) in z.items()}
+                z_low = np.maximum((middle[i] - half - high[rows]) / scale, -root)
+                z_high = np.minimum((middle[i] + half - low[rows]) / scale, root)
+                z[i] = z_low, z_high
+                least = np.maximum(0, np.maximum(z_low, -z_high))
+                left = np.maximum(left[rows] - least * least, 0)
+        half = [(t - 1) / 2 for t in self.grid.tile]
+        upper, lower = self.limits(k, [middle[i] for i in range(D)], half)
         keep = upper >= best[tile] - self.tau
         return k[keep], tile[keep], upper[keep], lower[keep]
 

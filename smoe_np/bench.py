@@ -1,0 +1,312 @@
+"""The speed of training on this machine: what ``smoe bench`` measures.
+
+Each case is a training run from the start in a process of its own, so that its peak of memory is
+its own too. The yardstick is np.exp alone over as many float32 values as there are pixels times
+kernels: the least that a program would do which looks at every kernel for every pixel.
+"""
+
+import contextlib
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+
+import numpy as np
+
+from . import __version__, dense
+from .engine import loss_and_gradients, render
+from .files import open_to_read
+from .images import read_image
+from .params import SmoeParams
+from .smoe import Smoe
+
+STANDARD = ((128, 12, 200), (512, 32, 100), (512, 128, 40))  # pixels, kernels an axis, iterations
+SMALL_KERNELS, SMALL_ITERATIONS = 6, 10
+PICTURE_KERNELS, PICTURE_ITERATIONS = 32, 40
+IMAGE_TOLERANCE = 1e-5  # largest difference
+GRADIENT_TOLERANCE = {"float32": 2e-4, "float64": 1e-9}  # relative L2, of each parameter
+EXP_BLOCK = 1 << 14  # float32 values; they and their exp stay in the L2 cache
+EXP_MOST = 1 << 30  # values that exp is timed on; for more, its time is scaled up
+
+
+class Incorrect(Exception):
+    """An engine does not compute the model."""
+
+
+def cases(size=None, image_path=None, kernels_per_dim=None, iterations=None):
+    """What is to be measured.
+
+    Parameters
+    ----------
+    size : int, optional
+        Instead of the standard cases a small one of this many pixels along both axes.
+    image_path : path, optional
+        A picture to measure as well.
+    kernels_per_dim : int, optional
+        Its kernels along the longest axis.
+    iterations : int, optional
+        Iterations of every case, instead of numbers that suit each.
+
+    Returns
+    -------
+    list of dict
+
+    Raises
+    ------
+    ValueError, OSError
+        If a number is out of range, or there is no such picture.
+    """
+    for name, value in (("size", size), ("kernels_per_dim", kernels_per_dim),
+                        ("iterations", iterations)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    if image_path is None and kernels_per_dim is not None:
+        raise ValueError("kernels_per_dim is for a picture of your own; give its image_path too")
+    found = []
+    if image_path is not None:
+        open_to_read(image_path).close()
+        found.append({"image_path": os.fspath(image_path),
+                      "kernels_per_dim": kernels_per_dim or PICTURE_KERNELS,
+                      "iterations": iterations or PICTURE_ITERATIONS})
+    wanted = STANDARD if size is None else ((size, SMALL_KERNELS, SMALL_ITERATIONS),)
+    return found + [{"size": pixels, "kernels_per_dim": kernels, "iterations": iterations or usual}
+                    for pixels, kernels, usual in wanted]
+
+
+def run(cases, backend="auto", say=lambda line: None):
+    """Compare an engine with the definition of the model, then measure it.
+
+    Parameters
+    ----------
+    cases : list of dict
+        From ``cases``.
+    backend : str
+    say : callable
+        Is told, in a line, what happens next.
+
+    Returns
+    -------
+    dict
+        ``errors`` of the comparison, ``cases`` with what ``measure`` found, and the machine.
+
+    Raises
+    ------
+    Incorrect
+        If the engine is wrong; nothing is measured then.
+    ValueError, OSError, MemoryError
+        If a case cannot be run.
+    """
+    say("comparing the engine with the definition of the model ...")
+    report = {"smoe_np": __version__, "numpy": np.__version__, "python": platform.python_version(),
+              "machine": platform.machine(), "processors": os.cpu_count(),
+              "errors": check(backend), "cases": []}
+    for number, case in enumerate(cases, 1):
+        what = case.get("image_path") or f"{case['size']}×{case['size']}"
+        say(f"case {number} of {len(cases)}: {what}, {case['kernels_per_dim']} kernels along the "
+            f"longest axis, {case['iterations']} iterations ...")
+        report["cases"].append(_in_own_process({**case, "backend": backend}))
+    return report
+
+
+# ---- correctness
+
+
+def check(backend="auto"):
+    """Compare image and gradients of an engine with those of ``dense``, on random models.
+
+    Returns
+    -------
+    dict
+        The largest difference of an image and of a gradient (relative L2), by dtype.
+
+    Raises
+    ------
+    Incorrect
+        If one is larger than allowed.
+    """
+    shape, errors = (45, 58), {}  # no multiples of a tile
+    for dtype, allowed in GRADIENT_TOLERANCE.items():
+        worst = {"image": 0.0, "gradient": 0.0}
+        for channels in (1, 3):
+            params, target = _random_model(shape, channels), picture(shape, channels)
+            image = np.reshape(render(params, shape, backend, dtype), target.shape)
+            difference = np.abs(image - dense.render(params, shape).clip(0, 1)).max()
+            worst["image"] = max(worst["image"], float(difference))
+            _demand("the image", dtype, difference, IMAGE_TOLERANCE)
+            _, gradients = loss_and_gradients(params, target, backend=backend, dtype=dtype,
+                                              channel_axis=-1)
+            for name, exact in dense.gradients(params, target).items():
+                found = getattr(gradients, name)
+                difference = np.linalg.norm(found - exact) / np.linalg.norm(exact)
+                worst["gradient"] = max(worst["gradient"], float(difference))
+                _demand(f"the gradient of {name}", dtype, difference, allowed)
+        errors[dtype] = worst
+    return errors
+
+
+def _demand(what, dtype, difference, allowed):
+    if not difference <= allowed:
+        raise Incorrect(f"{what} in {dtype} is off the definition of the model by "
+                        f"{difference:.1e}, {allowed:.0e} is allowed; nothing was measured")
+
+
+def _random_model(shape, channels, kernels=40):
+    random = np.random.default_rng(0)
+    longest = max(shape)
+    A = np.tril(random.normal(0, 4, (kernels, 2, 2)))
+    A[:, [0, 1], [0, 1]] = random.uniform(4, 20, (kernels, 2))
+    return SmoeParams(
+        pis=random.uniform(0.5, 1.5, kernels) / kernels,
+        musX=random.uniform(0, 1, (kernels, 2)) * np.divide(shape, longest),
+        A=A,
+        gamma_e=random.normal(0, 0.3, (kernels, channels, 2)),
+        nu_e=random.uniform(0.1, 0.9, (kernels, channels)),
+    )
+
+
+def picture(shape, channels=1):
+    """A picture by formula, of edges, gradients and texture: (*shape, channels) float32."""
+    row, column = (np.indices(shape) + 0.5) / max(shape)
+    grey = 0.45 + 0.3 * (row - column)
+    grey += 0.3 * ((row - 0.4) ** 2 + (column - 0.6) ** 2 < 0.06)
+    grey -= 0.25 * (row > 0.35 + 0.5 * column)
+    grey += 0.12 * np.sin(90 * row + 40 * column**2) * (column > 0.55)
+    grey += 0.08 * np.sin(35 * row) * np.sin(50 * column) * (row < 0.3)
+    tints = np.array([1.0, 0.8, 0.6])[:channels]
+    return (grey[..., None] * tints).clip(0, 1).astype(np.float32)
+
+
+# ---- measuring
+
+
+def measure(case):
+    """Train as a case says, in this process.
+
+    Returns
+    -------
+    dict
+        The case and, of the whole run: ``ms_per_iteration``, ``pairs_per_pixel``, ``ns_per_pair``,
+        ``builds`` of pair lists, ``ms_per_build``, ``build_ms_per_iteration``, ``peak_mib``,
+        ``exp_ms`` and ``times_exp``.
+    """
+    image = read_image(case["image_path"]) if "image_path" in case else picture([case["size"]] * 2)
+    backend, iterations = case["backend"], case["iterations"]
+    smoe = Smoe(image, case["kernels_per_dim"], backend=backend)
+    _warm_up(smoe, backend)
+    kernels, pixels = smoe.params.num_kernels, int(np.prod(smoe.shape))
+    pairs, exp_seconds = [], []
+
+    def look(smoe):  # a callback: its time is not that of training
+        pairs.append(smoe.engine.pairs_per_pixel)
+        exp_seconds.append(seconds_of_exp(pixels * kernels))
+
+    smoe.train(iterations, val_iter=-(-iterations // 2), callbacks=[look])
+    if smoe.stopped is not None:
+        raise ValueError(f"training {smoe.stopped} at iteration {smoe.iteration}")
+    engine, record = smoe.engine, smoe.history[-1]
+    live = engine.live
+    ms = 1e3 * record.seconds / iterations
+    pairs, exp_ms = float(np.mean(pairs)), 1e3 * float(np.median(exp_seconds))
+    return {
+        **case, "backend": smoe.engine.name, "shape": list(smoe.shape), "channels": smoe.channels,
+        "kernels": kernels, "psnr": record.psnr, "ms_per_iteration": ms,
+        "pairs_per_pixel": pairs, "ns_per_pair": 1e6 * ms / (pixels * pairs),
+        "builds": live.builds, "ms_per_build": 1e3 * engine.build_seconds / max(live.builds, 1),
+        "build_ms_per_iteration": 1e3 * engine.build_seconds / iterations, "peak_mib": peak_mib(),
+        "exp_ms": exp_ms, "times_exp": ms / exp_ms,
+    }
+
+
+def _warm_up(smoe, backend):
+    """Have everything loaded and compiled that a first training of this kind needs."""
+    shape = (8,) * len(smoe.shape)
+    Smoe(np.full((*shape, smoe.channels), 0.5, np.float32), 2, backend=backend,
+         channel_axis=-1).train(1)
+
+
+def seconds_of_exp(values):
+    """Time that np.exp alone takes over float32 values, on one thread and within the cache."""
+    block = np.linspace(-20, 0, EXP_BLOCK, dtype=np.float32)
+    out = np.empty_like(block)
+    rounds = max(1, min(values, EXP_MOST) // EXP_BLOCK)
+    started = time.perf_counter()
+    for _ in range(rounds):
+        np.exp(block, out=out)
+    return (time.perf_counter() - started) * values / (rounds * EXP_BLOCK)
+
+
+def peak_mib():
+    """The most memory that this process has held so far, in MiB; None where nothing tells it."""
+    # On Linux ru_maxrss starts at the peak of the process that started this one; VmHWM does not.
+    with contextlib.suppress(OSError), open("/proc/self/status", encoding="ascii") as status:
+        for line in status:
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 1024
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1 << 20 if sys.platform == "darwin" else 1 << 10)
+
+
+# ---- a process for each case
+
+
+def _in_own_process(case):
+    parent = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    path = os.pathsep.join(filter(None, (parent, os.environ.get("PYTHONPATH"))))
+    done = subprocess.run(
+        [sys.executable, "-c", "from smoe_np.bench import _child; _child()"],
+        input=json.dumps(case), capture_output=True, text=True, encoding="utf-8", check=False,
+        env={**os.environ, "PYTHONPATH": path, "PYTHONIOENCODING": "utf-8"})
+    try:
+        answer = json.loads(done.stdout)
+    except ValueError:
+        last = (done.stderr.strip().splitlines() or ["it left no message"])[-1]
+        raise OSError(f"a measurement ended with status {done.returncode}: {last}") from None
+    if "error" in answer:
+        raise _ERRORS[answer["error"]](answer["message"])
+    return answer
+
+
+_ERRORS = {kind.__name__: kind for kind in (OSError, ValueError, ImportError, MemoryError)}
+
+
+def _child():
+    """Measure the case that stdin gives; answer on stdout, as JSON."""
+    case = json.load(sys.stdin)
+    try:
+        answer = measure(case)
+    except tuple(_ERRORS.values()) as error:
+        kind = next(name for name, kind in _ERRORS.items() if isinstance(error, kind))
+        answer = {"error": kind, "message": getattr(error, "strerror", None) or str(error)}
+    json.dump(answer, sys.stdout)
+
+
+# ---- the table
+
+HEAD = ("picture", "kernels", "backend", "ms/step", "pairs/px", "ns/pair", "builds", "ms/build",
+        "build ms/step", "memory", "× exp")
+
+
+def as_text(report):
+    """The report of ``run`` as a table."""
+    rows = [HEAD]
+    for case in report["cases"]:
+        shape = "×".join(map(str, case["shape"])) + (" RGB" if case["channels"] == 3 else "")
+        memory = "?" if case["peak_mib"] is None else f"{case['peak_mib']:.0f} MiB"
+        rows.append((shape, f"{case['kernels']}", case["backend"],
+                     f"{case['ms_per_iteration']:.2f}", f"{case['pairs_per_pixel']:.1f}",
+                     f"{case['ns_per_pair']:.2f}", f"{case['builds']}",
+                     f"{case['ms_per_build']:.1f}", f"{case['build_ms_per_iteration']:.2f}", memory,
+                     f"{case['times_exp']:.3f}"))
+    widths = [max(len(row[i]) for row in rows) for i in range(len(HEAD))]
+    lines = [f"smoe_np {report['smoe_np']}, NumPy {report['numpy']}, Python {report['python']}, "
+             f"{report['machine']}, {report['processors']} processors"]
+    for picture, *numbers in rows:
+        cells = [number.rjust(width) for number, width in zip(numbers, widths[1:])]
+        lines.append("  ".join([picture.ljust(widths[0]), *cells]))
+    return "\n".join(lines)

@@ -1,0 +1,295 @@
+"""The command ``smoe``: arguments in, calls out, nothing computed."""
+
+import contextlib
+import json
+import math
+import os
+import shlex
+import signal
+import sys
+import threading
+import warnings
+
+from . import bench, describe
+from .cli_options import FIXED_BY_CHECKPOINT, MODEL, TRAINING, UsageError, parse
+from .engine import render
+from .images import read_image, write_image
+from .params import load_params
+from .progress import Progress, say
+from .results import ResultsFolder
+from .smoe import Smoe
+
+DONE, FAILED, WRONG_USE, INTERRUPTED, BROKEN_PIPE, TERMINATED = 0, 1, 2, 130, 141, 143
+
+
+class Terminated(BaseException):
+    """SIGTERM came."""
+
+
+def main(argv=None):
+    """Run a command of ``smoe``.
+
+    Parameters
+    ----------
+    argv : list of str, optional
+        The arguments, by default those of the process.
+
+    Returns
+    -------
+    int
+        The exit status: 0 done; 1 training diverged or an engine is wrong; 2 an error, told in one
+        line on stderr; 130 after Ctrl-C, 143 after SIGTERM.
+    """
+    with _own_manners():
+        try:
+            return _run(sys.argv[1:] if argv is None else list(argv))
+        finally:
+            _leave_no_output()
+
+
+def _run(arguments):
+    try:
+        command, given = parse(arguments)
+        return {"train": train, "render": draw, "info": info, "bench": measure}[command](given)
+    except SystemExit as after_help:
+        return after_help.code or DONE
+    except KeyboardInterrupt:
+        return _end(INTERRUPTED, "interrupted")
+    except Terminated:
+        return _end(TERMINATED, "terminated")
+    except BrokenPipeError:
+        return BROKEN_PIPE
+    except bench.Incorrect as error:
+        return _end(FAILED, error)
+    except MemoryError as error:
+        return _end(WRONG_USE, f"out of memory ({error}); a smaller picture or fewer kernels need "
+                               f"less")
+    except OSError as error:
+        return _end(WRONG_USE, _in_words(error))
+    except (UsageError, ValueError, TypeError, OverflowError, ImportError) as error:
+        return _end(WRONG_USE, error)
+
+
+# ---- commands
+
+
+def train(given):
+    """``smoe train``."""
+    checkpoint, quiet = given.get("checkpoint_path"), given.get("quiet", False)
+    finishes = checkpoint is not None and "iterations" not in given
+    _refuse_contradictions(given, finishes)
+    results = ResultsFolder(given["results_path"], given.get("overwrite", False), checkpoint)
+    if results.owns(given["image_path"]):
+        raise UsageError(f"{given['image_path']!r} is among the results that would be replaced; "
+                         f"train on a copy of it elsewhere")
+    image = read_image(given["image_path"])
+    where = _those_of(given, ("backend", "channel_axis"))
+    if checkpoint is not None:
+        smoe = Smoe.from_checkpoint(checkpoint, image, **where)
+    else:
+        start = load_params(given["params_file"]) if "params_file" in given else None
+        smoe = Smoe(image, params=start, **_those_of(given, MODEL), **where)
+    results.create(image=given["image_path"], params_file=given.get("params_file"),
+                   checkpoint=checkpoint)
+    if not quiet:
+        _print_start(smoe)
+    begin = smoe.iteration
+    try:
+        results.complete(smoe)
+        with Progress(quiet) as progress:
+            callbacks = [results.validation, progress.validation]
+            if finishes:
+                smoe.resume(callbacks, results.checkpoint, progress)
+            else:
+                settings = {**(smoe.settings or {}), **_those_of(given, TRAINING)}
+                smoe.train(**settings, callbacks=callbacks, checkpoint=results.checkpoint,
+                           progress=progress)
+        results.finish(smoe)
+    except (KeyboardInterrupt, Terminated) as signalled:
+        return _interrupted(smoe, results, given, signalled)
+    except OSError as error:
+        return _end(WRONG_USE, _in_words(error) + _how_to_go_on(results, given))
+    if not quiet:
+        _print_end(smoe, results)
+    if smoe.stopped == "diverged":
+        return FAILED
+    if finishes and smoe.iteration == begin:
+        say(f"smoe: warning: the run of {checkpoint} had ended; -n N trains N iterations more")
+    return DONE
+
+
+def draw(given):
+    """``smoe render``."""
+    output = given["output"]
+    if os.path.lexists(output) and not given.get("overwrite"):
+        raise UsageError(f"{output!r} exists; give another name, or --overwrite to replace it")
+    params = load_params(given["params"])
+    shape, scale = given.get("shape", params.image_shape), given.get("scale", 1)
+    if shape is None:
+        raise UsageError(f"{given['params']!r} does not hold the size of its picture; give --shape")
+    if not (math.isfinite(scale) and scale > 0):
+        raise UsageError(f"--scale must be above 0, got {scale}")
+    if "shape" not in given:
+        shape = [max(1, round(n * scale)) for n in shape]
+    write_image(output, render(params, shape, **_those_of(given, ("backend",))))
+    _print(f"{output}: {_size(shape)} pixels, {params.num_kernels} kernels")
+    return DONE
+
+
+def info(given):
+    """``smoe info``."""
+    facts = describe.describe(load_params(given["params"]))
+    _print(json.dumps(facts, indent=2) if given.get("json") else describe.as_text(facts))
+    return DONE
+
+
+def measure(given):
+    """``smoe bench``."""
+    cases = bench.cases(**_those_of(given, ("size", "image_path", "kernels_per_dim", "iterations")))
+    report = bench.run(cases, given.get("backend", "auto"), say)
+    _print(json.dumps(report, indent=2) if given.get("json") else bench.as_text(report))
+    return DONE
+
+
+# ---- what training says
+
+
+def _refuse_contradictions(given, finishes):
+    if "params_file" in given and "kernels_per_dim" in given:
+        raise UsageError("-k cannot be given with -p: the file says how many kernels there are")
+    if "checkpoint_path" not in given:
+        return
+    for name, option in FIXED_BY_CHECKPOINT.items():
+        if name in given:
+            raise UsageError(f"{option} cannot be given with -c: the checkpoint fixes it")
+    settings = [option for name, option in TRAINING.items() if name in given]
+    if finishes and settings:
+        raise UsageError(f"{settings[0]} with -c needs -n: without it, the run of the checkpoint "
+                         f"is finished with its own settings")
+
+
+def _print_start(smoe):
+    channels = "1 channel" if smoe.channels == 1 else f"{smoe.channels} channels"
+    _print(f"{_size(smoe.shape)} pixels, {channels}; {smoe.params.num_kernels} kernels; backend "
+           f"{smoe.engine.name}; needs about {smoe.memory_needed() / 2**20:.0f} MiB")
+
+
+def _print_end(smoe, results):
+    diverged = smoe.stopped == "diverged"
+    quality = ""
+    if smoe.history:
+        record = min(smoe.history, key=lambda r: r.loss) if diverged else smoe.history[-1]
+        quality = f"PSNR {record.psnr:.2f} dB, {record.kernels} kernels, {record.seconds:.1f} s; "
+    _print(f"{quality}results in {results.path}")
+
+
+def _interrupted(smoe, results, given, signalled):
+    """Keep what there is; a second signal ends even that."""
+    with contextlib.suppress(KeyboardInterrupt, Terminated):
+        try:
+            results.finish(smoe)
+        except OSError as error:
+            say(f"smoe: {_in_words(error)}")
+    status, what = ((TERMINATED, "terminated") if isinstance(signalled, Terminated) else
+                    (INTERRUPTED, "interrupted"))
+    return _end(status, f"{what} at iteration {smoe.iteration}{_how_to_go_on(results, given)}")
+
+
+def _how_to_go_on(results, given):
+    if not results.has_checkpoint:
+        return ""
+    words = ["smoe", "train"]
+    for option, value in (("-i", given["image_path"]), ("-r", results.path),
+                          ("-c", results.checkpoint)):
+        words += [option, os.path.join(".", value) if value.startswith("-") else value]
+    for option, name in (("--backend", "backend"), ("--channel-axis", "channel_axis")):
+        if name in given:
+            words += [option, str(given[name]).lower()]
+    if given.get("quiet"):
+        words.append("-q")
+    return f"; the checkpoint is {results.checkpoint}; go on with: {shlex.join(words)}"
+
+
+def _size(shape):
+    return "×".join(map(str, shape))
+
+
+def _those_of(given, names):
+    return {name: given[name] for name in names if name in given}
+
+
+# ---- manners of a command
+
+
+@contextlib.contextmanager
+def _own_manners():
+    """Within, SIGTERM raises Terminated, and warnings are single lines; afterwards as before."""
+    handler = signal.getsignal(signal.SIGTERM)
+    in_charge = (threading.current_thread() is threading.main_thread()
+                 and handler not in (signal.SIG_IGN, None))
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    shown = set()
+
+    def show(message, *where):
+        text = _one_line(message)
+        if text not in shown:
+            shown.add(text)
+            say(f"smoe: warning: {text}")
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.filterwarnings("always", category=UserWarning)
+        warnings.filterwarnings("always", category=RuntimeWarning)
+        # NumPy's remarks on single operations; what comes of them is checked
+        warnings.filterwarnings("ignore", ".* encountered in ", RuntimeWarning)
+        warnings.showwarning = show
+        if in_charge:
+            signal.signal(signal.SIGTERM, _terminate)
+        try:
+            yield
+        finally:
+            if in_charge:
+                signal.signal(signal.SIGTERM, handler)
+
+
+def _terminate(number, frame):
+    raise Terminated
+
+
+def _end(status, why):
+    say(f"smoe: {_one_line(why)}")
+    return status
+
+
+def _one_line(text):
+    return " ".join(str(text).splitlines())
+
+
+def _in_words(error):
+    """An OSError as a line; those of this library are sentences already."""
+    if error.filename is None:
+        return error.strerror or str(error)
+    return f"{error.filename!r}: {(error.strerror or str(error)).lower()}"
+
+
+def _print(text):
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OSError(error.errno, f"cannot write to standard output: {_in_words(error)}") from None
+
+
+def _leave_no_output():
+    """Drop what is left to be printed, lest the interpreter fails on it once more at its end."""
+    if sys.stdout is None:
+        return
+    try:
+        sys.stdout.flush()
+    except OSError:
+        with contextlib.suppress(OSError, ValueError):
+            nothing = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nothing, sys.stdout.fileno())
+            os.close(nothing)
