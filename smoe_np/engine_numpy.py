@@ -32,7 +32,7 @@ from .tiling import Grid
 TAU = {np.dtype(np.float32): 10.0, np.dtype(np.float64): 30.0}
 SIDE = {1: 64, 2: 16, 3: 4}  # pixels along an axis of a tile, by dimensions
 BLOCK = 1 << 19  # pairs × pixels of a block at most: smaller ones have threads wait for each other
-PADDING = 1 << 16  # pairs × pixels that may be padding in a block, rather than one block more
+PADDING = 1 << 15  # pairs × pixels that may be padding in a block, rather than one block more
 CHUNK = 1 << 13  # pairs of a chunk at most: its rows stay in a core's L2 cache
 BATCH = 1 << 18  # pairs of a batch at most
 LIST_BYTES, CHUNK_BYTES, BUILDING_BYTES = 4, 24, 100  # of a pair: listed, in a chunk, while found
@@ -104,14 +104,14 @@ class NumpyEngine:
                 total[:, chunk.kernels] += (chunk.sum_by_kernel @ sums.T).T
         scale = 1 / (np.prod(self.shape) * params.num_channels)
         gradients = gate.chain_rule(
-            total.T[self.live.slots], params, self.grid.longest, 2 * scale)
+            total[:, self.live.slots], params, self.grid.longest, 2 * scale)
         return float(sum(errors) * scale), gradients
 
     def loss(self, params):
         """The mean squared error, as ``loss_and_gradients`` gives it."""
         def error(block, pairs, scratch):
             residual = self._residual(block, self._forward(block, pairs, scratch)[-1])[0]
-            return float(np.vdot(residual, residual))
+            return float((residual * residual).sum())
 
         errors = self._run_all(self._prepare(params), error)
         return float(sum(errors) / (np.prod(self.shape) * params.num_channels))
@@ -300,7 +300,7 @@ class NumpyEngine:
         """Write a block's part of its chunk's moments; return the sum of its squared errors."""
         columns, p, S, y = self._forward(block, pairs, scratch)
         q, inside = self._residual(block, y)
-        error = float(np.vdot(q, q))
+        error = float((q * q).sum())  # not np.vdot, for which BLAS may start threads of its own
         q *= inside
         q /= S
         Q = np.empty((len(p), columns.shape[1], self.grid.pixels), self.dtype)

@@ -58,15 +58,25 @@ def pixel_kernels(params, longest):
     A = padded(params.A)
     A[K] = xp.eye(D)
     A /= longest
-    diagonal = xp.diagonal(A, axis1=1, axis2=2)
-    log_weight = xp.log(xp.abs(diagonal)).sum(1)
+    determinant = A[:, 0, 0].copy()
+    for d in range(1, D):
+        determinant *= A[:, d, d]
+    log_weight = xp.log(xp.abs(determinant))
     log_weight[:K] += xp.log(params.pis.astype(float))
     log_weight[K] = DEAD
-    value = params.nu_e + (gamma_e * musX[:, None, :]).sum(2)
+    value = params.nu_e.astype(float)
+    for d in range(D):
+        value += gamma_e[:, :, d] * musX[:, None, d]
     return PixelKernels(
-        log_weight, xp.sign(diagonal).prod(1), padded(musX * longest), A,
+        log_weight, xp.sign(determinant), padded(musX * longest), A,
         padded(value), padded(gamma_e / longest),
     )
+
+
+def precisions(A):
+    """The elements i ≤ j of A Aᵀ for lower triangular A (K, D, D), by (i, j): (K,) each."""
+    return {(i, j): sum(A[:, i, m] * A[:, j, m] for m in range(i + 1))
+            for i, j in quadratic_terms(A.shape[1])}
 
 
 class PairColumns:
@@ -81,10 +91,9 @@ class PairColumns:
         xp = array_module(kernels.A)
         D, C = kernels.centre.shape[1], kernels.value.shape[1]
         self.D, self.C = D, C
-        precision = xp.matmul(kernels.A, kernels.A.transpose(0, 2, 1))
         rows = [kernels.log_weight, *kernels.centre.T]
         rows += [kernels.A[:, i, j] for i in range(D) for j in range(i + 1)]
-        rows += [(-0.5 if i == j else -1.0) * precision[:, i, j] for i, j in quadratic_terms(D)]
+        rows += [(-0.5 if i == j else -1.0) * p for (i, j), p in precisions(kernels.A).items()]
         for c in range(C):
             rows += [kernels.value[:, c], *kernels.slope[:, c].T]
         self.rows = xp.stack(rows)
@@ -189,7 +198,7 @@ def chain_rule(moments, params, longest, scale):
 
     Parameters
     ----------
-    moments : (K, M + C (D + 1)) float64 array
+    moments : (M + C (D + 1), K) float64 array
         Sums over the tiles of what ``moments_at_kernels`` gives.
     params : SmoeParams
     longest : int
@@ -207,21 +216,23 @@ def chain_rule(moments, params, longest, scale):
     C = params.num_channels
     M = (D + 1) * (D + 2) // 2
     moments = moments * scale
-    total, first = moments[:, 0], moments[:, 1 : 1 + D] / longest  # Σ g, Σ g (x − μ)
-    second = xp.empty((K, D, D))  # Σ g (x − μ)(x − μ)ᵀ
+    total, first = moments[0], moments[1 : 1 + D] / longest  # Σ g, Σ g (x − μ)
+    second = {}  # Σ g (x − μ)(x − μ)ᵀ
     for m, (i, j) in enumerate(quadratic_terms(D), start=1 + D):
-        second[:, i, j] = second[:, j, i] = moments[:, m] / longest**2
-    A = params.A.astype(float)
-    grad_A = -xp.matmul(second, A)
-    for d in range(D):
-        grad_A[:, d, d] += total / A[:, d, d]
-        grad_A[:, d, d + 1 :] = 0
-    experts = moments[:, M:].reshape(K, C, D + 1)
-    musX = params.musX.astype(float)
-    return unchecked({
-        "pis": total / params.pis,
-        "musX": xp.matmul(A, xp.matmul(A.transpose(0, 2, 1), first[..., None]))[..., 0],
-        "A": grad_A,
-        "gamma_e": experts[..., 1:] / longest + experts[..., :1] * musX[:, None, :],
-        "nu_e": experts[..., 0].copy(),
-    })
+        second[i, j] = second[j, i] = moments[m] / longest**2
+    A, musX = params.A.astype(float), params.musX.astype(float)
+    z = [sum(A[:, i, j] * first[i] for i in range(j, D)) for j in range(D)]  # Σ g Aᵀ(x − μ)
+    grad_musX = xp.stack([sum(A[:, i, j] * z[j] for j in range(i + 1)) for i in range(D)], axis=1)
+    grad_A = xp.zeros((K, D, D))
+    for i in range(D):
+        for j in range(i + 1):  # (x − μ) zᵀ = (x − μ)(x − μ)ᵀ A
+            grad_A[:, i, j] = -sum(second[i, m] * A[:, m, j] for m in range(j, D))
+        grad_A[:, i, i] += total / A[:, i, i]
+    grad_gamma, grad_nu = xp.empty((K, C, D)), xp.empty((K, C))
+    for c in range(C):
+        error, *around = moments[M + c * (D + 1) : M + (c + 1) * (D + 1)]  # Σ w r, Σ w r (x − μ)
+        grad_nu[:, c] = error
+        for d in range(D):
+            grad_gamma[:, c, d] = around[d] / longest + error * musX[:, d]
+    return unchecked({"pis": total / params.pis, "musX": grad_musX, "A": grad_A,
+                      "gamma_e": grad_gamma, "nu_e": grad_nu})

@@ -6,10 +6,11 @@ from .gate import pixel_kernels
 from .params import SmoeParams
 from .tiling import build_lists, drift, lower_inverse, rebuild_lists
 
-BUILD = 0.7  # iterations that building lists takes as long as
+BUILD, BUILD_AT_ALL = 0.5, 3000  # iterations that building lists takes as long as, and for few
+# pairs longer: as for so many pairs more
 REACH = 5.0  # ‖z‖ at which a kernel usually stops to matter
 LONGEST = 20.0  # steps that lists are built to outlive at most
-LEAST = np.array([0.02, 0.1, 0.1])  # what every kernel may move besides, in the terms of ``drift``
+LEAST = np.array([0.03, 0.15, 0.15])  # that every kernel may move besides, as by ``drift``
 WEAK = 0.5  # of what its log weight is below the usual a kernel may gain or lose besides: such
 # kernels come and go quickly, and reach too little to cost much
 FADING = 0.7  # of a kernel's motion is remembered from lists to lists
@@ -45,7 +46,7 @@ class LiveLists:
             moved = drift(self.anchor, self.inverse, self.now)
             if (moved != self.moved).any():
                 self.age, self.moved = self.age + 1, moved
-            if (moved <= self.allowance).all():
+            if not self.stale and (moved <= self.allowance).all():
                 return False
             self._note_rate()
         self._build(params.map(np.copy), self._allowance(params.num_kernels))
@@ -55,14 +56,15 @@ class LiveLists:
         """How far each kernel may move.
 
         If kernels usually move by m a step (in ‖z‖, where they stop to matter), lists that last h
-        steps are longer by a factor of about (1 + 2 h m/REACH)², and cost BUILD/h iterations a step
-        to build. The sum is least near h = √(BUILD · REACH/4m); below 2, lists for every step are
-        best.
+        steps are longer by a factor of about (1 + 2 h m/REACH)², and cost b/h iterations a step to
+        build, b = BUILD + BUILD_AT_ALL/pairs. The sum is least near h = √(b · REACH/4m); below 2,
+        lists for every step are best.
         """
         if self.rate is None:
             return np.zeros((3, K + 1))
         usual = np.median(self.rate[:, :-1], axis=1)
-        steps = np.sqrt(BUILD * REACH / 4 / max(usual[1] + REACH * usual[0], 1e-9))
+        build = BUILD + BUILD_AT_ALL / len(self.lists.kernels)
+        steps = np.sqrt(build * REACH / 4 / max(usual[1] + REACH * usual[0], 1e-9))
         if steps < 2:
             return np.zeros((3, K + 1))
         allowance = min(steps, LONGEST) * self.rate + LEAST[:, None]
@@ -81,7 +83,7 @@ class LiveLists:
         tau = np.inf if self.signed else self.tau
         lists = None
         if self.lists is not None and not self.signed:
-            old = self.lists._replace(winner=self._numbers()[self.lists.winner])
+            old = self.lists._replace(winners=self._numbers()[self.lists.winners])
             lists = rebuild_lists(kernels, self.grid, tau, allowance, old, self.pool)
         if lists is None:
             lists = build_lists(kernels, self.grid, tau, allowance, self.pool)
@@ -90,7 +92,8 @@ class LiveLists:
         self.num_slots = params.num_kernels
         self.slots = np.arange(self.num_slots)
         self.anchor, self.inverse = kernels, lower_inverse(kernels.A)
-        self.allowance, self.moved, self.age = allowance, np.zeros_like(allowance), 0
+        self.allowance, self.moved = allowance, np.zeros_like(allowance)
+        self.age, self.stale = 0, False
         self.builds += 1
 
     def _numbers(self):
@@ -115,9 +118,8 @@ class LiveLists:
         self.anchor, self.inverse = self.anchor.take(mask), self.inverse[mask]
         self.allowance, self.moved = self.allowance[:, mask], self.moved[:, mask]
         lost, self.slots = self.slots[~kernels], self.slots[kernels]
-        if np.isin(lost, self.lists.winner).any():
-            self._note_rate()
-            self.lists = None
+        if np.isin(lost, self.lists.winners).any() or np.isin(lost, self.lists.winner).any():
+            self.stale = True
 
     def state(self):
         """Arrays by name from which ``restore`` makes the same lists."""
@@ -125,7 +127,8 @@ class LiveLists:
         if self.lists is not None:
             params, allowance = self.built_from
             state.update(pis=params.pis, musX=params.musX, A=params.A, allowance=allowance,
-                         slots=self.slots, moved=self.moved, age=np.array(self.age))
+                         slots=self.slots, moved=self.moved, age=np.array(self.age),
+                         stale=np.array(self.stale))
         return state
 
     def restore(self, state):
@@ -136,7 +139,8 @@ class LiveLists:
         K, D = state["musX"].shape
         self._build(SmoeParams(state["pis"], state["musX"], state["A"], np.zeros((K, 1, D)),
                                np.zeros((K, 1))), state["allowance"])
-        self.slots, self.moved, self.age = state["slots"], state["moved"], int(state["age"])
+        self.slots, self.moved = state["slots"], state["moved"]
+        self.age, self.stale = int(state["age"]), bool(state["stale"])
         mask = np.append(self.slots, self.num_slots)
         self.anchor, self.inverse = self.anchor.take(mask), self.inverse[mask]
         self.allowance = self.allowance[:, mask]

@@ -16,10 +16,12 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from scipy import sparse
+
+from .gate import precisions
 
 STEEP = 60.0  # a spread of log-gates in a tile above which exp needs the pixel's own maximum
 PIECE = 16384  # pairs that are bounded at a time: about 20 arrays of it fit a core's L2 cache
+PARTS = 2  # parts of a tile along an axis, each of which may have a winner of its own
 NEIGHBOURS = 8  # tiles along an axis that stand together in the order of lists
 ROUNDING = 1e-9  # relative error of a bound, far above that of float64
 
@@ -57,6 +59,17 @@ class Grid:
         """(T, D) centres of tiles, in pixels of the picture."""
         corner = np.stack(np.unravel_index(tiles, self.counts), axis=-1)
         return (corner + 0.5) * self.tile
+
+    def parts(self):
+        """Parts of a tile: of each its middle (D,), from the tile's centre, and half its extent.
+
+        The extent is that of the pixel centres.
+        """
+        axes = []
+        for s in self.tile:
+            cuts = np.linspace(0, s, min(PARTS, s) + 1).astype(int)
+            axes.append([((a + b - s) / 2, (b - a - 1) / 2) for a, b in itertools.pairwise(cuts)])
+        return [tuple(np.array(part).T) for part in itertools.product(*axes)]
 
     def inside(self, tiles):
         """(T, P) bool: whether a pixel of a tile belongs to the picture."""
@@ -125,13 +138,14 @@ def lower_inverse(A):
 class PairLists(NamedTuple):
     """The kernels that matter in each tile. Pairs of a tile stand together, kernels ascending.
 
-    The bound by which kernels were left out of a tile is that of its winner.
+    The bound by which kernels were left out of a tile is that of the winners of its parts.
     """
 
     tiles: np.ndarray  # (T,) number of the tile
     counts: np.ndarray  # (T,) kernels of the tile
     kernels: np.ndarray  # (pairs,) int32
-    winner: np.ndarray  # (T,) the kernel with the largest lower bound
+    winner: np.ndarray  # (T,) the kernel with the largest lower bound over the tile
+    winners: np.ndarray  # (T, parts) the same over each part of the tile
     steep: np.ndarray  # (T,) bool: log-gates spread over more than STEEP
 
 
@@ -163,7 +177,7 @@ def build_lists(kernels, grid, tau, allowance=None, pool=map):
     while work[0].level > 0 and sum(len(boxes.kernels) for boxes in work) < 4 * PIECE:
         work = [piece for boxes in work for piece in bounds.descend(boxes)]
     done = list(pool(bounds.finish, work))
-    return _by_tile(itertools.chain(*done), grid, tau, K)
+    return bounds.by_tile(itertools.chain(*done))
 
 
 def rebuild_lists(kernels, grid, tau, allowance, old, pool=map):
@@ -175,46 +189,32 @@ def rebuild_lists(kernels, grid, tau, allowance, old, pool=map):
     Parameters
     ----------
     old : PairLists
-        Of the same grid, with winners that are kernels still.
+        Of the same grid; winners that have left the model have the number K.
 
     Returns
     -------
     PairLists, or None if there are far more candidates than before: ``build_lists`` is better then.
     """
+    K = len(kernels.log_weight) - 1
+    winners = old.winners
+    for part in winners.T:  # a kernel that has left leaves its part to the winner of another
+        winners = np.where(winners == K, part[:, None], winners)
+    if (winners == K).any():
+        return None
     bounds = _Bounds(kernels, grid, tau, allowance)
+    centres = grid.centres(old.tiles)
     best = np.empty(grid.num_tiles)
-    half = [(t - 1) / 2 for t in grid.tile]
-    best[old.tiles] = bounds.limits(old.winner, list(grid.centres(old.tiles).T), half)[1]
+    best[old.tiles] = np.min([
+        bounds.lower(winners[:, i], list((centres + middle).T), half)
+        for i, (middle, half) in enumerate(grid.parts())], axis=0)
     reach, first, last = bounds.tile_ranges(best.reshape(grid.counts))
     boxes = (last - first).prod(axis=0)
     if boxes.sum() > 8 * len(old.kernels) + 16 * PIECE:
         return None
     cuts = np.searchsorted(np.cumsum(boxes), np.arange(PIECE, boxes.sum(), PIECE))
-    parts = [part for part in np.split(np.arange(len(boxes), dtype=np.int32), cuts) if len(part)]
+    parts = [part for part in np.split(np.arange(K, dtype=np.int32), cuts) if len(part)]
     found = pool(lambda part: bounds.among(part, reach, first, last, best), parts)
-    return _by_tile(found, grid, tau, len(boxes))
-
-
-def _by_tile(found, grid, tau, K):
-    """PairLists of pairs that come in parts of (kernel, tile, upper and lower bound).
-
-    The bounds that the pairs were kept by may have been looser: each tile is judged by its own best
-    once more, so that lists are a function of kernels and allowance alone, however they were found.
-    """
-    kernels, tiles, upper, lower = (np.concatenate(part) for part in zip(*found, strict=True))
-    best = np.full(grid.num_tiles, -np.inf)
-    np.maximum.at(best, tiles, lower)
-    keep = np.flatnonzero(upper >= best[tiles] - tau)
-    kernels, tiles = kernels[keep], tiles[keep]
-    # a counting sort by tile, and then one by kernel and one by tile, which is stable
-    entry = sparse.coo_matrix((keep, (grid.rank[tiles], kernels)), (grid.num_tiles, K)).tocsr()
-    counts = np.diff(entry.indptr).astype(np.int64)
-    order, starts = entry.data, entry.indptr[:-1]
-    best = best[grid.order]
-    is_best = _first_of_run(lower[order] == np.repeat(best, counts), starts)
-    steep = np.maximum.reduceat(upper[order], starts) - best > STEEP
-    kernels = entry.indices.astype(np.int32, copy=False)
-    return PairLists(grid.order, counts, kernels, kernels[is_best], steep)
+    return bounds.by_tile(found)
 
 
 class _Boxes(NamedTuple):
@@ -246,13 +246,12 @@ class _Bounds:
         self.log_weight = kernels.log_weight
         self.centre = [kernels.centre[:, i].copy() for i in range(D)]
         self.A = {(i, j): kernels.A[:, i, j].copy() for i in range(D) for j in range(i + 1)}
-        precision = kernels.A @ kernels.A.transpose(0, 2, 1)
-        self.precision = {(i, j): precision[:, i, j].copy() for i in range(D) for j in range(i, D)}
+        self.precision = precisions(kernels.A)
         self.inverse = lower_inverse(kernels.A)
         self.children = np.array(list(itertools.product((0, 1), repeat=D)))
 
     def finish(self, boxes):
-        """The pairs of all tiles below some boxes: a list of (kernel, tile, upper, lower bound)."""
+        """The pairs of all tiles below some boxes: a list of what ``by_tile`` takes."""
         if boxes.level == 0:
             return [self.tiles(piece) for piece in boxes.pieces()]
         found = []
@@ -278,10 +277,10 @@ class _Bounds:
         return found
 
     def tiles(self, boxes):
-        """The pairs of boxes that are single tiles: kernel, tile, upper and lower bound."""
-        keep, upper, lower = self.bound(boxes)
+        """The pairs of boxes that are single tiles: what ``by_tile`` takes."""
+        keep, upper, best = self.bound(boxes)
         tile = np.repeat(np.ravel_multi_index(boxes.corner.T, self.grid.counts), boxes.counts)
-        return boxes.kernels[keep], tile[keep], upper[keep], lower[keep]
+        return boxes.kernels[keep], tile[keep], upper[keep], (upper >= best)[keep]
 
     def tile_ranges(self, best):
         """How far each kernel may matter: ‖z‖ (K,), and boxes of tiles, first and last + 1 (D, K).
@@ -297,7 +296,7 @@ class _Bounds:
         lowest = _Lowest(best)
         first = np.zeros((D, K), np.int64)
         last = np.repeat(np.array(best.shape)[:, None], K, axis=1)
-        for _ in range(3):
+        for _ in range(2):
             square = 2 * (log_weight + self.tau - lowest(first, last))
             reach = (1 + ROUNDING) * (np.sqrt(np.maximum(square, 0)) + shift) / slack
             for i in range(D):
@@ -308,14 +307,14 @@ class _Bounds:
 
     def tiles_between(self, axis, low, high, first, last):
         """Of tiles first to last − 1 along an axis those with a pixel centre from low to high."""
-        tile = self.grid.tile[axis]  # the pixel centres of tile t: t · tile + ½ to (t + 1) · tile − ½
+        tile = self.grid.tile[axis]  # pixel centres of tile t: t · tile + ½ to (t + 1) · tile − ½
         low = np.ceil((low + 0.5) / tile - 1e-9) - 1
         high = np.floor((high - 0.5) / tile + 1e-9) + 1
         first = np.maximum(first, np.minimum(low, last)).astype(np.int64)
         return first, np.maximum(np.minimum(last, np.maximum(high, 0)), first).astype(np.int64)
 
     def among(self, part, reach, first, last, best):
-        """The pairs of some kernels that matter: kernel, tile, upper and lower bound.
+        """The pairs of some kernels that matter: what ``by_tile`` takes.
 
         Candidates are found axis by axis, the last one first. As x − μ = A⁻ᵀ z with A⁻ᵀ upper
         triangular, the z_j, j ≥ i, that go with a tile's interval along the axes so far bound what
@@ -350,12 +349,13 @@ class _Bounds:
                 least = np.maximum(0, np.maximum(z_low, -z_high))
                 left = np.maximum(left[rows] - least * least, 0)
         half = [(t - 1) / 2 for t in self.grid.tile]
-        upper, lower = self.limits(k, [middle[i] for i in range(D)], half)
-        keep = upper >= best[tile] - self.tau
-        return k[keep], tile[keep], upper[keep], lower[keep]
+        upper = self.upper(k, [middle[i] for i in range(D)], half)
+        best = best[tile]
+        keep = upper >= best - self.tau
+        return k[keep], tile[keep], upper[keep], (upper >= best)[keep]
 
     def bound(self, boxes):
-        """Which pairs to keep, and the upper and lower bound of ℓ of each."""
+        """Which pairs to keep; the upper bound of ℓ of each, and the best lower one of its box."""
         counts, size = boxes.counts, 2**boxes.level
         tile, grid = self.grid.tile, self.grid.counts
         low = [c * (size * t) + 0.5 for c, t in zip(boxes.corner.T, tile, strict=True)]
@@ -363,56 +363,98 @@ class _Bounds:
                 for c, t, n in zip(boxes.corner.T, tile, grid, strict=True)]
         half = [np.repeat((h - b) / 2, counts) for b, h in zip(low, high, strict=True)]
         middle = [np.repeat((b + h) / 2, counts) for b, h in zip(low, high, strict=True)]
-        upper, lower = self.limits(boxes.kernels, middle, half)
-        starts = _starts(counts)
-        best = np.maximum.reduceat(lower, starts)
-        return upper >= np.repeat(best - self.tau, counts), upper, lower
+        upper = self.upper(boxes.kernels, middle, half)
+        lower = self.lower(boxes.kernels, middle, half)
+        best = np.repeat(np.maximum.reduceat(lower, _starts(counts)), counts)
+        return upper >= best - self.tau, upper, best
 
-    def limits(self, k, middle, half):
-        """Upper and lower bounds of the log-gates of kernels k (pairs,) over boxes.
+    def by_tile(self, found):
+        """PairLists of pairs that come as parts of (kernel, tile, upper bound, able).
 
-        ``middle`` and ``half`` hold for each axis the middle and half the extent of the pixel
-        centres of the box, (pairs,) or a number.
+        Able are all that may be the best of a part of their tile. The bounds that the pairs were
+        kept by may have been looser: each tile is judged once more by the best of its own, in each
+        of its parts. So lists are a function of kernels and allowance alone, however they were
+        found.
         """
-        D = len(middle)
-        middle = [m - self.centre[i][k] for i, m in enumerate(middle)]  # from μ
-        A = {ij: a[k] for ij, a in self.A.items()}
-        precision = {ij: p[k] for ij, p in self.precision.items()}
-        z = [_dot(A, middle, range(j, D), j) for j in range(D)]  # Aᵀ(middle − μ)
-        # the farthest point of the box: ‖z‖² in the middle, and the most that half a box adds
+        grid = self.grid
+        kernels, tiles, upper, able = (np.concatenate(part) for part in zip(*found, strict=True))
+        rank = grid.rank[tiles]
+        order = _stable_order(rank)  # kernels of a tile come in ascending order, and stay so
+        kernels, upper, able = kernels[order], upper[order], able[order]
+        counts = np.bincount(rank, minlength=grid.num_tiles)
+        starts = _starts(counts)
+        candidates, able_counts = kernels[able], np.add.reduceat(able, starts, dtype=np.int64)
+        able_starts = _starts(able_counts)
+        centres = np.repeat(grid.centres(grid.order), able_counts, axis=0)
+
+        def best_of(middle, half):
+            lower = self.lower(candidates, list((centres + middle).T), half)
+            best = np.maximum.reduceat(lower, able_starts)
+            is_best = lower == np.repeat(best, able_counts)
+            return best, candidates[_first_of_run(is_best, able_starts)]
+
+        lowest, winner = best_of(0, [(t - 1) / 2 for t in grid.tile])
+        steep = np.maximum.reduceat(upper, starts) - lowest > STEEP
+        best, winners = zip(*(best_of(*part) for part in grid.parts()), strict=True)
+        keep = upper >= np.repeat(np.min(best, axis=0) - self.tau, counts)
+        return PairLists(
+            grid.order, np.add.reduceat(keep, starts, dtype=np.int64),
+            kernels[keep].astype(np.int32, copy=False), winner, np.stack(winners, axis=1), steep)
+
+    # ``middle`` and ``half`` hold for each axis the middle and half the extent of the pixel centres
+    # of a box, (pairs,) or a number; k (pairs,) are kernels.
+
+    def upper(self, k, middle, half):
+        """Upper bounds of log-gates over boxes: at the nearest point."""
+        middle, A, precision, z = self._seen_from(k, middle)
+        relative, shift, weight = (a[k] for a in self.allowance)
+        nearest = _nearest(middle, half, A, precision, z)
+        nearest *= (1 - ROUNDING) * (1 - relative)
+        nearest -= shift
+        np.maximum(nearest, 0, out=nearest)
+        nearest *= nearest
+        nearest *= 0.5
+        return np.subtract(self.log_weight[k] + weight, nearest, out=nearest)
+
+    def lower(self, k, middle, half):
+        """Lower bounds of log-gates over boxes: at the farthest point.
+
+        That is ‖z‖² in the middle, and the most that half a box can add.
+        """
+        _, A, precision, z = self._seen_from(k, middle)
+        relative, shift, weight = (a[k] for a in self.allowance)
         farthest = sum(z_j * z_j for z_j in z)
-        for i in range(D):
+        for i in range(len(z)):
             slope = sum(A[i, j] * z[j] for j in range(i + 1))  # of ‖z‖²/2 along axis i
             farthest += (2 * half[i]) * np.abs(slope) + precision[i, i] * half[i] ** 2
             for j in range(i):
                 farthest += (2 * half[i] * half[j]) * np.abs(precision[j, i])
-        nearest = _nearest(middle, half, A, precision, z)
-        relative, shift, weight = (a[k] for a in self.allowance)
-        nearest *= (1 - ROUNDING) * (1 - relative)
-        nearest -= shift
-        np.maximum(nearest, 0, out=nearest)
         np.sqrt(farthest, out=farthest)
         farthest *= (1 + ROUNDING) * (1 + relative)
         farthest += shift
-        log_weight = self.log_weight[k]
-        upper = log_weight + weight
-        upper -= 0.5 * nearest * nearest
-        lower = log_weight - weight
-        lower -= 0.5 * farthest * farthest
-        return upper, lower
+        return self.log_weight[k] - weight - 0.5 * farthest * farthest
+
+    def _seen_from(self, k, middle):
+        """Middles of boxes from the centres of kernels k, their A, precision, and z = Aᵀ middle."""
+        D = len(middle)
+        middle = [m - self.centre[i][k] for i, m in enumerate(middle)]
+        A = {ij: a[k] for ij, a in self.A.items()}
+        precision = {ij: p[k] for ij, p in self.precision.items()}
+        return middle, A, precision, [_dot(A, middle, range(j, D), j) for j in range(D)]
 
 
 def _nearest(middle, half, A, precision, z):
-    """A lower bound of ‖z‖ over boxes, exact but for rounding where the descent has converged.
+    """A lower bound of ‖z‖ over boxes, exact where the descent has converged.
 
-    A few steps of coordinate descent find a point y near the minimum of the convex ‖Aᵀy‖² over the
-    box; then for any w, ‖z(x)‖ ≥ w·z(x)/‖w‖, which is linear in x; w = Aᵀy makes it tight.
+    A step of coordinate descent along each axis finds a point y near the minimum of the convex
+    ‖Aᵀy‖² over the box; then for any w, ‖z(x)‖ ≥ w·z(x)/‖w‖, which is linear in x; w = Aᵀy makes it
+    tight.
     """
     D = len(middle)
     low = [m - h for m, h in zip(middle, half, strict=True)]
     high = [m + h for m, h in zip(middle, half, strict=True)]
     point = [np.minimum(np.maximum(b, 0), h) for b, h in zip(low, high, strict=True)]
-    for i in [*range(D), *range(D)] if D > 1 else ():
+    for i in range(D) if D > 1 else ():
         rest = sum(precision[min(i, j), max(i, j)] * point[j] for j in range(D) if j != i)
         rest /= precision[i, i]
         np.negative(rest, out=rest)
@@ -469,6 +511,14 @@ def _first_of_run(mask, starts):
     """The first index in each run, from ``starts``, at which ``mask`` holds."""
     true = np.flatnonzero(mask)
     return true[np.searchsorted(true, starts)]
+
+
+def _stable_order(keys):
+    """``np.argsort(keys, kind="stable")`` by radix sort, which NumPy has for 16 bits."""
+    order = np.argsort(keys.astype(np.uint16), kind="stable")
+    if keys.max() >> 16:
+        order = order[np.argsort((keys[order] >> 16).astype(np.uint16), kind="stable")]
+    return order
 
 
 def _starts(counts):
