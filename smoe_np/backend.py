@@ -50,5 +50,6 @@ def why_no_gpu():
         if cupy.cuda.runtime.getDeviceCount() == 0:
             return "CuPy is installed, but the driver reports no CUDA device"
     except Exception as error:
-        return f"CuPy is installed, but no CUDA driver answers ({str(error).splitlines()[0]})"
+        what = " ".join(str(error).split()) or type(error).__name__
+        return f"CuPy is installed, but no CUDA driver answers ({what})"
     return None

@@ -6,6 +6,8 @@ no line with the engines. Shapes: N pixels, K kernels, D dimensions, C channels.
 
 import numpy as np
 
+TINY = 1e-19  # a sum of gates, relative to the largest, that is not positive
+
 
 def pixel_centres(shape):
     """(N, D) coordinates of the pixel centres, (i + ½)/n with n the size of the longest axis."""
@@ -24,7 +26,9 @@ def _forward(params, x):
     logs = np.log(pis) + 0.5 * np.log(diagonal**2).sum(1) - 0.5 * (z**2).sum(2)  # (N, K)
     sign = np.sign(diagonal.real.prod(1))  # a gate is negative where det A < 0
     gate = sign * np.exp(logs - logs.real.max(1, keepdims=True))
-    gate = gate / gate.sum(1, keepdims=True)
+    total = gate.sum(1, keepdims=True)
+    # only with negative gates can it be so: it counts as tiny then, as in tf-smoe
+    gate = gate / np.where(total.real > TINY, total, TINY)
     expert = nu_e + np.einsum("nd,kcd->nkc", x, gamma_e)  # (N, K, C)
     return d, z, gate, expert, np.einsum("nk,nkc->nc", gate, expert)
 

@@ -5,11 +5,15 @@ and offers what ``NumpyEngine`` documents: ``loss_and_gradients``, ``loss``, ``r
 ``keep``, ``state``, ``restore``, ``memory_needed`` and ``pairs_per_pixel``.
 """
 
+import math
+import numbers
+import operator
+
 import numpy as np
 
 from .engine_numpy import NumpyEngine
 from .images import as_float, split_channels
-from .params import check_weights
+from .params import SmoeParams, check_weights
 from .regularize import add_penalty_gradients, penalty
 
 ENGINES = {"numpy": NumpyEngine}
@@ -40,6 +44,23 @@ def check_dtype(dtype):
     if dtype not in (np.float32, np.float64):
         raise ValueError(f'dtype must be "float32" or "float64", got {dtype}')
     return dtype
+
+
+def check_number(name, value, above=False):
+    """A finite number of 0 or more, or above 0, as a float; else an error that names it."""
+    if not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    number = float(value)
+    if not math.isfinite(number) or number < 0 or (above and number == 0):
+        raise ValueError(f"{name} must be {'above 0' if above else '0 or more'}, got {number}")
+    return number
+
+
+def check_params(params):
+    """Raise TypeError unless ``params`` is a SmoeParams."""
+    if not isinstance(params, SmoeParams):
+        raise TypeError(f"params must be a SmoeParams, got {type(params).__name__}; read a file "
+                        f"with smoe_np.load_params")
 
 
 def check_image(image, dtype, channel_axis="auto"):
@@ -128,6 +149,9 @@ def loss_and_gradients(params, image, l1reg=0.0, bandwidth_reg=0.0, backend="aut
         If an argument is of the wrong kind, shape or range.
     """
     dtype = check_dtype(dtype)
+    check_params(params)
+    l1reg = check_number("l1reg", l1reg)
+    bandwidth_reg = check_number("bandwidth_reg", bandwidth_reg)
     target, _ = check_image(image, dtype, channel_axis)
     check_fit(params, target)
     engine = engine_class(backend)(target.shape[:-1], target, dtype)
@@ -139,8 +163,9 @@ def loss_and_gradients(params, image, l1reg=0.0, bandwidth_reg=0.0, backend="aut
 
 def _engine_for(params, shape, backend, dtype):
     dtype = check_dtype(dtype)
+    check_params(params)
     try:
-        shape = tuple(int(n) for n in shape)
+        shape = tuple(operator.index(n) for n in shape)
     except TypeError:
         raise ValueError(f"shape must be a tuple of whole numbers, got {shape!r}") from None
     if len(shape) != params.num_dims or min(shape) < 1:

@@ -26,10 +26,11 @@ import numpy as np
 from scipy import sparse
 
 from . import gate
+from .dense import TINY
 from .live_lists import LiveLists
 from .tiling import Grid
 
-TAU = {np.dtype(np.float32): 10.0, np.dtype(np.float64): 30.0}
+TAU = {np.dtype(np.float32): 12.0, np.dtype(np.float64): 30.0}
 SIDE = {1: 64, 2: 16, 3: 4}  # pixels along an axis of a tile, by dimensions
 BLOCK = 1 << 19  # pairs × pixels of a block at most: smaller ones have threads wait for each other
 PADDING = 1 << 15  # pairs × pixels that may be padding in a block, rather than one block more
@@ -231,8 +232,9 @@ class NumpyEngine:
 
         def drain():
             scratch = np.empty((2, size), self.dtype)
-            for w in waiting:
-                results[w] = function(*work[w], scratch)
+            with np.errstate(all="ignore"):  # of models gone wild; a thread has its own state
+                for w in waiting:
+                    results[w] = function(*work[w], scratch)
 
         others = [self.pool.submit(drain) for _ in range(min(self.threads, len(work)) - 1)]
         drain()
@@ -255,6 +257,8 @@ class NumpyEngine:
 
     def _reference(self, tiles, winner, kernels):
         """(T, C) level of the picture in tiles; without a picture, of the winner's expert."""
+        if self.live.signed:  # the sum of gates may not be what their sum times a level needs
+            return np.zeros((len(tiles), kernels.value.shape[1]), self.dtype)
         if self.target is not None:
             return self.level[tiles]
         return kernels.value[winner].astype(self.dtype)
@@ -266,7 +270,8 @@ class NumpyEngine:
         theta = block.view(pairs.theta).transpose(0, 2, 1)  # (B, n, M)
         p = scratch[0, : block.size * self.grid.pixels].reshape(*theta.shape[:2], -1)
         np.matmul(theta, self.phi, out=p)
-        if block.steep:  # exp of an advantage over the tile's winner would overflow
+        if block.steep or self.live.signed:
+            # exp of an advantage over the tile's winner would overflow, or hide what is tiny
             p -= p.max(axis=1, keepdims=True)
         np.exp(p, out=p)
         return block.view(pairs.expert), p
@@ -278,7 +283,7 @@ class NumpyEngine:
         sums = np.matmul(columns, p)  # (B, J, P)
         S = sums[:, :1]
         if self.live.signed:  # as in tf-smoe, a sum that is not positive counts as tiny
-            np.maximum(S, np.finfo(self.dtype).tiny, out=S)
+            np.maximum(S, TINY, out=S)
         experts = sums[:, 1:].reshape(len(sums), -1, D + 1, self.grid.pixels)
         y = experts[:, :, 0]
         for i in range(D):
@@ -288,7 +293,8 @@ class NumpyEngine:
 
     def _residual(self, block, y):
         """clip(y) − t (B, C, P), 0 beyond the picture, and where the clip lets gradients pass."""
-        y = y + self.level[block.tiles][..., None]
+        if not self.live.signed:
+            y = y + self.level[block.tiles][..., None]
         clipped = np.minimum(np.maximum(y, 0), 1)
         inside = clipped == y
         clipped -= self.target[block.tiles]

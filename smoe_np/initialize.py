@@ -47,9 +47,10 @@ def initial_params(target, kernels_per_dim, dtype=np.float32):
     centres, edges = [], []
     for n, k in zip(shape, counts, strict=True):
         centres.append((np.arange(k) + 0.5) * (n / longest / k))
-        low = np.ceil(np.arange(k) * (n / k) - 0.5).astype(int)
-        high = np.floor(np.arange(1, k + 1) * (n / k) - 0.5).astype(int) + 1
-        low = np.minimum(low, n - 1)  # more kernels than pixels: the nearest pixel
+        low = np.ceil(np.arange(k) * (n / k) - 0.5 - 1e-9).astype(int)
+        high = np.floor(np.arange(1, k + 1) * (n / k) - 0.5 + 1e-9).astype(int) + 1
+        # no pixel's centre in the box, where kernels are many: the pixel that its middle is in
+        low = np.where(high > low, low, ((np.arange(k) + 0.5) * (n / k)).astype(int))
         edges.append((low, np.maximum(high, low + 1)))
     means = _box_means(target, edges)  # (*counts, C)
     musX = np.stack([g.ravel() for g in np.meshgrid(*centres, indexing="ij")], axis=1)

@@ -11,6 +11,7 @@ BUILD, BUILD_AT_ALL = 0.5, 3000  # iterations that building lists takes as long 
 REACH = 5.0  # ‖z‖ at which a kernel usually stops to matter
 LONGEST = 20.0  # steps that lists are built to outlive at most
 LEAST = np.array([0.03, 0.15, 0.15])  # that every kernel may move besides, as by ``drift``
+MOST = np.array([0.5, 10.0, 10.0])  # beyond that bounds say nothing, and their winners neither
 WEAK = 0.5  # of what its log weight is below the usual a kernel may gain or lose besides: such
 # kernels come and go quickly, and reach too little to cost much
 FADING = 0.7  # of a kernel's motion is remembered from lists to lists
@@ -70,7 +71,7 @@ class LiveLists:
         allowance = min(steps, LONGEST) * self.rate + LEAST[:, None]
         weak = np.median(self.now.log_weight) - self.now.log_weight
         allowance[2, :-1] += WEAK * np.maximum(weak, 0)[:-1]
-        return allowance
+        return np.minimum(allowance, MOST[:, None])
 
     def _note_rate(self):
         """Motion a step: that of these lists' time, or what is left of an earlier, faster one."""
@@ -92,7 +93,8 @@ class LiveLists:
         self.num_slots = params.num_kernels
         self.slots = np.arange(self.num_slots)
         self.anchor, self.inverse = kernels, lower_inverse(kernels.A)
-        self.allowance, self.moved = allowance, np.zeros_like(allowance)
+        self.moved = drift(self.anchor, self.inverse, kernels)  # 0 but for rounding
+        self.allowance = np.maximum(allowance, self.moved)
         self.age, self.stale = 0, False
         self.builds += 1
 
@@ -138,7 +140,7 @@ class LiveLists:
             return
         K, D = state["musX"].shape
         self._build(SmoeParams(state["pis"], state["musX"], state["A"], np.zeros((K, 1, D)),
-                               np.zeros((K, 1))), state["allowance"])
+                               np.zeros((K, 1))), np.minimum(state["allowance"], MOST[:, None]))
         self.slots, self.moved = state["slots"], state["moved"]
         self.age, self.stale = int(state["age"]), bool(state["stale"])
         mask = np.append(self.slots, self.num_slots)

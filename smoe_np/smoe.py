@@ -9,17 +9,16 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from . import files
 from .adam import Adam, positive_diagonals
-from .engine import check_dtype, check_fit, check_image, engine_class
+from .checkpoint import lists_of, load_checkpoint, params_of, save_checkpoint
+from .engine import check_dtype, check_fit, check_image, check_number, check_params, engine_class
 from .initialize import initial_params
 from .interrupts import Interrupts
-from .params import NAMES, SmoeParams
 from .regularize import add_penalty_gradients, clip_gradients, penalty, tie_radial
 
 PEAK = 255.0  # the scale on which mse and psnr are reported, as tf-smoe does
 EXPLOSION = 10.0  # times the loss at the start of a call of train ...
-LEAST_EXPLOSION = 0.1  # ... and at least this, so that a perfect start may get worse
+LEAST_EXPLOSION = 1e-3  # ... or this, so that a perfect start may get worse
 
 
 @dataclass(frozen=True)
@@ -89,8 +88,7 @@ class Smoe:
         if params is None:
             params = initial_params(target, kernels_per_dim, dtype)
         else:
-            params = _ready_to_train(params, target, radial).astype(dtype)
-            params.image_shape = self.shape
+            params = _ready_to_train(params, target, radial)
         self.options = {
             "kernels_per_dim": kernels_per_dim, "train_pis": bool(train_pis),
             "train_gammas": bool(train_gammas), "radial": bool(radial), "batches": batches,
@@ -161,17 +159,9 @@ class Smoe:
             If the loss becomes NaN, explodes, or the last kernel leaves: training then ends, and
             the model is put back to ``best_params``.
         """
-        settings = {
-            "iterations": _whole("iterations", iterations, 0),
-            "val_iter": _whole("val_iter", val_iter, 1),
-            "base_lr": _number("base_lr", base_lr),
-            "lr_div": _number("lr_div", lr_div, above=True),
-            "lr_mult": _number("lr_mult", lr_mult),
-            "l1reg": _number("l1reg", l1reg),
-            "bandwidth_reg": _number("bandwidth_reg", bandwidth_reg),
-            "grad_clip": None if grad_clip is None else _number("grad_clip", grad_clip, above=True),
-            "adam_eps": _number("adam_eps", adam_eps, above=True),
-        }
+        settings = _training_settings(
+            iterations, val_iter, base_lr, lr_div, lr_mult, l1reg, bandwidth_reg, grad_clip,
+            adam_eps)
         self.settings = settings
         self.until = self.iteration + settings["iterations"]
         self._best_loss = self._first_loss = math.inf
@@ -192,7 +182,8 @@ class Smoe:
     def _train(self, callbacks, checkpoint, progress):
         settings, started = self.settings, time.perf_counter()
         self.stopped = None
-        with Interrupts() as interrupts:
+        # numbers that overflow are looked for where they matter
+        with Interrupts() as interrupts, np.errstate(all="ignore"):
             while self.stopped is None:
                 at_end = self.iteration >= self.until
                 if at_end:
@@ -213,7 +204,9 @@ class Smoe:
                 if interrupts.received is not None:
                     self.stopped = "interrupted"
                     break
-                self._step(gradients)
+                failure = self._step(gradients)
+                if failure is not None:
+                    self._give_up(failure)
                 if progress is not None:
                     progress(self)
             self._seconds += time.perf_counter() - started
@@ -227,6 +220,7 @@ class Smoe:
         return self.settings["l1reg"], self.settings["bandwidth_reg"], self.initial_kernels
 
     def _step(self, gradients):
+        """Take a step; or leave all as it is and say why it cannot be taken."""
         settings, options = self.settings, self.options
         add_penalty_gradients(gradients, self.params, *self._weights())
         if options["radial"]:
@@ -239,21 +233,19 @@ class Smoe:
             rates["pis"] = base_lr / settings["lr_div"]
         if options["train_gammas"]:
             rates["gamma_e"] = base_lr
-        with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is looked at below
-            params = self.adam.step(self.params, gradients, rates, settings["adam_eps"])
+        params = self.adam.step(self.params, gradients, rates, settings["adam_eps"])
         if not all(bool(np.isfinite(array).all()) for array in params.arrays().values()):
-            self._give_up("a parameter is no longer finite")
-            return
+            return "a parameter is no longer finite"
         staying = params.pis > 0
         if not staying.any():
-            self._give_up("the last kernel's weight fell to 0")
-            return
+            return "the last kernel's weight fell to 0"
         if not staying.all():
             params = params.select(staying)
             self.adam.keep(staying)
             self.engine.keep(staying)
         self.params = params
         self.iteration += 1
+        return None
 
     def _validate(self, mse, loss, callbacks, checkpoint):
         """Add a record, unless this iteration has one, and call the callbacks."""
@@ -311,16 +303,14 @@ class Smoe:
         arrays.update((f"best_{n}", array) for n, array in self.best_params.arrays().items())
         arrays.update(self.adam.arrays())
         arrays.update((f"lists_{n}", array) for n, array in self.engine.state().items())
-        meta = {
-            "format": "smoe_np checkpoint", "version": 1, "shape": list(self.shape),
-            "channels": self.channels, "image_sha256": self._digest, "options": self.options,
-            "settings": self.settings, "until": self.until, "iteration": self.iteration,
-            "adam_steps": self.adam.steps, "initial_kernels": self.initial_kernels,
-            "best_loss": self._best_loss, "first_loss": self._first_loss,
-            "seconds": self._seconds, "stopped": self.stopped,
+        save_checkpoint(path, arrays, {
+            "shape": list(self.shape), "channels": self.channels, "image_sha256": self._digest,
+            "options": self.options, "settings": self.settings, "until": self.until,
+            "iteration": self.iteration, "adam_steps": self.adam.steps,
+            "initial_kernels": self.initial_kernels, "best_loss": self._best_loss,
+            "first_loss": self._first_loss, "seconds": self._seconds, "stopped": self.stopped,
             "history": [asdict(record) for record in self.history],
-        }
-        files.save_arrays(path, arrays, meta)
+        })
 
     @classmethod
     def from_checkpoint(cls, path, image, backend="auto", channel_axis="auto"):
@@ -336,47 +326,62 @@ class Smoe:
         ValueError
             If it is no checkpoint, is damaged, or is one of another image.
         """
-        arrays, meta = files.load_arrays(path)
-        if meta.get("format") != "smoe_np checkpoint":
-            raise ValueError(f"{path} is not a checkpoint of smoe_np; parameters alone are read "
-                             f"with load_params, and given to Smoe as params")
         try:
-            options = meta["options"]
-            shape = (*meta["shape"], meta["channels"])
-            given, _ = check_image(image, check_dtype(options["dtype"]), channel_axis)
+            arrays, facts = load_checkpoint(path)
+            params, best = (params_of(arrays, part, facts) for part in ("params", "best"))
+            shape = (*facts["shape"], facts["channels"])
+            dtype = check_dtype(facts["options"]["dtype"])
+            given, _ = check_image(image, dtype, channel_axis)
             if given.shape != shape:
                 raise ValueError(f"it is of an image of shape {shape} with channels, the image "
                                  f"given has {given.shape}")
-            if hashlib.sha256(np.ascontiguousarray(given)).hexdigest() != meta["image_sha256"]:
+            if hashlib.sha256(np.ascontiguousarray(given)).hexdigest() != facts["image_sha256"]:
                 raise ValueError("it is of another image of the same shape; give the image that "
                                  "it was made from")
-            params, best = (
-                SmoeParams(**{name: arrays[f"{part}_{name}"] for name in NAMES},
-                           image_shape=meta["shape"]) for part in ("params", "best"))
-            smoe = cls(image, params=params, backend=backend, channel_axis=channel_axis, **options)
-            smoe.best_params = best
-            smoe.settings, smoe.until = meta["settings"], meta["until"]
-            smoe.iteration, smoe.stopped = meta["iteration"], meta["stopped"]
-            smoe.initial_kernels = meta["initial_kernels"]
-            smoe._best_loss, smoe._first_loss = meta["best_loss"], meta["first_loss"]
-            smoe._seconds = meta["seconds"]
-            smoe.history = [Record(**record) for record in meta["history"]]
-            smoe.adam = Adam.restore(params, arrays, meta["adam_steps"])
-            smoe.engine.restore({name.removeprefix("lists_"): array
-                                 for name, array in arrays.items() if name.startswith("lists_")})
+            smoe = cls(image, params=params, backend=backend, channel_axis=channel_axis,
+                       **facts["options"])
+            if smoe.params.num_kernels != params.num_kernels or best.dtype != dtype:
+                raise ValueError("its parameters are not of its dtype")
+            smoe.params, smoe.best_params = params, best
+            if facts["settings"] is not None:
+                smoe.settings = _training_settings(**facts["settings"])
+            smoe.history = [Record(**record) for record in facts["history"]]
+            for name in ("until", "iteration", "stopped", "initial_kernels"):
+                setattr(smoe, name, facts[name])
+            for name in ("best_loss", "first_loss", "seconds"):
+                setattr(smoe, "_" + name, facts[name])
+            smoe.adam = Adam.restore(params, arrays, facts["adam_steps"])
+            smoe.engine.restore(lists_of(arrays))
         except KeyError as error:
             raise ValueError(f"{path} is a damaged checkpoint: {error} is missing") from None
-        except (TypeError, ValueError, IndexError) as error:
+        except (TypeError, ValueError) as error:
             raise ValueError(f"{path} does not fit: {error}") from None
         return smoe
 
 
+def _training_settings(iterations, val_iter, base_lr, lr_div, lr_mult, l1reg, bandwidth_reg,
+                       grad_clip, adam_eps):
+    """The settings of ``Smoe.train``, checked, as numbers of Python by name."""
+    return {
+        "iterations": _whole("iterations", iterations, 0),
+        "val_iter": _whole("val_iter", val_iter, 1),
+        "base_lr": check_number("base_lr", base_lr),
+        "lr_div": check_number("lr_div", lr_div, above=True),
+        "lr_mult": check_number("lr_mult", lr_mult),
+        "l1reg": check_number("l1reg", l1reg),
+        "bandwidth_reg": check_number("bandwidth_reg", bandwidth_reg),
+        "grad_clip": (None if grad_clip is None else
+                      check_number("grad_clip", grad_clip, above=True)),
+        "adam_eps": check_number("adam_eps", adam_eps, above=True),
+    }
+
+
 def _ready_to_train(params, target, radial):
     """A model to start from: positive weights and diagonals, and a fit to the image."""
-    if not isinstance(params, SmoeParams):
-        raise TypeError(f"params must be a SmoeParams, got {type(params).__name__}; read a file "
-                        f"with smoe_np.load_params")
+    check_params(params)
+    params = params.astype(target.dtype)  # what is too small for it counts as 0
     params = params.select(params.pis > 0)
+    params.image_shape = target.shape[:-1]
     check_fit(params, target)
     params, flipped = positive_diagonals(params)
     if flipped:
@@ -397,14 +402,4 @@ def _whole(name, value, least):
         raise TypeError(f"{name} must be a whole number, got {value!r}") from None
     if number < least:
         raise ValueError(f"{name} must be at least {least}, got {number}")
-    return number
-
-
-def _number(name, value, above=False):
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise TypeError(f"{name} must be a number, got {value!r}") from None
-    if not math.isfinite(number) or number < 0 or (above and number == 0):
-        raise ValueError(f"{name} must be {'above 0' if above else '0 or more'}, got {number}")
     return number

@@ -308,8 +308,8 @@ class _Bounds:
     def tiles_between(self, axis, low, high, first, last):
         """Of tiles first to last − 1 along an axis those with a pixel centre from low to high."""
         tile = self.grid.tile[axis]  # pixel centres of tile t: t · tile + ½ to (t + 1) · tile − ½
-        low = np.ceil((low + 0.5) / tile - 1e-9) - 1
-        high = np.floor((high - 0.5) / tile + 1e-9) + 1
+        low = np.nan_to_num(np.ceil((low + 0.5) / tile - 1e-9) - 1, nan=-np.inf, neginf=-np.inf)
+        high = np.nan_to_num(np.floor((high - 0.5) / tile + 1e-9) + 1, nan=np.inf, posinf=np.inf)
         first = np.maximum(first, np.minimum(low, last)).astype(np.int64)
         return first, np.maximum(np.minimum(last, np.maximum(high, 0)), first).astype(np.int64)
 
@@ -491,9 +491,10 @@ class _Lowest:
         """Of boxes first to last − 1 (D, K): (K,); +inf of an empty one."""
         lowest = np.full(first.shape[1], np.inf)
         longest = (last - first).max(axis=0)
+        there = (last > first).all(axis=0)
         level_of = np.frexp(np.maximum(longest - 1, 0).astype(float))[1]  # 2^level ≥ the longest
         for level in np.unique(level_of):
-            boxes = np.flatnonzero((level_of == level) & (longest > 0))
+            boxes = np.flatnonzero((level_of == level) & there)
             values = self.levels[min(level, len(self.levels) - 1)]
             low = [f[boxes] >> level for f in first]
             high = [(t[boxes] - 1) >> level for t in last]

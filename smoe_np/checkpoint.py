@@ -1,0 +1,124 @@
+"""Checkpoint files: arrays and facts that are checked before anyone relies on them."""
+
+import math
+
+import numpy as np
+
+from . import files
+from .params import NAMES, SmoeParams, check_weights
+
+FORMAT, VERSION = "smoe_np checkpoint", 1
+
+
+def save_checkpoint(path, arrays, facts):
+    """Write a checkpoint, whole or not at all.
+
+    Parameters
+    ----------
+    path : path
+    arrays : dict of arrays
+        ``params_…`` and ``best_…``, those of ``Adam.arrays``, and ``lists_…``, the engine's state.
+    facts : dict
+        What ``FACTS`` names.
+    """
+    files.save_arrays(path, arrays, {"format": FORMAT, "version": VERSION, **facts})
+
+
+def load_checkpoint(path):
+    """Read what ``save_checkpoint`` wrote: arrays and facts, of the kinds that they must be.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be read.
+    ValueError
+        If it is not a checkpoint.
+    KeyError
+        If something is missing: its name.
+    """
+    arrays, facts = files.load_arrays(path)
+    if facts.get("format") != FORMAT:
+        raise ValueError("it is not a checkpoint of smoe_np; parameters alone are read with "
+                         "load_params, and given to Smoe as params")
+    if facts["version"] != VERSION:
+        raise ValueError(f"it is of version {facts['version']!r}, only {VERSION} is known")
+    for name, (right, what) in FACTS.items():
+        if not right(facts[name]):
+            raise ValueError(f"its {name} is {facts[name]!r}, which is not {what}")
+    params = params_of(arrays, "params", facts)
+    for name in NAMES:
+        _check_array(arrays, f"adam_m_{name}", getattr(params, name).shape)
+        _check_array(arrays, f"adam_v_{name}", getattr(params, name).shape)
+        if (arrays[f"adam_v_{name}"] < 0).any():
+            raise ValueError(f"its adam_v_{name} holds squares below 0")
+    _check_lists(arrays, params)
+    return arrays, facts
+
+
+def params_of(arrays, part, facts):
+    """The SmoeParams of the arrays ``part_…``."""
+    params = SmoeParams(**{name: arrays[f"{part}_{name}"] for name in NAMES},
+                        image_shape=facts["shape"])
+    for name, array in params.arrays().items():
+        _check_array(arrays, f"{part}_{name}", array.shape)
+    check_weights(params)
+    return params
+
+
+def lists_of(arrays):
+    """The engine's state among the arrays."""
+    return {name.removeprefix("lists_"): array for name, array in arrays.items()
+            if name.startswith("lists_")}
+
+
+def _check_lists(arrays, params):
+    """Raise unless the state of pair lists is one that may have been: see ``LiveLists.state``."""
+    K, D = params.musX.shape
+    lists = lists_of(arrays)
+    slots = len(lists["pis"]) if "pis" in lists and lists["pis"].ndim == 1 else 0
+    if "pis" in lists:
+        shapes = {"pis": (slots,), "musX": (slots, D), "A": (slots, D, D), "slots": (K,),
+                  "allowance": (3, slots + 1), "moved": (3, K + 1), "age": (), "stale": ()}
+        for name, shape in shapes.items():
+            _check_array(arrays, f"lists_{name}", shape)
+        steps = np.diff(lists["slots"], prepend=-1, append=slots)
+        if lists["slots"].dtype.kind != "i" or (steps < 1).any():
+            raise ValueError("its lists_slots are not ascending numbers of kernels")
+        if not (lists["pis"] > 0).all() or lists["age"] < 0:
+            raise ValueError("its lists_pis or lists_age cannot be")
+    if "rate" in lists:
+        _check_array(arrays, "lists_rate", (3, K + 1))
+    if any((lists[name] < 0).any() for name in ("allowance", "moved", "rate") if name in lists):
+        raise ValueError("its lists_allowance, lists_moved or lists_rate is below 0")
+
+
+def _check_array(arrays, name, shape):
+    array = arrays[name]
+    if array.shape != shape or not np.isfinite(array).all():
+        raise ValueError(f"its {name} must be finite and of shape {shape}, it has {array.shape}")
+
+
+def _count(least):
+    return lambda x: isinstance(x, int) and not isinstance(x, bool) and x >= least
+
+
+def _number(x):
+    return isinstance(x, int | float) and not isinstance(x, bool) and not math.isnan(x)
+
+
+FACTS = {
+    "shape": (lambda x: isinstance(x, list) and x and all(_count(1)(n) for n in x), "sizes"),
+    "channels": (_count(1), "a number of channels"),
+    "image_sha256": (lambda x: isinstance(x, str), "a digest"),
+    "options": (lambda x: isinstance(x, dict), "a set of options"),
+    "settings": (lambda x: x is None or isinstance(x, dict), "a set of settings"),
+    "history": (lambda x: isinstance(x, list), "a list of records"),
+    "until": (_count(0), "an iteration"),
+    "iteration": (_count(0), "an iteration"),
+    "adam_steps": (_count(0), "a number of steps"),
+    "initial_kernels": (_count(1), "a number of kernels"),
+    "best_loss": (_number, "a loss"),
+    "first_loss": (_number, "a loss"),
+    "seconds": (_number, "a time"),
+    "stopped": (lambda x: x in (None, "interrupted", "diverged"), "a reason to stop"),
+}
