@@ -11,10 +11,15 @@ BUILD, BUILD_AT_ALL = 0.5, 3000  # iterations that building lists takes as long 
 REACH = 5.0  # ‖z‖ at which a kernel usually stops to matter
 LONGEST = 20.0  # steps that lists are built to outlive at most
 LEAST = np.array([0.03, 0.15, 0.15])  # that every kernel may move besides, as by ``drift``
-MOST = np.array([0.5, 10.0, 10.0])  # beyond that bounds say nothing, and their winners neither
+MOST = np.array([0.5, 10.0, 10.0])  # that the usual kernel may move, likewise
 WEAK = 0.5  # of what its log weight is below the usual a kernel may gain or lose besides: such
 # kernels come and go quickly, and reach too little to cost much
 FADING = 0.7  # of a kernel's motion is remembered from lists to lists
+
+
+def _says_nothing(allowance):
+    """Whether most kernels may move so far that bounds are loose, and their winners arbitrary."""
+    return bool((np.median(allowance, axis=1) > MOST).any())
 
 
 class LiveLists:
@@ -66,12 +71,10 @@ class LiveLists:
         usual = np.median(self.rate[:, :-1], axis=1)
         build = BUILD + BUILD_AT_ALL / len(self.lists.kernels)
         steps = np.sqrt(build * REACH / 4 / max(usual[1] + REACH * usual[0], 1e-9))
-        if steps < 2:
-            return np.zeros((3, K + 1))
         allowance = min(steps, LONGEST) * self.rate + LEAST[:, None]
         weak = np.median(self.now.log_weight) - self.now.log_weight
         allowance[2, :-1] += WEAK * np.maximum(weak, 0)[:-1]
-        return np.minimum(allowance, MOST[:, None])
+        return np.zeros((3, K + 1)) if steps < 2 or _says_nothing(allowance) else allowance
 
     def _note_rate(self):
         """Motion a step: that of these lists' time, or what is left of an earlier, faster one."""
@@ -120,8 +123,9 @@ class LiveLists:
         self.anchor, self.inverse = self.anchor.take(mask), self.inverse[mask]
         self.allowance, self.moved = self.allowance[:, mask], self.moved[:, mask]
         lost, self.slots = self.slots[~kernels], self.slots[kernels]
-        if np.isin(lost, self.lists.winners).any() or np.isin(lost, self.lists.winner).any():
-            self.stale = True
+        wins = np.zeros(self.num_slots, bool)
+        wins[self.lists.winners] = True
+        self.stale = self.stale or bool(wins[lost].any())
 
     def state(self):
         """Arrays by name from which ``restore`` makes the same lists."""
@@ -135,12 +139,12 @@ class LiveLists:
 
     def restore(self, state):
         """Build the lists again that gave ``state``, so that results go on bit for bit."""
-        self.rate = state.get("rate")
-        if "pis" not in state:
+        if "pis" not in state or _says_nothing(state["allowance"]):
             return
+        self.rate = state.get("rate")
         K, D = state["musX"].shape
         self._build(SmoeParams(state["pis"], state["musX"], state["A"], np.zeros((K, 1, D)),
-                               np.zeros((K, 1))), np.minimum(state["allowance"], MOST[:, None]))
+                               np.zeros((K, 1))), state["allowance"])
         self.slots, self.moved = state["slots"], state["moved"]
         self.age, self.stale = int(state["age"]), bool(state["stale"])
         mask = np.append(self.slots, self.num_slots)

@@ -144,8 +144,8 @@ class PairLists(NamedTuple):
     tiles: np.ndarray  # (T,) number of the tile
     counts: np.ndarray  # (T,) kernels of the tile
     kernels: np.ndarray  # (pairs,) int32
-    winner: np.ndarray  # (T,) the kernel with the largest lower bound over the tile
-    winners: np.ndarray  # (T, parts) the same over each part of the tile
+    winner: np.ndarray  # (T,) of the winners of its parts the best one over the whole tile
+    winners: np.ndarray  # (T, parts) the kernel with the largest lower bound over each part
     steep: np.ndarray  # (T,) bool: log-gates spread over more than STEEP
 
 
@@ -385,21 +385,23 @@ class _Bounds:
         starts = _starts(counts)
         candidates, able_counts = kernels[able], np.add.reduceat(able, starts, dtype=np.int64)
         able_starts = _starts(able_counts)
-        centres = np.repeat(grid.centres(grid.order), able_counts, axis=0)
-
-        def best_of(middle, half):
-            lower = self.lower(candidates, list((centres + middle).T), half)
-            best = np.maximum.reduceat(lower, able_starts)
-            is_best = lower == np.repeat(best, able_counts)
-            return best, candidates[_first_of_run(is_best, able_starts)]
-
-        lowest, winner = best_of(0, [(t - 1) / 2 for t in grid.tile])
-        steep = np.maximum.reduceat(upper, starts) - lowest > STEEP
-        best, winners = zip(*(best_of(*part) for part in grid.parts()), strict=True)
-        keep = upper >= np.repeat(np.min(best, axis=0) - self.tau, counts)
+        centres = grid.centres(grid.order).T  # (D, T)
+        around = np.repeat(centres, able_counts, axis=1)
+        best, winners = np.inf, []
+        for middle, half in grid.parts():
+            lower = self.lower(candidates, around + middle[:, None], half)
+            best_of_part = np.maximum.reduceat(lower, able_starts)
+            is_best = lower == np.repeat(best_of_part, able_counts)
+            winners.append(candidates[_first_of_run(is_best, able_starts)])
+            best = np.minimum(best, best_of_part)
+        winners = np.stack(winners)  # (parts, T)
+        lower = self.lower(winners, centres[:, None], [(t - 1) / 2 for t in grid.tile])
+        winner = np.take_along_axis(winners, lower.argmax(axis=0)[None], axis=0)[0]
+        steep = np.maximum.reduceat(upper, starts) - lower.max(axis=0) > STEEP
+        keep = upper >= np.repeat(best - self.tau, counts)
         return PairLists(
             grid.order, np.add.reduceat(keep, starts, dtype=np.int64),
-            kernels[keep].astype(np.int32, copy=False), winner, np.stack(winners, axis=1), steep)
+            kernels[keep].astype(np.int32, copy=False), winner, winners.T, steep)
 
     # ``middle`` and ``half`` hold for each axis the middle and half the extent of the pixel centres
     # of a box, (pairs,) or a number; k (pairs,) are kernels.

@@ -1,0 +1,106 @@
+"""Where training starts: the grid of kernels and the means of the picture around them."""
+
+import numpy as np
+import pytest
+from helpers import picture
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from smoe_np.initialize import initial_params, kernel_grid
+
+SHAPES = [(64, 64), (64, 48), (30, 90), (1, 50), (50, 1), (1, 1), (7, 5), (40,), (12, 9, 7),
+          (1, 6, 1)]
+
+
+def boxes(n, k):
+    """(k, n) bool: the pixels of an axis that each kernel averages.
+
+    Those whose centre lies in the kernel's box, borders included; where there is none, the pixel in
+    which the middle of the box lies, None if that is a border of two.
+    """
+    centre, middle = np.arange(n) + 0.5, (np.arange(k) + 0.5) * n / k
+    inside = np.abs(centre - middle[:, None]) <= n / k / 2 + 1e-9
+    lies_in = np.abs(centre - middle[:, None]) <= 0.5 + 1e-9
+    empty = ~inside.any(axis=1)
+    if (lies_in[empty].sum(axis=1) > 1).any():
+        return None
+    return np.where(empty[:, None], lies_in, inside)
+
+
+def means_by_brute_force(target, counts):
+    """(K, C) means of the picture over the boxes, one by one."""
+    chosen = [boxes(n, k) for n, k in zip(target.shape, counts)]
+    means = np.empty((*counts, target.shape[-1]))
+    for index in np.ndindex(*counts):
+        box = np.ix_(*(np.flatnonzero(c[i]) for c, i in zip(chosen, index, strict=True)))
+        means[index] = target[box].reshape(-1, target.shape[-1]).mean(axis=0)
+    return means.reshape(-1, target.shape[-1])
+
+
+@pytest.mark.parametrize(("shape", "k", "counts"), [
+    ((100, 100), 12, (12, 12)), ((768, 512), 12, (12, 8)), ((512, 768), 12, (8, 12)),
+    ((10, 1000), 8, (1, 8)), ((1, 1), 5, (5, 5)), ((100, 50, 25), 8, (8, 4, 2)), ((9,), 4, (4,)),
+    ((3, 1000), 2, (1, 2)), ((100, 100), 1, (1, 1)), ((100, 30), 1, (1, 1))])
+def test_the_longest_axis_has_k_kernels_and_the_others_the_same_spacing(shape, k, counts):
+    assert kernel_grid(shape, k) == counts
+
+
+@settings(max_examples=100)
+@given(shape=st.lists(st.integers(1, 2000), min_size=1, max_size=4), k=st.integers(1, 100))
+def test_every_axis_has_a_kernel_and_about_the_same_spacing(shape, k):
+    counts = kernel_grid(tuple(shape), k)
+    assert counts[np.argmax(shape)] == k
+    for n, count in zip(shape, counts):
+        assert isinstance(count, int)
+        assert count >= 1
+        assert abs(count - k * n / max(shape)) <= max(0.5 + 1e-9, 1 - k * n / max(shape))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("k", [1, 3, 4, 8])
+def test_the_start_is_that_of_tf_smoe(shape, k):
+    target = picture(shape, 2)
+    params = initial_params(target, k)
+    counts, D = kernel_grid(shape, k), len(shape)
+    K = np.prod(counts)
+    assert params.num_kernels == K
+    np.testing.assert_allclose(params.pis, 1 / K, rtol=1e-6)
+    assert not params.gamma_e.any()
+    np.testing.assert_array_equal(params.A, np.broadcast_to(2 * (k + 1) * np.eye(D), (K, D, D)))
+    np.testing.assert_allclose(params.nu_e, means_by_brute_force(target, counts), atol=1e-6)
+    axes = [(np.arange(c) + 0.5) * n / max(shape) / c for n, c in zip(shape, counts)]
+    centres = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(K, D)
+    np.testing.assert_allclose(params.musX, centres, rtol=1e-6)
+    assert params.image_shape == shape
+    assert params.dtype == np.float32
+
+
+@pytest.mark.parametrize(("shape", "k"), [
+    ((1, 1), 5), ((3, 3), 7), ((5, 3), 7), ((7, 5), 12), ((4, 4), 12), ((5,), 33), ((3, 1, 3), 8)])
+def test_there_may_be_more_kernels_than_pixels(shape, k):
+    target = picture(shape, 3)
+    params = initial_params(target, k)
+    expected = means_by_brute_force(target, kernel_grid(shape, k))
+    np.testing.assert_allclose(params.nu_e, expected, atol=1e-6)
+
+
+@settings(max_examples=100)
+@given(shape=st.lists(st.integers(1, 20), min_size=1, max_size=3), k=st.integers(1, 25))
+def test_means_are_those_of_brute_force(shape, k):
+    counts = kernel_grid(tuple(shape), k)
+    assume(np.prod(counts) < 2000)
+    assume(all(boxes(n, c) is not None for n, c in zip(shape, counts)))
+    target = picture(tuple(shape), 1)
+    params = initial_params(target, k)
+    np.testing.assert_allclose(params.nu_e, means_by_brute_force(target, counts), atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_start_has_the_dtype_that_was_asked_for(dtype):
+    params = initial_params(picture((20, 30)).astype(dtype), 5, dtype)
+    assert {array.dtype for array in params.arrays().values()} == {np.dtype(dtype)}
+
+
+def test_a_constant_picture_starts_as_itself():
+    params = initial_params(np.full((17, 23, 1), 0.3), 6)
+    np.testing.assert_allclose(params.nu_e, 0.3, rtol=1e-6)

@@ -1,0 +1,990 @@
+"""Smoe: options, history, training that goes on bit for bit, checkpoints, interruptions."""
+
+import dataclasses
+import itertools
+import math
+import pathlib
+import signal
+import subprocess
+import sys
+import textwrap
+import tracemalloc
+import warnings
+
+import numpy as np
+import pytest
+from helpers import assert_same_model, picture, random_model, relative_error
+
+import smoe_np
+from smoe_np import Record, Smoe, SmoeParams, dense, files, live_lists
+from smoe_np.initialize import initial_params
+from smoe_np.params import NAMES
+
+SPARSE = {"l1reg": 0.1, "lr_div": 2}  # kernels leave within 60 iterations
+DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
+
+
+@pytest.fixture(scope="module")
+def image():
+    return picture((40, 35))[..., 0]
+
+
+def same_history(found, wanted):
+    """All of it but the seconds."""
+    without = [[dataclasses.replace(r, seconds=0) for r in history] for history in (found, wanted)]
+    assert without[0] == without[1]
+
+
+def assert_same_training(found, wanted):
+    """Two trainings that stand at the same point, bit for bit, moments and history included."""
+    assert found.iteration == wanted.iteration
+    assert_same_model(found.params, wanted.params)
+    assert_same_model(found.best_params, wanted.best_params)
+    assert found.adam.steps == wanted.adam.steps
+    for name, array in wanted.adam.arrays().items():
+        np.testing.assert_array_equal(found.adam.arrays()[name], array, err_msg=name)
+    same_history(found.history, wanted.history)
+
+
+def interrupt_at(*iterations, number=signal.SIGINT):
+    def progress(smoe):
+        if smoe.iteration in iterations:
+            signal.raise_signal(number)
+
+    return progress
+
+
+# ---- the start
+
+
+def test_without_params_it_starts_from_the_grid(image):
+    smoe = Smoe(image, kernels_per_dim=6)
+    assert_same_model(smoe.params, initial_params(image[..., None].astype(np.float32), 6))
+    assert smoe.iteration == 0
+    assert smoe.history == []
+    assert smoe.stopped is None
+    assert_same_model(smoe.best_params, smoe.params)
+
+
+@DTYPES
+def test_the_dtype_is_that_of_the_model_and_of_the_picture(image, dtype):
+    smoe = Smoe(image, 4, dtype=dtype).train(3)
+    assert smoe.params.dtype == smoe.best_params.dtype == smoe.reconstruction.dtype == dtype
+
+
+def test_a_model_given_is_trained_on_and_left_as_it_was(image):
+    given = random_model(0, K=9, dtype=np.float32)
+    before = given.copy()
+    smoe = Smoe(image, params=given)
+    assert_same_model(smoe.params, before)
+    smoe.train(5)
+    assert_same_model(given, before)
+    assert smoe.params.num_kernels == smoe.initial_kernels == 9
+    assert smoe.params.image_shape == (40, 35)
+
+
+def test_kernels_without_weight_are_left_out(image):
+    given = random_model(1, K=9, dtype=np.float32)
+    given.pis[[2, 5]] = [0, -1]
+    assert_same_model(Smoe(image, params=given).params, given.select(given.pis > 0))
+
+
+def test_negative_gates_are_flipped_with_a_warning_that_counts_them(image):
+    given = random_model(2, K=12, negative=0.4)
+    count = (np.linalg.det(given.A) < 0).sum()
+    with pytest.warns(UserWarning, match=f"^{count} kernels of params have negative gates"):
+        smoe = Smoe(image, params=given)
+    assert (np.diagonal(smoe.params.A, axis1=1, axis2=2) > 0).all()
+    np.testing.assert_array_equal(np.abs(smoe.params.A), np.abs(given.A).astype(np.float32))
+
+
+def test_two_negative_columns_are_flipped_without_a_word(image):
+    given = random_model(3, K=4)
+    given.A[1] *= -1
+    smoe = Smoe(image, params=given, dtype="float64")
+    np.testing.assert_allclose(smoe.params.A[1], -given.A[1])
+
+
+def test_weights_too_small_for_float32_leave_no_trap(image):
+    given = random_model(4, K=5, dtype=np.float64)
+    given.pis[2] = 1e-60  # 0 in float32
+    smoe = Smoe(image, params=given, dtype="float32").train(3)
+    assert np.isfinite(smoe.history[-1].loss)
+    assert smoe.params.num_kernels == 4
+
+
+WRONG_ARGUMENTS = [
+    ({"kernels_per_dim": 0}, ValueError, "kernels_per_dim must be at least 1, got 0"),
+    ({"kernels_per_dim": 2.5}, TypeError, "kernels_per_dim must be a whole number, got 2.5"),
+    ({"kernels_per_dim": "12"}, TypeError, "kernels_per_dim must be a whole number"),
+    ({"batches": 0}, ValueError, "batches must be at least 1, got 0"),
+    ({"batches": 1.5}, TypeError, "batches must be a whole number"),
+    ({"backend": "tensorflow"}, ValueError, "backend must be one of 'auto', 'numpy'"),
+    ({"dtype": "float16"}, ValueError, 'dtype must be "float32" or "float64", got float16'),
+    ({"dtype": "real"}, ValueError, "dtype must be"),
+    ({"channel_axis": 5}, ValueError, "channel_axis"),
+    ({"channel_axis": "last"}, ValueError, "channel_axis"),
+    ({"params": "model.npz"}, TypeError, "params must be a SmoeParams, got str.*load_params"),
+    ({"params": random_model(0, K=3, D=3)}, ValueError, "3 dimensions and 1 channels, the image"),
+    ({"params": random_model(0, K=3, C=3)}, ValueError, "2 dimensions and 3 channels, the image"),
+    ({"params": random_model(0, K=3).map(np.negative)}, ValueError, "no kernels"),
+    ({"params": random_model(0, K=3), "radial": True}, ValueError, "radial is True, but params"),
+    ({"params": random_model(0, K=3).map(lambda a: a * (a.ndim != 3))}, ValueError, "no extent"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "error", "message"), WRONG_ARGUMENTS)
+def test_wrong_arguments_are_refused_in_words(arguments, error, message):
+    with pytest.raises(error, match=message):
+        Smoe(np.zeros((8, 8)), **arguments)
+
+
+@pytest.mark.parametrize(("wrong", "error"), [
+    (np.full((8, 8), 1.5), ValueError), (np.full((8, 8), -0.1), ValueError),
+    (np.full((8, 8), np.nan), ValueError), (np.zeros((8, 0)), ValueError), (0.5, ValueError),
+    (np.zeros((8, 8), complex), TypeError), (np.zeros((8, 8), int), TypeError),
+    (np.array([["a", "b"]]), TypeError)])
+def test_what_is_no_image_is_refused_in_words(wrong, error):
+    with pytest.raises(error, match="image"):
+        Smoe(wrong)
+
+
+WRONG_SETTINGS = [
+    ({"iterations": -1}, ValueError, "iterations must be at least 0, got -1"),
+    ({"iterations": 1.5}, TypeError, "iterations must be a whole number, got 1.5"),
+    ({"iterations": None}, TypeError, "iterations must be a whole number"),
+    ({"val_iter": 0}, ValueError, "val_iter must be at least 1, got 0"),
+    ({"val_iter": 0.5}, TypeError, "val_iter must be a whole number"),
+    *[({name: value}, ValueError, f"{name} must be (above 0|0 or more), got {value}")
+      for name in ("base_lr", "lr_div", "lr_mult", "l1reg", "bandwidth_reg", "grad_clip",
+                   "adam_eps") for value in (-1.0, math.nan, math.inf)],
+    *[({name: 0}, ValueError, f"{name} must be above 0, got 0")
+      for name in ("lr_div", "grad_clip", "adam_eps")],
+    *[({name: wrong}, TypeError, f"{name} must be a number, got")
+      for name in ("base_lr", "lr_div", "lr_mult", "l1reg", "bandwidth_reg", "adam_eps")
+      for wrong in (None, "0.1", [1, 2], 1j)],
+    ({"grad_clip": "0.1"}, TypeError, "grad_clip must be a number"),
+]
+
+
+@pytest.mark.parametrize(("settings", "error", "message"), WRONG_SETTINGS)
+def test_wrong_settings_are_refused_in_words_and_change_nothing(settings, error, message):
+    smoe = Smoe(picture((8, 8)), 2, channel_axis=-1).train(2)
+    before, held = smoe.params, smoe.settings
+    with pytest.raises(error, match=message):
+        smoe.train(**settings)
+    assert smoe.params is before
+    assert smoe.settings is held
+    smoe.resume()
+    assert smoe.iteration == 2
+
+
+def test_numbers_of_numpy_are_numbers():
+    smoe = Smoe(picture((8, 8)), np.int64(2), batches=np.int32(3), channel_axis=-1)
+    smoe.train(np.int64(2), np.int8(1), np.float32(1e-3), np.int64(100), l1reg=np.float64(0))
+    assert smoe.iteration == 2
+
+
+# ---- pictures of every kind
+
+
+@pytest.mark.parametrize(("shape", "axis", "k"), [
+    ((1, 1), "auto", 3), ((2, 3), "auto", 1), ((2, 3, 3), "auto", 2), ((9, 7, 1), "auto", 3),
+    ((17, 40), "auto", 4), ((40, 17, 3), "auto", 4), ((5, 6, 7), "auto", 3), ((5, 6, 3), None, 3),
+    ((3, 11, 9), 0, 3), ((6, 7, 8, 2), "auto", 3), ((50,), "auto", 9), ((5, 5), "auto", 12),
+    ((3, 4, 5, 6), None, 2)])
+def test_any_picture_can_be_trained_and_comes_back_in_its_shape(shape, axis, k):
+    image = np.random.default_rng(0).random(shape)
+    smoe = Smoe(image, k, channel_axis=axis)
+    assert smoe.train(6, val_iter=2) is smoe
+    assert [r.iteration for r in smoe.history] == [0, 2, 4, 6]
+    channels = np.moveaxis(image, 0, -1) if axis == 0 else image
+    assert smoe.reconstruction.shape == channels.shape
+    space = channels.shape[: smoe.params.num_dims]
+    assert smoe.gating.shape == space
+    assert smoe.gating.max() < smoe.params.num_kernels
+    error = ((smoe.reconstruction - channels) ** 2).mean() * 255**2
+    assert error == pytest.approx(smoe.history[-1].mse, rel=1e-4, abs=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_integers_train_as_the_floats_they_stand_for(dtype, image):
+    whole = np.round(image * np.iinfo(dtype).max).astype(dtype)
+    one = Smoe(whole, 4, dtype="float64").train(5)
+    other = Smoe(whole / np.iinfo(dtype).max, 4, dtype="float64").train(5)
+    assert relative_error(one.params.A, other.params.A) < 1e-9
+
+
+def test_the_image_given_is_left_as_it_was(image):
+    before = image.copy()
+    Smoe(image, 4).train(3)
+    np.testing.assert_array_equal(image, before)
+
+
+@pytest.mark.parametrize("level", [0.0, 0.5, 1.0])
+def test_a_constant_picture_stays_as_it_is(level):
+    smoe = Smoe(np.full((20, 20), level), 4).train(20, val_iter=5)
+    assert smoe.stopped is None
+    # with so small an ε, Adam makes steps even of gradients that are rounding errors
+    np.testing.assert_allclose(smoe.reconstruction, level, atol=2e-3)
+    assert smoe.history[0].psnr > 100
+
+
+@pytest.mark.parametrize("D", [2, 3])
+def test_one_kernel_regresses_a_plane(D):
+    shape = (16, 12, 5)[:D]
+    x = dense.pixel_centres(shape).reshape(*shape, D)
+    smoe = Smoe(0.2 + x @ np.array([0.3, 0.2, 0.1])[:D], 1, channel_axis=None)
+    smoe.train(600, val_iter=600, base_lr=5e-3)
+    assert smoe.params.num_kernels == 1
+    assert smoe.history[-1].psnr > 45
+
+
+# ---- training
+
+
+def test_training_improves_a_picture_by_decibels():
+    smoe = Smoe(picture((48, 64), 3, noise=0), 8).train(200, val_iter=50)
+    assert smoe.history[-1].psnr > smoe.history[0].psnr + 7
+    assert [r.kernels for r in smoe.history] == [48] * 5
+    losses = [r.loss for r in smoe.history]
+    assert losses == sorted(losses, reverse=True)
+
+
+@DTYPES
+def test_a_step_is_that_of_adam_on_the_oracles_gradients(image, dtype):
+    settings = {"l1reg": 0.3, "bandwidth_reg": 1e-5}
+    smoe = Smoe(image, 4, dtype=dtype)
+    before = smoe.params
+    target = image[..., None].astype(dtype).astype(float)
+    gradients = dense.gradients(before.astype(float), target, **settings)
+    smoe.train(1, base_lr=2e-3, lr_div=50, lr_mult=300, adam_eps=1e-8, **settings)
+    rates = {"pis": 2e-3 / 50, "musX": 2e-3, "A": 2e-3 * 300, "gamma_e": 2e-3, "nu_e": 2e-3}
+    for name in NAMES:
+        g = gradients[name]
+        step = rates[name] * math.sqrt(0.001) / 0.1 * 0.1 * g / (math.sqrt(0.001) * abs(g) + 1e-8)
+        moved = getattr(smoe.params, name).astype(float) - getattr(before, name)
+        tolerance = 1e-10 if dtype == "float64" else 1e-2
+        assert relative_error(moved, -step) < tolerance, name
+
+
+@pytest.mark.parametrize(("option", "name"), [("train_pis", "pis"), ("train_gammas", "gamma_e")])
+def test_what_is_not_trained_stays_bit_for_bit(image, option, name):
+    smoe = Smoe(image, params=random_model(5, K=12), **{option: False})
+    before = smoe.params
+    smoe.train(10, l1reg=0.5)
+    for other in NAMES:
+        same = np.array_equal(getattr(smoe.params, other), getattr(before, other))
+        assert same == (other == name)
+
+
+@DTYPES
+@pytest.mark.parametrize("D", [2, 3])
+def test_radial_kernels_stay_radial_through_sign_changes_and_clipping(dtype, D):
+    smoe = Smoe(picture((20, 16, 7)[:D])[..., 0], 4, radial=True, dtype=dtype)
+    smoe.train(40, val_iter=1, lr_mult=20000, grad_clip=1e-3, bandwidth_reg=1e-6,
+               callbacks=[lambda s: s.params.radial or pytest.fail("no longer radial")])
+    assert smoe.params.radial
+    assert (smoe.params.A[:, 0, 0] > 0).all()
+    assert not np.allclose(smoe.params.A[:, 0, 0], smoe.params.A[0, 0, 0], rtol=1e-3)
+
+
+def test_without_radial_kernels_do_not_stay_radial(image):
+    assert not Smoe(image, 4).train(5).params.radial
+
+
+def test_sparsity_drives_kernels_out_and_their_moments_leave_with_them(image):
+    smoe = Smoe(image, 8).train(60, val_iter=5, **SPARSE)
+    kernels = [r.kernels for r in smoe.history]
+    assert kernels[0] == smoe.initial_kernels == 56
+    assert kernels == sorted(kernels, reverse=True)
+    assert kernels[-1] == smoe.params.num_kernels < 56
+    assert (smoe.params.pis > 0).all()
+    for moment in (smoe.adam.m, smoe.adam.v):
+        for name in NAMES:
+            assert getattr(moment, name).shape == getattr(smoe.params, name).shape
+    assert smoe.gating.max() < smoe.params.num_kernels
+
+
+def test_sparsity_counts_the_kernels_at_the_start_and_not_those_left(image):
+    smoe = Smoe(image, 8, dtype="float64").train(60, val_iter=60, **SPARSE)
+    record, params = smoe.history[-1], smoe.params
+    assert params.num_kernels < 56
+    mse = ((np.clip(dense.render(params, (40, 35))[..., 0], 0, 1) - image) ** 2).mean()
+    assert record.loss == pytest.approx(mse + 0.1 / 56 * params.pis.sum(), rel=1e-9)
+
+
+def test_a_kernel_whose_weight_falls_to_zero_is_gone_for_good(image):
+    given = random_model(6, K=10, dtype=np.float32)
+    given.pis[4] = 1e-6  # one step of the sparsity is more than this
+    smoe = Smoe(image, params=given).train(1, l1reg=1000.0)
+    assert smoe.params.num_kernels == 9
+    np.testing.assert_allclose(smoe.params.nu_e[4], given.nu_e[5], atol=2e-3)
+
+
+def test_grad_clip_bounds_what_the_moments_have_seen(image):
+    free = Smoe(image, 4).train(8)
+    loose = Smoe(image, 4).train(8, grad_clip=1e3)
+    assert_same_model(loose.params, free.params)
+    tight = Smoe(image, 4).train(8, grad_clip=1e-5, l1reg=5.0, bandwidth_reg=1.0)
+    largest = max(np.abs(array).max() for array in tight.adam.m.arrays().values())
+    assert 0 < largest <= 1e-5  # the regularisers' gradients are clipped too
+    assert max(np.abs(array).max() for array in free.adam.m.arrays().values()) > 1e-4
+
+
+def test_batches_change_nothing_but_the_last_digits(image):
+    whole = Smoe(image, 6, dtype="float64").train(20)
+    for batches in (1, 5):
+        parts = Smoe(image, 6, dtype="float64", batches=batches).train(20)
+        for name in NAMES:
+            error = relative_error(getattr(parts.params, name), getattr(whole.params, name))
+            assert error < 1e-7
+
+
+# ---- history
+
+
+def test_history_has_the_multiples_of_val_iter_and_the_end(image):
+    smoe = Smoe(image, 3)
+    for iterations, val_iter, wanted in [
+            (0, 10, [0]), (0, 10, [0]), (7, 3, [0, 3, 6, 7]), (5, 100, [0, 3, 6, 7, 12]),
+            (6, 6, [0, 3, 6, 7, 12, 18]), (1, 1, [0, 3, 6, 7, 12, 18, 19])]:
+        smoe.train(iterations, val_iter)
+        assert [r.iteration for r in smoe.history] == wanted
+        assert smoe.iteration == wanted[-1]
+
+
+def test_a_record_is_of_the_very_parameters_held_at_its_iteration(image):
+    smoe = Smoe(image, 8, dtype="float64")
+    settings = {**SPARSE, "bandwidth_reg": 1e-6}
+
+    def check(smoe):
+        record, params = smoe.history[-1], smoe.params
+        assert isinstance(record, Record)
+        assert record.iteration == smoe.iteration
+        assert record.kernels == params.num_kernels
+        target = image[..., None]
+        mse = dense.loss(params, target)
+        loss = dense.loss(params, target, 0.1, 1e-6, initial_kernels=56)
+        assert record.loss == pytest.approx(loss, rel=1e-9)
+        assert record.mse == pytest.approx(mse * 255**2, rel=1e-9)
+        assert record.psnr == pytest.approx(-10 * math.log10(mse), rel=1e-9)
+
+    smoe.train(60, val_iter=7, callbacks=[check], **settings)
+    assert len(smoe.history) == 10
+    assert smoe.history[-1].kernels < 56
+    seconds = [r.seconds for r in smoe.history]
+    assert seconds == sorted(seconds)
+    assert seconds[0] >= 0
+
+
+def test_psnr_is_that_of_the_picture(image):
+    smoe = Smoe(image, 5).train(10)
+    found = smoe_np.psnr(smoe.reconstruction, image)
+    assert smoe.history[-1].psnr == pytest.approx(found, abs=1e-3)
+
+
+def test_callbacks_are_called_at_every_validation_and_progress_after_every_step(image):
+    smoe, calls, steps = Smoe(image, 3), [], []
+    smoe.train(7, val_iter=3, progress=lambda s: steps.append((s is smoe, s.iteration)),
+               callbacks=(lambda s: calls.append(("first", s.iteration, s.history[-1].iteration)),
+                          lambda s: calls.append(("second", s.iteration, s is smoe))))
+    assert calls == list(itertools.chain(*(
+        (("first", i, i), ("second", i, True)) for i in (0, 3, 6, 7))))
+    assert steps == [(True, i) for i in range(1, 8)]
+    calls.clear()
+    smoe.train(2, val_iter=100, callbacks=iter([lambda s: calls.append(s.iteration)]))
+    assert calls == [9]
+
+
+def test_an_error_in_a_callback_comes_out_and_training_can_go_on(image):
+    whole = Smoe(image, 4).train(9, val_iter=3)
+    smoe = Smoe(image, 4)
+
+    def fail(smoe):
+        if smoe.iteration == 6:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        smoe.train(9, val_iter=3, progress=fail)
+    smoe.resume()
+    assert_same_training(smoe, whole)
+
+
+def test_best_params_are_of_the_validation_with_the_lowest_loss(image):
+    smoe, seen = Smoe(image, 4), []
+    smoe.train(24, val_iter=4, base_lr=0.1, lr_mult=30,
+               callbacks=[lambda s: seen.append(s.params)])
+    losses = [r.loss for r in smoe.history]
+    best = int(np.argmin(losses))
+    assert 0 < best < len(losses) - 1  # at a rate this high the path is restless
+    assert_same_model(smoe.best_params, seen[best])
+
+
+def test_best_params_are_those_of_the_last_call(image):
+    smoe = Smoe(image, 4).train(30)
+    before = smoe.best_params
+    smoe.train(3, val_iter=3, l1reg=100.0)  # another loss, far larger
+    assert smoe.best_params is not before
+    assert_same_model(smoe.best_params, smoe.params)
+
+
+# ---- going on
+
+
+@DTYPES
+@pytest.mark.parametrize("parts", [(30, 30), (0, 60), (60, 0), (1, 59), (7, 13, 40), (3,) * 20])
+def test_training_in_parts_is_training_in_one_go_bit_for_bit(image, dtype, parts):
+    whole = Smoe(image, 8, dtype=dtype).train(60, val_iter=1000, **SPARSE)
+    assert whole.params.num_kernels < 56
+    smoe = Smoe(image, 8, dtype=dtype)
+    for iterations in parts:
+        smoe.train(iterations, val_iter=1000, **SPARSE)
+    assert_same_model(smoe.params, whole.params)
+    for name, array in whole.adam.arrays().items():
+        np.testing.assert_array_equal(smoe.adam.arrays()[name], array)
+    assert smoe.history[-1].loss == pytest.approx(whole.history[-1].loss, rel=1e-6)
+
+
+def test_validations_do_not_change_the_training(image):
+    seldom = Smoe(image, 8).train(40, val_iter=1000, **SPARSE)
+    often = Smoe(image, 8).train(40, val_iter=1, **SPARSE)
+    assert_same_model(often.params, seldom.params)
+
+
+def test_two_trainings_are_the_same_bit_for_bit(image):
+    assert_same_training(*(Smoe(image, 8).train(40, val_iter=7, **SPARSE) for _ in range(2)))
+
+
+def test_resume_needs_a_training(image):
+    with pytest.raises(ValueError, match="no training to resume"):
+        Smoe(image, 3).resume()
+
+
+def test_resume_after_the_end_changes_nothing(image):
+    smoe = Smoe(image, 4).train(5)
+    before = smoe.params
+    smoe.resume()
+    assert smoe.params is before
+    assert smoe.iteration == 5
+    assert len(smoe.history) == 2
+
+
+# ---- training that fails
+
+
+def assert_restored(smoe, image):
+    """After a failure: the best model, finite, of the validation it was found at; it trains on."""
+    assert smoe.stopped == "diverged"
+    assert_same_model(smoe.params, smoe.best_params)
+    assert all(np.isfinite(array).all() for array in smoe.params.arrays().values())
+    assert (smoe.params.pis > 0).all()
+    best = min(smoe.history, key=lambda r: r.loss)
+    mse = ((smoe.reconstruction - image) ** 2).mean() * 255**2
+    assert mse == pytest.approx(best.mse, rel=1e-3)
+    before = smoe.history[-1].iteration
+    smoe.train(20, val_iter=20)
+    assert smoe.stopped is None
+    assert smoe.history[-1].iteration > before
+    assert smoe.history[-1].mse < best.mse
+
+
+@pytest.mark.parametrize("base_lr", [1e20, 1e30, 1e37, 1e39, 1e300])
+@pytest.mark.parametrize("train_pis", [True, False])
+def test_a_rate_far_too_high_ends_with_one_warning_and_the_best_model(image, base_lr, train_pis):
+    smoe = Smoe(image, 5, train_pis=train_pis).train(10, val_iter=5)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        smoe.train(50, val_iter=5, base_lr=base_lr)
+    assert [w.category for w in caught] == [RuntimeWarning]
+    assert "training ended at iteration" in str(caught[0].message)
+    assert "best parameters" in str(caught[0].message)
+    assert caught[0].filename == __file__
+    assert_restored(smoe, image)
+
+
+def test_a_loss_that_is_many_times_that_of_the_start_ends_training():
+    # the error itself is at most 1; a good start that is lost must be noticed all the same
+    smooth = 0.5 + 0.1 * dense.pixel_centres((40, 35)).sum(1).reshape(40, 35)
+    smoe = Smoe(smooth, 6, train_pis=False)
+    with pytest.warns(RuntimeWarning, match="training ended at iteration"):
+        smoe.train(60, val_iter=10, base_lr=5.0)
+    assert smoe.history[-1].mse < 100 * smoe.history[0].mse
+    assert_restored(smoe, smooth)
+
+
+def test_a_loss_that_explodes_by_its_regularisers_ends_training(image):
+    smoe = Smoe(image, 5)
+    with pytest.warns(RuntimeWarning, match=r"training ended at iteration \d+: the loss is"):
+        smoe.train(60, val_iter=10, bandwidth_reg=1e-3, lr_mult=1e6, base_lr=1.0)
+    assert smoe.stopped == "diverged"
+
+
+def test_when_all_kernels_would_leave_the_best_model_stays(image):
+    smoe = Smoe(image, 5)
+    with pytest.warns(RuntimeWarning, match="the last kernel's weight fell to 0"):
+        smoe.train(50, val_iter=5, l1reg=1e3, lr_div=1e-3)
+    assert_restored(smoe, image)
+
+
+def test_a_single_kernel_does_not_leave_without_a_word(image):
+    smoe = Smoe(image, 1)
+    with pytest.warns(RuntimeWarning, match="the last kernel's weight fell to 0"):
+        smoe.train(50, val_iter=5, l1reg=10.0, lr_div=0.01)
+    assert smoe.params.num_kernels == 1
+
+
+def test_training_after_a_failure_costs_what_it_did_before(monkeypatch):
+    pairs = []
+
+    def spy(function):
+        def counted(*args, **kwargs):
+            lists = function(*args, **kwargs)
+            pairs.append(0 if lists is None else len(lists.kernels))
+            return lists
+
+        return counted
+
+    for name in ("build_lists", "rebuild_lists"):
+        monkeypatch.setattr(live_lists, name, spy(getattr(live_lists, name)))
+    smoe = Smoe(picture((128, 128))[..., 0], 20, train_pis=False).train(30)
+    usual = max(pairs)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        smoe.train(20, base_lr=1e35)
+    assert smoe.stopped == "diverged"
+    pairs.clear()
+    smoe.train(30)
+    assert pairs
+    assert pairs[-1] < 3 * usual
+
+
+# ---- checkpoints
+
+
+@pytest.fixture(scope="module", params=["float32", "float64"])
+def whole_run(request, image):
+    """A training of 60 iterations without interruption, in which kernels leave."""
+    smoe = Smoe(image, 8, dtype=request.param).train(60, val_iter=17, **SPARSE)
+    assert smoe.params.num_kernels < 56
+    return smoe
+
+
+@pytest.mark.parametrize("when", ["after the step", "interrupted"])
+@pytest.mark.parametrize("at", [1, 2, 5, 16, 17, 18, 33, 40, 42, 45, 50, 59])
+def test_a_checkpoint_goes_on_bit_for_bit_from_anywhere(image, whole_run, at, when, tmp_path):
+    path = tmp_path / "checkpoint.npz"
+
+    def save(smoe):
+        if smoe.iteration == at:
+            smoe.save_checkpoint(path)
+
+    smoe = Smoe(image, 8, dtype=whole_run.options["dtype"])
+    if when == "after the step":
+        smoe.train(60, val_iter=17, progress=save, **SPARSE)
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            smoe.train(60, val_iter=17, progress=interrupt_at(at), checkpoint=path, **SPARSE)
+    again = Smoe.from_checkpoint(path, image)
+    assert again.iteration == at
+    assert again.resume() is again
+    assert_same_training(again, whole_run)
+
+
+@pytest.mark.parametrize("at", [0, 17, 34, 51, 60])
+def test_a_checkpoint_of_a_validation_goes_on_bit_for_bit(image, whole_run, at, tmp_path):
+    path = tmp_path / "checkpoint.npz"
+    smoe = Smoe(image, 8, dtype=whole_run.options["dtype"])
+    smoe.train(60, val_iter=17, **SPARSE, callbacks=[
+        lambda s: s.save_checkpoint(path) if s.iteration == at else None])
+    again = Smoe.from_checkpoint(path, image)
+    assert again.iteration == at
+    assert_same_training(again.resume(), whole_run)
+
+
+def test_checkpoints_are_left_at_validations_and_hold_all_of_it(image, tmp_path):
+    path, seen = tmp_path / "checkpoint.npz", []
+
+    def look(smoe):
+        again = Smoe.from_checkpoint(path, image)
+        assert_same_training(again, smoe)
+        assert again.options == smoe.options
+        assert again.settings == smoe.settings
+        assert again.initial_kernels == smoe.initial_kernels
+        assert [r.seconds for r in again.history] == [r.seconds for r in smoe.history]
+        np.testing.assert_array_equal(again.reconstruction, smoe.reconstruction)
+        seen.append(smoe.iteration)
+
+    smoe = Smoe(image, 8, train_gammas=False, batches=3, dtype="float64")
+    smoe.train(40, val_iter=13, checkpoint=path, callbacks=[look], grad_clip=0.1, **SPARSE)
+    assert seen == [0, 13, 26, 39, 40]
+
+
+@pytest.mark.parametrize("options", [
+    {"radial": True}, {"train_pis": False}, {"train_gammas": False}, {"batches": 4}])
+def test_every_option_outlives_a_checkpoint(image, tmp_path, options):
+    whole = Smoe(image, 5, **options).train(20, val_iter=6)
+    half = Smoe(image, 5, **options)
+    with pytest.raises(KeyboardInterrupt):
+        half.train(20, val_iter=6, checkpoint=tmp_path / "c.npz", progress=interrupt_at(9))
+    assert_same_training(Smoe.from_checkpoint(tmp_path / "c.npz", image).resume(), whole)
+
+
+def test_the_best_model_before_a_checkpoint_is_still_the_best_after_it(image, tmp_path):
+    settings = {"val_iter": 4, "base_lr": 0.1, "lr_mult": 30}
+    whole = Smoe(image, 4).train(24, **settings)
+    losses = [r.loss for r in whole.history]
+    assert 0 < np.argmin(losses) < len(losses) - 1
+    half = Smoe(image, 4)
+    with pytest.raises(KeyboardInterrupt):
+        half.train(24, **settings, checkpoint=tmp_path / "c.npz", progress=interrupt_at(22))
+    assert_same_training(Smoe.from_checkpoint(tmp_path / "c.npz", image).resume(), whole)
+
+
+@pytest.mark.parametrize(("shape", "axis"), [((12, 9, 3), "auto"), ((7, 6, 8), "auto"),
+                                             ((7, 6, 3), None), ((30,), "auto")])
+def test_checkpoints_are_for_any_picture(tmp_path, shape, axis):
+    image = np.random.default_rng(1).random(shape)
+    whole = Smoe(image, 4, channel_axis=axis).train(12, val_iter=5)
+    half = Smoe(image, 4, channel_axis=axis)
+    with pytest.raises(KeyboardInterrupt):
+        half.train(12, val_iter=5, checkpoint=tmp_path / "c.npz", progress=interrupt_at(7))
+    again = Smoe.from_checkpoint(tmp_path / "c.npz", image, channel_axis=axis).resume()
+    assert_same_training(again, whole)
+    assert again.reconstruction.shape == shape
+
+
+def test_the_image_may_come_as_integers_or_as_the_floats_they_stand_for(tmp_path, image):
+    whole = np.round(image * 255).astype(np.uint8)
+    Smoe(whole, 4).train(3).save_checkpoint(tmp_path / "c.npz")
+    assert Smoe.from_checkpoint(tmp_path / "c.npz", (whole / np.float32(255))).iteration == 3
+
+
+def test_train_goes_on_from_a_checkpoint_too(image, tmp_path):
+    one = Smoe(image, 8).train(30, **SPARSE)
+    one.save_checkpoint(tmp_path / "c.npz")
+    other = Smoe.from_checkpoint(tmp_path / "c.npz", image)
+    for smoe in (one, other):
+        smoe.train(30, **SPARSE)
+    assert_same_training(other, one)
+
+
+def test_a_checkpoint_before_any_training_can_be_trained(image, tmp_path):
+    Smoe(image, 4).save_checkpoint(tmp_path / "c.npz")
+    again = Smoe.from_checkpoint(tmp_path / "c.npz", image)
+    with pytest.raises(ValueError, match="no training to resume"):
+        again.resume()
+    assert_same_training(again.train(10), Smoe(image, 4).train(10))
+
+
+def test_a_checkpoint_of_a_failed_training_goes_on_alike(image, tmp_path):
+    smoe = Smoe(image, 5)
+    with pytest.warns(RuntimeWarning, match="last kernel"):
+        smoe.train(50, val_iter=5, l1reg=1e3, lr_div=1e-3)
+    smoe.save_checkpoint(tmp_path / "c.npz")
+    again = Smoe.from_checkpoint(tmp_path / "c.npz", image)
+    assert again.stopped == "diverged"
+    assert_same_training(again.train(10), smoe.train(10))
+
+
+def test_a_folder_that_is_not_there_is_said_at_once(image, tmp_path):
+    smoe = Smoe(image, 3)
+    with pytest.raises(FileNotFoundError, match="folder does not exist"):
+        smoe.train(100, checkpoint=tmp_path / "none" / "c.npz")
+    assert smoe.iteration == 0
+
+
+# ---- checkpoints that are refused
+
+
+@pytest.fixture(scope="module")
+def checkpoint(image, tmp_path_factory):
+    """A checkpoint of a training in which kernels have left, and the lists it was saved with."""
+    path = tmp_path_factory.mktemp("checkpoint") / "good.npz"
+    with pytest.raises(KeyboardInterrupt):
+        Smoe(image, 8).train(60, val_iter=17, checkpoint=path, progress=interrupt_at(50), **SPARSE)
+    Smoe.from_checkpoint(path, image)
+    return path
+
+
+def refused(path, image, message=""):
+    with pytest.raises(ValueError, match="(?s)" + message) as caught:
+        Smoe.from_checkpoint(path, image)
+    text = str(caught.value)
+    assert path.name in text
+    assert "\n" not in text
+    return text
+
+
+def test_another_image_is_refused(checkpoint, image):
+    other = image.copy()
+    other[3, 4] = 1 - other[3, 4]
+    refused(checkpoint, other, "another image of the same shape")
+    refused(checkpoint, image[:, ::-1], "another image of the same shape")
+
+
+@pytest.mark.parametrize("shape", [(40, 36), (35, 40), (40, 35, 3), (40,), (40, 35, 2, 5)])
+def test_an_image_of_another_shape_is_refused(checkpoint, shape):
+    refused(checkpoint, np.zeros(shape), "shape")
+
+
+def test_a_file_of_parameters_is_refused_with_the_way_to_read_it(tmp_path, image):
+    Smoe(image, 3).params.save(tmp_path / "params.npz")
+    refused(tmp_path / "params.npz", image, "not a checkpoint.*load_params")
+    np.savez(tmp_path / "other.npz", x=np.zeros(3))
+    refused(tmp_path / "other.npz", image, "not a checkpoint")
+
+
+def test_a_file_that_is_not_there_is_an_os_error(tmp_path, image):
+    with pytest.raises(FileNotFoundError, match=r"none\.npz"):
+        Smoe.from_checkpoint(tmp_path / "none.npz", image)
+
+
+@pytest.mark.parametrize("kept", [0, 1, 100, 0.3, 0.9, -1])
+def test_a_truncated_checkpoint_is_refused(checkpoint, image, tmp_path, kept):
+    data = checkpoint.read_bytes()
+    length = int(kept * len(data)) if isinstance(kept, float) else kept
+    (tmp_path / "cut.npz").write_bytes(data[:length])
+    refused(tmp_path / "cut.npz", image)
+
+
+def test_a_checkpoint_with_a_flipped_bit_is_refused(checkpoint, image, tmp_path):
+    data = bytearray(checkpoint.read_bytes())
+    for at in np.random.default_rng(0).integers(0, len(data), 25):
+        broken = data.copy()
+        broken[at] ^= 0x10
+        (tmp_path / "flipped.npz").write_bytes(broken)
+        try:
+            again = Smoe.from_checkpoint(tmp_path / "flipped.npz", image)
+        except ValueError as refusal:
+            message = str(refusal)
+        else:  # a bit that nothing reads
+            again.resume()
+            message = "flipped.npz"
+        assert "flipped.npz" in message
+
+
+ARRAYS = [f"{part}_{name}" for part in ("params", "best", "adam_m", "adam_v") for name in NAMES]
+META = ["shape", "channels", "image_sha256", "options", "settings", "until", "iteration",
+        "adam_steps", "initial_kernels", "best_loss", "first_loss", "seconds", "stopped", "history"]
+
+
+def tampered(checkpoint, tmp_path, change):
+    arrays, meta = files.load_arrays(checkpoint)
+    change(arrays, meta)
+    files.save_arrays(tmp_path / "tampered.npz", arrays, meta)
+    return tmp_path / "tampered.npz"
+
+
+@pytest.mark.parametrize("name", ARRAYS)
+def test_a_checkpoint_without_an_array_is_refused_by_its_name(checkpoint, image, tmp_path, name):
+    path = tampered(checkpoint, tmp_path, lambda arrays, meta: arrays.pop(name))
+    refused(path, image, f"damaged.*{name}.*missing")
+
+
+@pytest.mark.parametrize("name", META)
+def test_a_checkpoint_without_a_fact_is_refused_by_its_name(checkpoint, image, tmp_path, name):
+    path = tampered(checkpoint, tmp_path, lambda arrays, meta: meta.pop(name))
+    refused(path, image, f"damaged.*{name}.*missing")
+
+
+@pytest.mark.parametrize("name", ARRAYS)
+@pytest.mark.parametrize("change", [
+    lambda a: a[:-1], lambda a: a[:1], lambda a: a[..., None], lambda a: a.ravel()[0],
+    lambda a: a * np.nan], ids=["one less", "one", "one axis more", "a number", "NaN"])
+def test_a_checkpoint_with_an_array_that_does_not_fit_is_refused(
+        checkpoint, image, tmp_path, name, change):
+    def replace(arrays, meta):
+        arrays[name] = change(arrays[name])
+
+    refused(tampered(checkpoint, tmp_path, replace), image)
+
+
+@pytest.mark.parametrize(("name", "value"), [
+    ("options", []), ("options", {}), ("options", {"dtype": "int8"}), ("options", None),
+    ("settings", {}), ("settings", 5), ("settings", {"iterations": 60}), ("until", "x"),
+    ("until", None), ("iteration", -1), ("iteration", "x"), ("iteration", 1.5), ("iteration", None),
+    ("adam_steps", -1), ("adam_steps", 0.5), ("adam_steps", None), ("initial_kernels", 0),
+    ("initial_kernels", "x"), ("best_loss", "x"), ("first_loss", None), ("seconds", "x"),
+    ("stopped", 3), ("history", None), ("history", [{}]), ("history", [1]), ("shape", 5),
+    ("shape", [40]), ("shape", [40, -35]), ("shape", None), ("channels", "x"),
+    ("image_sha256", 5), ("format", "other"), ("version", 99)])
+def test_a_checkpoint_with_a_fact_that_does_not_fit_is_refused(
+        checkpoint, image, tmp_path, name, value):
+    def replace(arrays, meta):
+        meta[name] = value
+
+    refused(tampered(checkpoint, tmp_path, replace), image)
+
+
+@pytest.mark.parametrize("change", [
+    lambda a: a[:-1], lambda a: a + 1000, lambda a: -1.0 - a, lambda a: a * np.nan,
+    lambda a: a[..., None]], ids=["one less", "far more", "negative", "NaN", "one axis more"])
+def test_lists_that_were_tampered_with_never_change_the_picture(
+        checkpoint, image, tmp_path, change):
+    names = [name for name in files.load_arrays(checkpoint)[0] if name.startswith("lists_")]
+    assert names
+    for name in names:
+        def replace(arrays, meta, name=name):
+            arrays[name] = change(np.atleast_1d(arrays[name]))
+
+        path = tampered(checkpoint, tmp_path, replace)
+        try:
+            smoe = Smoe.from_checkpoint(path, image)
+        except ValueError as refusal:
+            message = str(refusal)
+            assert "tampered.npz" in message
+        else:
+            wanted = dense.render(smoe.params, (40, 35))[..., 0]
+            np.testing.assert_allclose(smoe.reconstruction, np.clip(wanted, 0, 1), atol=1e-5)
+
+
+# ---- interruptions
+
+
+@DTYPES
+def test_ctrl_c_is_raised_after_a_whole_step_and_training_resumes_bit_for_bit(
+        image, tmp_path, dtype):
+    whole = Smoe(image, 8, dtype=dtype).train(60, val_iter=17, **SPARSE)
+    smoe, path = Smoe(image, 8, dtype=dtype), tmp_path / "c.npz"
+    with pytest.raises(KeyboardInterrupt):
+        smoe.train(60, val_iter=17, checkpoint=path, progress=interrupt_at(44), **SPARSE)
+    assert smoe.stopped == "interrupted"
+    assert smoe.iteration == smoe.adam.steps == 44
+    assert [r.iteration for r in smoe.history] == [0, 17, 34]
+    again = Smoe.from_checkpoint(path, image)
+    assert again.stopped == "interrupted"
+    assert_same_training(again, smoe)
+    for interrupted in (smoe, again):
+        interrupted.resume()
+        assert interrupted.stopped is None
+        assert_same_training(interrupted, whole)
+
+
+@pytest.mark.parametrize("at", [1, 17, 34, 59])
+def test_ctrl_c_may_come_at_any_iteration(image, at):
+    whole = Smoe(image, 8).train(60, val_iter=17, **SPARSE)
+    smoe = Smoe(image, 8)
+    with pytest.raises(KeyboardInterrupt):
+        smoe.train(60, val_iter=17, progress=interrupt_at(at), **SPARSE)
+    assert smoe.iteration == at
+    assert_same_training(smoe.resume(), whole)
+
+
+def test_ctrl_c_may_come_again_and_again(image, tmp_path):
+    whole = Smoe(image, 4).train(12, val_iter=5)
+    Smoe(image, 4).train(0, val_iter=5, checkpoint=tmp_path / "c.npz")
+    smoe = Smoe(image, 4)
+    progress = interrupt_at(*range(1, 12))
+    with pytest.raises(KeyboardInterrupt):
+        smoe.train(12, val_iter=5, progress=progress, checkpoint=tmp_path / "c.npz")
+    for i in range(2, 12):
+        smoe = Smoe.from_checkpoint(tmp_path / "c.npz", image)
+        with pytest.raises(KeyboardInterrupt):
+            smoe.resume(progress=progress, checkpoint=tmp_path / "c.npz")
+        assert smoe.iteration == i
+    assert_same_training(Smoe.from_checkpoint(tmp_path / "c.npz", image).resume(), whole)
+
+
+def test_ctrl_c_during_a_validation_is_raised_too_and_callbacks_are_not_called_twice(image):
+    smoe, calls = Smoe(image, 4), []
+
+    def callback(smoe):
+        calls.append(smoe.iteration)
+        if smoe.iteration == 4:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        smoe.train(10, val_iter=4, callbacks=[callback])
+    assert smoe.iteration == 4
+    smoe.resume(callbacks=[callback])
+    assert calls == [0, 4, 8, 10]
+
+
+@pytest.mark.parametrize("when", ["progress", "callbacks"])
+def test_ctrl_c_at_the_very_end_is_not_swallowed(image, when):
+    smoe, hook = Smoe(image, 4), interrupt_at(6)
+    hooks = {"progress": hook} if when == "progress" else {"callbacks": [hook]}
+    with pytest.raises(KeyboardInterrupt):
+        smoe.train(6, val_iter=4, **hooks)
+    assert smoe.iteration == 6
+    assert_same_training(smoe.resume(), Smoe(image, 4).train(6, val_iter=4))
+
+
+def test_ctrl_c_is_not_swallowed_when_training_fails_meanwhile(image):
+    smoe = Smoe(image, 1)
+    with pytest.warns(RuntimeWarning, match="last kernel"), pytest.raises(KeyboardInterrupt):
+        smoe.train(50, val_iter=5, l1reg=10.0, lr_div=0.01, progress=lambda s:
+                   s.stopped and signal.raise_signal(signal.SIGINT))
+
+
+def test_ctrl_c_keeps_the_handlers_of_the_caller(image):
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        Smoe(image, 4).train(6, progress=interrupt_at(3))
+    assert signal.getsignal(signal.SIGINT) == before
+
+
+def test_a_second_ctrl_c_ends_a_callback_that_hangs(image):
+    def hang(smoe):
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        pytest.fail("the second one must not wait")
+
+    with pytest.raises(KeyboardInterrupt):
+        Smoe(image, 4).train(6, callbacks=[hang])
+
+
+def test_sigterm_ends_the_process_with_a_checkpoint_from_which_it_goes_on(image, tmp_path):
+    script = textwrap.dedent("""
+        import signal, sys
+        sys.path.insert(0, sys.argv[2])
+        from helpers import picture
+        from smoe_np import Smoe
+
+        def progress(smoe):
+            if smoe.iteration == 21:
+                signal.raise_signal(signal.SIGTERM)
+
+        image = picture((40, 35))[..., 0]
+        Smoe(image, 8).train(30, val_iter=7, checkpoint=sys.argv[1], progress=progress)
+        print("not reached")
+    """)
+    path = tmp_path / "c.npz"
+    folder = str(pathlib.Path(__file__).parent)
+    ended = subprocess.run([sys.executable, "-c", script, path, folder], capture_output=True,
+                           text=True)
+    assert ended.returncode == -signal.SIGTERM, ended.stderr
+    assert ended.stdout == ""
+    again = Smoe.from_checkpoint(path, image)
+    assert again.iteration == 21
+    assert_same_training(again.resume(), Smoe(image, 8).train(30, val_iter=7))
+
+
+# ---- memory
+
+
+@pytest.mark.parametrize(("shape", "C", "k"), [((256, 256), 1, 24), ((128, 96), 3, 40),
+                                               ((24, 24, 24), 1, 8)])
+def test_memory_needed_is_about_the_peak_of_training(shape, C, k):
+    smoe = Smoe(picture(shape, C), k, channel_axis=-1)
+    tracemalloc.start()
+    try:
+        smoe.train(3, val_iter=1000)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    needed = smoe.memory_needed()
+    assert peak < 1.3 * needed
+    assert needed < 5 * peak
+
+
+def test_params_of_a_training_are_a_model_like_any_other(image, tmp_path):
+    smoe = Smoe(image, 8).train(50, **SPARSE)
+    assert isinstance(smoe.params, SmoeParams)
+    smoe.params.save(tmp_path / "params.npz")
+    again = smoe_np.load_params(tmp_path / "params.npz")
+    assert again.image_shape == (40, 35)
+    found = smoe_np.render(again, (40, 35))
+    np.testing.assert_array_equal(found, smoe_np.render(smoe.params, (40, 35)))
+    np.testing.assert_allclose(found, smoe.reconstruction, atol=1e-5)
