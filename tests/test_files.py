@@ -741,7 +741,7 @@ def test_a_truncated_pickle_is_refused_in_words(tmp_path, protocol):
 def mutated(draw, originals):
     data = bytearray(draw(st.sampled_from(originals)))
     for _ in range(draw(st.integers(1, 6))):
-        at = draw(st.integers(0, len(data) - 1))
+        at = draw(st.integers(0, max(len(data) - 1, 0)))
         data[at : at + draw(st.integers(0, 2))] = draw(st.binary(min_size=0, max_size=3))
     return bytes(data)
 

@@ -397,6 +397,13 @@ def test_callbacks_are_called_at_every_validation_and_progress_after_every_step(
     assert calls == [9]
 
 
+def test_callbacks_see_the_warnings_of_numpy_as_everyone_does(image):
+    seen = []
+    Smoe(image, 3).train(1, callbacks=[lambda s: seen.append(np.geterr())],
+                         progress=lambda s: seen.append(np.geterr()))
+    assert seen == [np.geterr()] * 3
+
+
 def test_an_error_in_a_callback_comes_out_and_training_can_go_on(image):
     whole = Smoe(image, 4).train(9, val_iter=3)
     smoe = Smoe(image, 4)
@@ -518,6 +525,20 @@ def test_a_loss_that_explodes_by_its_regularisers_ends_training(image):
     with pytest.warns(RuntimeWarning, match=r"training ended at iteration \d+: the loss is"):
         smoe.train(60, val_iter=10, bandwidth_reg=1e-3, lr_mult=1e6, base_lr=1.0)
     assert smoe.stopped == "diverged"
+
+
+@pytest.mark.parametrize("base_lr", [0.02, 0.05, 0.1, 0.2, 0.5, 2.0])
+def test_whatever_the_rate_the_engine_follows(image, base_lr):
+    # kernels leap about, out of the picture and back, become needles and planes
+    smoe = Smoe(image, 5, dtype="float64")
+
+    def check(smoe):
+        wanted = np.clip(dense.render(smoe.params, (40, 35))[..., 0], 0, 1)
+        np.testing.assert_allclose(smoe.reconstruction, wanted, atol=1e-6)
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "training ended", RuntimeWarning)
+        smoe.train(40, val_iter=5, base_lr=base_lr, lr_mult=100, callbacks=[check])
 
 
 def test_when_all_kernels_would_leave_the_best_model_stays(image):
