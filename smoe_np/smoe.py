@@ -182,14 +182,10 @@ class Smoe:
     def _train(self, callbacks, checkpoint, progress):
         settings, started = self.settings, time.perf_counter()
         self.stopped = None
-        # numbers that overflow are looked for where they matter
-        with Interrupts() as interrupts, np.errstate(all="ignore"):
+        with Interrupts() as interrupts:
             while self.stopped is None:
                 at_end = self.iteration >= self.until
-                if at_end:
-                    mse, gradients = self.engine.loss(self.params), None
-                else:
-                    mse, gradients = self.engine.loss_and_gradients(self.params)
+                mse, gradients = self._evaluate(at_end)
                 loss = mse + penalty(self.params, *self._weights())
                 self._first_loss = min(self._first_loss, loss)
                 if not loss <= EXPLOSION * max(self._first_loss, LEAST_EXPLOSION):
@@ -219,6 +215,14 @@ class Smoe:
     def _weights(self):
         return self.settings["l1reg"], self.settings["bandwidth_reg"], self.initial_kernels
 
+    # numbers that overflow are looked for where they matter
+    @np.errstate(all="ignore")
+    def _evaluate(self, at_end):
+        if at_end:
+            return self.engine.loss(self.params), None
+        return self.engine.loss_and_gradients(self.params)
+
+    @np.errstate(all="ignore")
     def _step(self, gradients):
         """Take a step; or leave all as it is and say why it cannot be taken."""
         settings, options = self.settings, self.options
