@@ -37,7 +37,7 @@ PADDING = 1 << 15  # pairs × pixels that may be padding in a block, rather than
 CHUNK = 1 << 13  # pairs of a chunk at most: its rows stay in a core's L2 cache
 BATCH = 1 << 18  # pairs of a batch at most
 LIST_BYTES, CHUNK_BYTES, BUILDING_BYTES = 4, 24, 100  # of a pair: listed, in a chunk, while found
-KERNEL_NUMBERS = 6  # arrays of all the numbers of all kernels that are alive at a time
+KERNEL_NUMBERS = 4  # arrays of all the numbers of all kernels that are alive at a time
 
 
 class NumpyEngine:

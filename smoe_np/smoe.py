@@ -291,7 +291,7 @@ class Smoe:
     def memory_needed(self):
         """Bytes that training takes at its peak, besides the image that was given."""
         per_kernel = sum(array[:1].nbytes for array in self.params.arrays().values())
-        return self.engine.memory_needed(self.params) + 12 * per_kernel * self.params.num_kernels
+        return self.engine.memory_needed(self.params) + 8 * per_kernel * self.params.num_kernels
 
     # ---- checkpoints
 
