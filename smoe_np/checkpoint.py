@@ -1,11 +1,12 @@
 """Checkpoint files: arrays and facts that are checked before anyone relies on them."""
 
+import contextlib
 import math
 
 import numpy as np
 
 from . import files
-from .params import NAMES, SmoeParams, check_weights
+from .params import NAMES, SmoeParams, check_gates
 
 FORMAT, VERSION = "smoe_np checkpoint", 1
 
@@ -32,27 +33,37 @@ def load_checkpoint(path):
     OSError
         If the file cannot be read.
     ValueError
-        If it is not a checkpoint.
-    KeyError
-        If something is missing: its name.
+        If it is not a checkpoint, or holds what cannot be.
     """
     arrays, facts = files.load_arrays(path)
     if facts.get("format") != FORMAT:
-        raise ValueError("it is not a checkpoint of smoe_np; parameters alone are read with "
-                         "load_params, and given to Smoe as params")
-    if facts["version"] != VERSION:
-        raise ValueError(f"it is of version {facts['version']!r}, only {VERSION} is known")
-    for name, (right, what) in FACTS.items():
-        if not right(facts[name]):
-            raise ValueError(f"its {name} is {facts[name]!r}, which is not {what}")
-    params = params_of(arrays, "params", facts)
-    for name in NAMES:
-        _check_array(arrays, f"adam_m_{name}", getattr(params, name).shape)
-        _check_array(arrays, f"adam_v_{name}", getattr(params, name).shape)
-        if (arrays[f"adam_v_{name}"] < 0).any():
-            raise ValueError(f"its adam_v_{name} holds squares below 0")
-    _check_lists(arrays, params)
+        raise ValueError(f"{path} is not a checkpoint of smoe_np; parameters alone are read with "
+                         f"load_params, and given to Smoe as params")
+    with naming(path):
+        if facts["version"] != VERSION:
+            raise ValueError(f"it is of version {facts['version']!r}, only {VERSION} is known")
+        for name, (right, what) in FACTS.items():
+            if not right(facts[name]):
+                raise ValueError(f"its {name} is {facts[name]!r}, which is not {what}")
+        params = params_of(arrays, "params", facts)
+        for name in NAMES:
+            _check_array(arrays, f"adam_m_{name}", getattr(params, name).shape)
+            _check_array(arrays, f"adam_v_{name}", getattr(params, name).shape)
+            if (arrays[f"adam_v_{name}"] < 0).any():
+                raise ValueError(f"its adam_v_{name} holds squares below 0")
+        _check_lists(arrays, params)
     return arrays, facts
+
+
+@contextlib.contextmanager
+def naming(path):
+    """Errors in what a checkpoint holds become a ValueError that names the file."""
+    try:
+        yield
+    except KeyError as error:
+        raise ValueError(f"{path} is a damaged checkpoint: {error} is missing") from None
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path} does not fit: {error}") from None
 
 
 def params_of(arrays, part, facts):
@@ -61,7 +72,7 @@ def params_of(arrays, part, facts):
                         image_shape=facts["shape"])
     for name, array in params.arrays().items():
         _check_array(arrays, f"{part}_{name}", array.shape)
-    check_weights(params)
+    check_gates(params)
     return params
 
 
@@ -118,7 +129,7 @@ FACTS = {
     "adam_steps": (_count(0), "a number of steps"),
     "initial_kernels": (_count(1), "a number of kernels"),
     "best_loss": (_number, "a loss"),
-    "first_loss": (_number, "a loss"),
+    "lowest_loss": (_number, "a loss"),
     "seconds": (_number, "a time"),
     "stopped": (lambda x: x in (None, "interrupted", "diverged"), "a reason to stop"),
 }

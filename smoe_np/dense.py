@@ -1,7 +1,7 @@
 """The definition of the model, its loss and its gradients: float64, dense, slow, plain.
 
-Every pixel meets every kernel. This is what all tests compare with; it is never fast, and it shares
-no line with the engines. Shapes: N pixels, K kernels, D dimensions, C channels.
+Every pixel meets every kernel. This is what the engines are tested against; it is never fast, and
+shares nothing with them. Shapes: N pixels, K kernels, D dimensions, C channels.
 """
 
 import numpy as np

@@ -2,7 +2,8 @@
 
 An engine is made for one picture, ``Engine(shape, target=None, dtype="float32", batches=None)``,
 and offers what ``NumpyEngine`` documents: ``loss_and_gradients``, ``loss``, ``render``, ``gating``,
-``keep``, ``state``, ``restore``, ``memory_needed`` and ``pairs_per_pixel``.
+``keep``, ``state``, ``restore``, ``memory_needed``, ``pairs_per_pixel``, ``builds``,
+``build_seconds`` and ``name``.
 """
 
 import math
@@ -13,7 +14,7 @@ import numpy as np
 
 from .engine_numpy import NumpyEngine
 from .images import as_float, split_channels
-from .params import SmoeParams, check_weights
+from .params import SmoeParams, check_gates
 from .regularize import add_penalty_gradients, penalty
 
 ENGINES = {"numpy": NumpyEngine}
@@ -38,21 +39,25 @@ def engine_class(backend):
 def check_dtype(dtype):
     """The dtype float32 or float64 that ``dtype`` stands for, or a ValueError."""
     try:
-        dtype = np.dtype(dtype)
+        found = np.dtype(dtype) if dtype is not None else None
     except TypeError:
-        dtype = None
-    if dtype not in (np.float32, np.float64):
-        raise ValueError(f'dtype must be "float32" or "float64", got {dtype}')
-    return dtype
+        found = None
+    if found not in (np.float32, np.float64):
+        raise ValueError(f'dtype must be "float32" or "float64", got {dtype!r}')
+    return found
 
 
 def check_number(name, value, above=False):
     """A finite number of 0 or more, or above 0, as a float; else an error that names it."""
     if not isinstance(value, numbers.Real):
         raise TypeError(f"{name} must be a number, got {value!r}")
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
     if not math.isfinite(number) or number < 0 or (above and number == 0):
-        raise ValueError(f"{name} must be {'above 0' if above else '0 or more'}, got {number}")
+        raise ValueError(
+            f"{name} must be {'above 0' if above else '0 or more'} and finite, got {value!r}")
     return number
 
 
@@ -65,13 +70,13 @@ def check_params(params):
 
 def check_image(image, dtype, channel_axis="auto"):
     """An image as (*shape, C) floats in [0, 1], and whether it had a channel axis."""
-    pixels = split_channels(np.asarray(image), channel_axis)
+    pixels = split_channels(image, channel_axis)
     return as_float(pixels, dtype), pixels.ndim == np.ndim(image)
 
 
 def check_fit(params, target):
     """Raise ValueError unless a model has the dimensions and channels of a target (*shape, C)."""
-    check_weights(params)
+    check_gates(params)
     D, C = target.ndim - 1, target.shape[-1]
     if (params.num_dims, params.num_channels) != (D, C):
         raise ValueError(
@@ -101,7 +106,8 @@ def render(params, shape, backend="auto", dtype="float32"):
     Raises
     ------
     ValueError
-        If ``shape`` does not fit the model, or the model has no kernel of positive weight.
+        If ``shape`` does not fit the model, the model has no kernel of positive weight, or one
+        without extent (det A = 0).
     """
     params, engine = _engine_for(params, shape, backend, dtype)
     image = engine.render(params)
@@ -111,10 +117,10 @@ def render(params, shape, backend="auto", dtype="float32"):
 def gating(params, shape, backend="auto", dtype="float32"):
     """The index of the kernel with the largest gate at each pixel: (*shape,) int32.
 
-    Parameters are those of ``render``. Indices count the kernels of positive weight.
+    Parameters are those of ``render``. Indices are those of ``params``.
     """
-    params, engine = _engine_for(params, shape, backend, dtype)
-    return engine.gating(params)
+    kept, engine = _engine_for(params, shape, backend, dtype)
+    return np.flatnonzero(params.pis > 0).astype(np.int32)[engine.gating(kept)]
 
 
 def loss_and_gradients(params, image, l1reg=0.0, bandwidth_reg=0.0, backend="auto",
@@ -171,7 +177,9 @@ def _engine_for(params, shape, backend, dtype):
     if len(shape) != params.num_dims or min(shape) < 1:
         raise ValueError(
             f"shape must be {params.num_dims} sizes of at least 1 for this model, got {shape}")
+    if params.num_kernels and not (params.pis > 0).any():
+        raise ValueError(f"params.pis has no weight above 0, its maximum is {params.pis.max():g}")
     if not (params.pis > 0).all():
         params = params.select(params.pis > 0)
-    check_weights(params)
+    check_gates(params)
     return params, engine_class(backend)(shape, dtype=dtype)

@@ -1,4 +1,4 @@
-"""The model over a picture in NumPy: blocks of tiles, matrix products, both cores.
+"""The model over a picture in NumPy: blocks of tiles, matrix products, all cores.
 
 A block is a few tiles with about the same number of kernels, padded to the largest. With B tiles of
 P pixels, n kernels each and J = 1 + C (D + 1) columns of an expert (``gate``), an iteration is
@@ -6,11 +6,12 @@ P pixels, n kernels each and J = 1 + C (D + 1) columns of an expert (``gate``), 
     p = exp(Θ Φ)            (B, n, P)   from Θ (B, n, M), log-gates less that of a tile's winner
     N = Eᵀ p                (B, J, P)   the normaliser S and the sums that make y
     g = p ∘ (E Q)           (B, n, P)   from Q (B, J, P) = (−Σ_c q_c y_c, q_c (1, u)), q = r/S
-    G = g Φᵀ,  R = p Q'ᵀ    the moments of every pair
+    G = g Φᵀ,  R = p Q'ᵀ    the moments of every pair; Q' is Q less its first row
 
-so that the only passes over pairs × pixels besides matrix products are exp and one product. That is
-done block by block on all cores; a block is small enough for a core's cache and large enough that
-threads seldom wait for Python. What is computed for pairs alone is computed before and after, for
+Here y is less a level of the picture near by, and r lacks its factor 2/(N C), which the chain rule
+supplies. The only passes over pairs × pixels besides matrix products are exp and one product. That
+is done block by block on all cores; a block is small enough for a core's cache and large enough
+that threads seldom wait for Python. What is computed for pairs alone comes before and after, for
 chunks of neighbouring tiles, in arrays with one contiguous row for each number of a pair. Nothing
 of size pixels × kernels is ever held, and of the size of all pairs only the lists: chunks are taken
 in batches.
@@ -26,12 +27,12 @@ import numpy as np
 from scipy import sparse
 
 from . import gate
-from .dense import TINY
 from .live_lists import LiveLists
 from .tiling import Grid
 
 TAU = {np.dtype(np.float32): 12.0, np.dtype(np.float64): 30.0}
 SIDE = {1: 64, 2: 16, 3: 4}  # pixels along an axis of a tile, by dimensions
+TINY = 1e-19  # a sum of signed gates, relative to the largest, that is not positive
 BLOCK = 1 << 19  # pairs × pixels of a block at most: smaller ones have threads wait for each other
 PADDING = 1 << 15  # pairs × pixels that may be padding in a block, rather than one block more
 CHUNK = 1 << 13  # pairs of a chunk at most: its rows stay in a core's L2 cache
@@ -77,7 +78,7 @@ class NumpyEngine:
             self.level = self.target.mean(axis=2)  # (T, C)
 
     def loss_and_gradients(self, params):
-        """The mean squared error and its gradients.
+        """The mean squared error and its gradients; needs a target.
 
         Parameters
         ----------
@@ -109,7 +110,7 @@ class NumpyEngine:
         return float(sum(errors) * scale), gradients
 
     def loss(self, params):
-        """The mean squared error, as ``loss_and_gradients`` gives it."""
+        """The mean squared error, as ``loss_and_gradients`` gives it; needs a target."""
         def error(block, pairs, scratch):
             residual = self._residual(block, self._forward(block, pairs, scratch)[-1])[0]
             return float((residual * residual).sum())
@@ -162,13 +163,18 @@ class NumpyEngine:
             self.chunks = self._cut_lists(self.live.lists)
 
     @property
+    def builds(self):
+        """How often lists have been built."""
+        return self.live.builds
+
+    @property
     def pairs_per_pixel(self):
         """Pairs that are computed for a pixel, on the average; before the first iteration 0."""
         rows = sum(len(chunk.index) for batch in self.chunks for chunk in batch)
         return rows * self.grid.pixels / int(np.prod(self.shape))
 
     def memory_needed(self, params):
-        """Bytes that an iteration with these parameters takes at its peak, all arrays counted."""
+        """Bytes that an iteration takes at its peak, all arrays counted; needs a target."""
         self._prepare(params)
         D, M, C = len(self.shape), len(self.phi), params.num_channels
         pairs, real = len(self.live.lists.kernels), self.dtype.itemsize

@@ -9,7 +9,7 @@ import warnings
 
 import numpy as np
 
-from smoe_np.files import atomic_write, open_to_read, path_text
+from .files import atomic_write, open_to_read, path_text
 
 _HAIR = 1e-6  # how far outside [0, 1] rounding may have put a value
 _MAX_CHANNELS_SEEN = 4  # channel_axis="auto" takes a longer last axis for space

@@ -69,8 +69,7 @@ def _box_means(target, edges):
     """Means over the boxes of a grid, one axis after the other; float64."""
     means = target
     for axis, (low, high) in enumerate(edges):
-        sums = np.stack(
+        means = np.stack(
             [means.take(range(a, b), axis).mean(axis, dtype=np.float64)
              for a, b in zip(low, high, strict=True)], axis)
-        means = sums
     return means

@@ -6,18 +6,19 @@ from .gate import pixel_kernels
 from .params import SmoeParams
 from .tiling import build_lists, drift, lower_inverse, rebuild_lists
 
-BUILD, BUILD_AT_ALL = 0.5, 3000  # iterations that building lists takes as long as, and for few
-# pairs longer: as for so many pairs more
-REACH = 5.0  # ‖z‖ at which a kernel usually stops to matter
-LONGEST = 20.0  # steps that lists are built to outlive at most
-LEAST = np.array([0.03, 0.15, 0.15])  # that every kernel may move besides, as by ``drift``
-MOST = np.array([0.5, 10.0, 10.0])  # that the usual kernel may move, likewise
-WEAK = 0.5  # of what its log weight is below the usual a kernel may gain or lose besides: such
-# kernels come and go quickly, and reach too little to cost much
-FADING = 0.7  # of a kernel's motion is remembered from lists to lists
+# Building lists costs as much as BUILD + BUILD_AT_ALL / pairs iterations.
+BUILD, BUILD_AT_ALL = 0.5, 3000
+REACH = 5.0  # ‖z‖ beyond which a kernel usually matters no longer
+LONGEST = 20.0  # steps that lists are meant to last at most
+# Allowances, in the terms of ``drift``: what every kernel gets besides its own, and what the usual
+# kernel may get before bounds say nothing.
+LEAST, MOST = np.array([0.03, 0.15, 0.15]), np.array([0.5, 10.0, 10.0])
+WEAK = 0.5  # of its distance below the usual log weight a weak kernel gets besides: such kernels
+# come and go quickly, and reach too little to cost much
+FADING = 0.7  # of an earlier, faster motion is remembered at each build
 
 
-def _says_nothing(allowance):
+def _too_loose(allowance):
     """Whether most kernels may move so far that bounds are loose, and their winners arbitrary."""
     return bool((np.median(allowance, axis=1) > MOST).any())
 
@@ -55,7 +56,7 @@ class LiveLists:
             if not self.stale and (moved <= self.allowance).all():
                 return False
             self._note_rate()
-        self._build(params.map(np.copy), self._allowance(params.num_kernels))
+        self._build(params.copy(), self._allowance(params.num_kernels))
         return True
 
     def _allowance(self, K):
@@ -74,7 +75,7 @@ class LiveLists:
         allowance = min(steps, LONGEST) * self.rate + LEAST[:, None]
         weak = np.median(self.now.log_weight) - self.now.log_weight
         allowance[2, :-1] += WEAK * np.maximum(weak, 0)[:-1]
-        return np.zeros((3, K + 1)) if steps < 2 or _says_nothing(allowance) else allowance
+        return np.zeros((3, K + 1)) if steps < 2 or _too_loose(allowance) else allowance
 
     def _note_rate(self):
         """Motion a step: that of these lists' time, or what is left of an earlier, faster one."""
@@ -139,7 +140,8 @@ class LiveLists:
 
     def restore(self, state):
         """Build the lists again that gave ``state``, so that results go on bit for bit."""
-        if "pis" not in state or _says_nothing(state["allowance"]):
+        # no lists are built with such an allowance; a forged one could exhaust memory
+        if "pis" not in state or _too_loose(state["allowance"]):
             return
         self.rate = state.get("rate")
         K, D = state["musX"].shape

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from smoe_np.images import as_float, split_channels
+from .images import as_float, split_channels
 
 # Wang, Bovik, Sheikh and Simoncelli, "Image quality assessment: from error visibility to structural
 # similarity", IEEE Transactions on Image Processing 13(4), 2004: the constants of section III.

@@ -7,7 +7,7 @@ import numpy as np
 from . import files
 from .backend import array_module
 
-NAMES = ("pis", "musX", "A", "gamma_e", "nu_e")
+NAMES = files.PARAM_NAMES
 
 
 class SmoeParams:
@@ -43,7 +43,7 @@ class SmoeParams:
     def __init__(self, pis, musX, A, gamma_e, nu_e, image_shape=None):
         given = dict(zip(NAMES, (pis, musX, A, gamma_e, nu_e), strict=True))
         xp = array_module(*given.values())
-        arrays = {name: xp.asarray(value) for name, value in given.items()}
+        arrays = {name: _as_array(xp, name, value) for name, value in given.items()}
         for name, array in arrays.items():
             if array.dtype.kind not in "fiu":
                 raise TypeError(f"{name} must hold real numbers, got dtype {array.dtype}")
@@ -85,7 +85,10 @@ class SmoeParams:
                 "A must be lower triangular; for other matrices take numpy.linalg.cholesky(A @ A.T)"
             )
         if image_shape is not None:
-            image_shape = tuple(operator.index(n) for n in image_shape)
+            try:
+                image_shape = tuple(operator.index(n) for n in image_shape)
+            except TypeError:
+                raise ValueError(f"image_shape must be {D} sizes, got {image_shape!r}") from None
             if len(image_shape) != D or min(image_shape) < 1:
                 raise ValueError(f"image_shape must be {D} sizes of at least 1, got {image_shape}")
         self.image_shape = image_shape
@@ -185,11 +188,8 @@ def unchecked(arrays, image_shape=None):
     return params
 
 
-def check_weights(params):
-    """Raise ValueError unless there is a kernel and every mixing weight is above 0.
-
-    A kernel of weight 0 has no logarithm of it, and a kernel with det A = 0 no gate.
-    """
+def check_gates(params):
+    """Raise ValueError unless there is a kernel, all weights are above 0, and no A_dd is 0."""
     xp = array_module(params.pis)
     if params.num_kernels == 0:
         raise ValueError("params has no kernels; a model needs at least one")
@@ -199,8 +199,10 @@ def check_weights(params):
             f"kernels out with params.select(params.pis > 0)"
         )
     diagonal = xp.diagonal(params.A, axis1=1, axis2=2)
-    if bool((diagonal == 0).any()):
-        raise ValueError("params.A has a 0 on a diagonal: that kernel has no extent; leave it out")
+    flat = (diagonal == 0).any(axis=1)
+    if bool(flat.any()):
+        raise ValueError(f"params.A has a 0 on the diagonal of kernel {int(flat.argmax())}: that "
+                         f"kernel has no extent; leave it out")
 
 
 def load_params(path):
@@ -221,10 +223,17 @@ def load_params(path):
     """
     arrays, meta = files.load_param_arrays(path)
     try:
-        return SmoeParams(**{name: arrays[name] for name in NAMES},
-                          image_shape=meta.get("image_shape"))
+        return SmoeParams(**arrays, image_shape=meta.get("image_shape"))
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from None
+
+
+def _as_array(xp, name, value):
+    try:
+        return xp.asarray(value)
+    except ValueError:
+        raise ValueError(f"{name} must be an array, got a list whose parts differ in length "
+                         f"or nesting") from None
 
 
 def _to_numpy(array):

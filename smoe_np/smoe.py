@@ -10,15 +10,17 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from .adam import Adam, positive_diagonals
-from .checkpoint import lists_of, load_checkpoint, params_of, save_checkpoint
+from .checkpoint import lists_of, load_checkpoint, naming, params_of, save_checkpoint
 from .engine import check_dtype, check_fit, check_image, check_number, check_params, engine_class
 from .initialize import initial_params
 from .interrupts import Interrupts
 from .regularize import add_penalty_gradients, clip_gradients, penalty, tie_radial
 
 PEAK = 255.0  # the scale on which mse and psnr are reported, as tf-smoe does
-EXPLOSION = 10.0  # times the loss at the start of a call of train ...
-LEAST_EXPLOSION = 1e-3  # ... or this, so that a perfect start may get worse
+EXPLOSION = 10.0  # times the lowest loss of this call of train ...
+LEAST_EXPLOSION = 1e-3  # ... or of this, so that a perfect fit may get worse
+
+COPIES = 8  # of the parameters: now, the best, the next, two moments, gradients in float64, scratch
 
 
 @dataclass(frozen=True)
@@ -58,12 +60,21 @@ class Smoe:
 
     Attributes
     ----------
+    shape, channels : tuple of D ints, int
+        Of the image.
     params : SmoeParams
         The model as it is now.
     best_params : SmoeParams
-        Of the last call of ``train``, the model of the validation with the lowest loss.
+        Of the last call of ``train``, the model of the validation with the lowest loss; of an
+        earlier call where the last one has had no validation.
     history : list of Record
         One a validation; the first of iteration 0, before any step.
+    initial_kernels : int
+        K₀, the number of kernels at the start.
+    options, settings : dict
+        What this object, and its last call of ``train``, were given.
+    engine
+        What computes: see ``smoe_np.engine``.
     iteration : int
         Steps taken.
     until : int
@@ -101,7 +112,7 @@ class Smoe:
         self.stopped = None
         self.settings = None  # of the last call of train
         self.until = 0
-        self._best_loss = self._first_loss = math.inf
+        self._best_loss = self._lowest_loss = math.inf
         self._seconds = 0.0
         self._digest = hashlib.sha256(np.ascontiguousarray(target)).hexdigest()
         self.engine = engine_class(backend)(self.shape, target, dtype, batches)
@@ -138,7 +149,7 @@ class Smoe:
         checkpoint : path, optional
             Where a checkpoint is left at every validation and when training is interrupted.
         progress : callable, optional
-            Called after every step with this object.
+            Called after every step, and after one that failed, with this object.
 
         Returns
         -------
@@ -164,7 +175,7 @@ class Smoe:
             adam_eps)
         self.settings = settings
         self.until = self.iteration + settings["iterations"]
-        self._best_loss = self._first_loss = math.inf
+        self._best_loss = self._lowest_loss = math.inf
         return self._train(tuple(callbacks), checkpoint, progress)
 
     def resume(self, callbacks=(), checkpoint=None, progress=None):
@@ -187,9 +198,9 @@ class Smoe:
                 at_end = self.iteration >= self.until
                 mse, gradients = self._evaluate(at_end)
                 loss = mse + penalty(self.params, *self._weights())
-                self._first_loss = min(self._first_loss, loss)
-                if not loss <= EXPLOSION * max(self._first_loss, LEAST_EXPLOSION):
-                    self._give_up(f"the loss is {loss:g} after {self._first_loss:g} before")
+                self._lowest_loss = min(self._lowest_loss, loss)
+                if not loss <= EXPLOSION * max(self._lowest_loss, LEAST_EXPLOSION):
+                    self._give_up(f"the loss is {loss:g}, its lowest was {self._lowest_loss:g}")
                     break
                 if at_end or self.iteration % settings["val_iter"] == 0:
                     self._seconds += time.perf_counter() - started
@@ -290,8 +301,8 @@ class Smoe:
 
     def memory_needed(self):
         """Bytes that training takes at its peak, besides the image that was given."""
-        per_kernel = sum(array[:1].nbytes for array in self.params.arrays().values())
-        return self.engine.memory_needed(self.params) + 8 * per_kernel * self.params.num_kernels
+        parameters = sum(array.nbytes for array in self.params.arrays().values())
+        return self.engine.memory_needed(self.params) + COPIES * parameters
 
     # ---- checkpoints
 
@@ -312,7 +323,7 @@ class Smoe:
             "options": self.options, "settings": self.settings, "until": self.until,
             "iteration": self.iteration, "adam_steps": self.adam.steps,
             "initial_kernels": self.initial_kernels, "best_loss": self._best_loss,
-            "first_loss": self._first_loss, "seconds": self._seconds, "stopped": self.stopped,
+            "lowest_loss": self._lowest_loss, "seconds": self._seconds, "stopped": self.stopped,
             "history": [asdict(record) for record in self.history],
         })
 
@@ -330,20 +341,22 @@ class Smoe:
         ValueError
             If it is no checkpoint, is damaged, or is one of another image.
         """
-        try:
-            arrays, facts = load_checkpoint(path)
+        arrays, facts = load_checkpoint(path)
+        engine_class(backend)
+        with naming(path):
             params, best = (params_of(arrays, part, facts) for part in ("params", "best"))
             shape = (*facts["shape"], facts["channels"])
             dtype = check_dtype(facts["options"]["dtype"])
-            given, _ = check_image(image, dtype, channel_axis)
-            if given.shape != shape:
-                raise ValueError(f"it is of an image of shape {shape} with channels, the image "
-                                 f"given has {given.shape}")
-            if hashlib.sha256(np.ascontiguousarray(given)).hexdigest() != facts["image_sha256"]:
-                raise ValueError("it is of another image of the same shape; give the image that "
-                                 "it was made from")
+        given = check_image(image, dtype, channel_axis)[0].shape
+        if given != shape:
+            raise ValueError(f"{path} does not fit: it is of an image of shape {shape} with "
+                             f"channels, the image given has {given}")
+        with naming(path):
             smoe = cls(image, params=params, backend=backend, channel_axis=channel_axis,
                        **facts["options"])
+            if smoe._digest != facts["image_sha256"]:
+                raise ValueError("it is of another image of the same shape; give the image that "
+                                 "it was made from")
             if smoe.params.num_kernels != params.num_kernels or best.dtype != dtype:
                 raise ValueError("its parameters are not of its dtype")
             smoe.params, smoe.best_params = params, best
@@ -352,14 +365,10 @@ class Smoe:
             smoe.history = [Record(**record) for record in facts["history"]]
             for name in ("until", "iteration", "stopped", "initial_kernels"):
                 setattr(smoe, name, facts[name])
-            for name in ("best_loss", "first_loss", "seconds"):
+            for name in ("best_loss", "lowest_loss", "seconds"):
                 setattr(smoe, "_" + name, facts[name])
             smoe.adam = Adam.restore(params, arrays, facts["adam_steps"])
             smoe.engine.restore(lists_of(arrays))
-        except KeyError as error:
-            raise ValueError(f"{path} is a damaged checkpoint: {error} is missing") from None
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{path} does not fit: {error}") from None
         return smoe
 
 

@@ -1,11 +1,11 @@
 """Tiles of a picture, and for each the kernels that matter there, with a bound.
 
 The gate is normalised, so what matters is how far a kernel stays behind the winner: a kernel is
-listed for a tile T unless its log-gate is everywhere in T at least ``tau`` below a lower bound of
-the winner's, max_k min_{x∈T} ℓ_k(x). Every kernel left out then has a gate below e^−tau at every
-pixel of T. The lists are found by descending a tree of boxes, which halve at every level: a kernel
-is dropped where the bound first allows it. That costs about K + pairs. Lists that are a little
-stale find their successors faster.
+listed for a tile T unless its log-gate is everywhere in T at least ``tau`` below
+min_S max_k min_{x∈S} ℓ_k(x), S the parts of T: whoever wins at a pixel is at least as high. Every
+kernel left out then has a gate below e^−tau at every pixel of T. The lists are found by descending
+a tree of boxes, which halve at every level: a kernel is dropped where the bound first allows it.
+That costs about K + pairs. Lists that are a little stale find their successors faster.
 
 Lists outlive the parameters they were built from: they are built with an allowance for each kernel,
 and hold while no kernel has moved further than its own (``drift``).
@@ -115,10 +115,9 @@ def drift(kernels, inverse, now):
     relative, shift = 0.0, 0.0
     for j in range(D):
         shift = shift + sum(now.A[:, i, j] * moved[i] for i in range(j, D)) ** 2
-        for i in range(D):  # element (i, j) of B: column i of A_now times row j of A⁻¹
-            terms = [now.A[:, m, i] * inverse[:, j, m] for m in range(i, j + 1)]
-            if terms or i == j:
-                relative = relative + (sum(terms) - (i == j)) ** 2
+        for i in range(j + 1):  # element (i, j) of B: column i of A_now times row j of A⁻¹
+            element = sum(now.A[:, m, i] * inverse[:, j, m] for m in range(i, j + 1))
+            relative = relative + (element - (i == j)) ** 2
     weight = np.abs(now.log_weight - kernels.log_weight)
     return np.stack([np.sqrt(relative), np.sqrt(shift), weight])
 

@@ -307,7 +307,9 @@ def test_gating_and_render_pass_over_kernels_without_weight():
     params = random_model(7, K=12)
     params.pis[[0, 3, 7]] = [0.0, -0.5, -1e-9]
     alive = params.select(params.pis > 0)
-    np.testing.assert_array_equal(smoe_np.gating(params, (20, 30)), dense.gating(alive, (20, 30)))
+    number = np.flatnonzero(params.pis > 0)
+    np.testing.assert_array_equal(smoe_np.gating(params, (20, 30)),
+                                  number[dense.gating(alive, (20, 30))])
     np.testing.assert_allclose(smoe_np.render(params, (20, 30)),
                                np.clip(dense.render(alive, (20, 30))[..., 0], 0, 1), atol=1e-5)
 
@@ -470,7 +472,8 @@ WRONG = [
     (lambda p: smoe_np.render(p, (8, "x")), (ValueError, TypeError), "shape"),
     (lambda p: smoe_np.gating(p, (8,)), ValueError, "2 sizes of at least 1"),
     (lambda p: smoe_np.render(p.select([]), (8, 8)), ValueError, "no kernels"),
-    (lambda p: smoe_np.render(p.map(np.negative), (8, 8)), ValueError, "no kernels"),
+    (lambda p: smoe_np.render(p.map(np.negative), (8, 8)), ValueError,
+     "no kernels|no weight above 0"),
     (lambda p: smoe_np.render(p.map(lambda a: a * (a.ndim != 3)), (8, 8)), ValueError, "no extent"),
     (lambda p: smoe_np.render({}, (8, 8)), TypeError, "params must be a SmoeParams"),
     (lambda p: smoe_np.loss_and_gradients({}, np.zeros((8, 8))), TypeError,

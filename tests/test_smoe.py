@@ -120,7 +120,7 @@ WRONG_ARGUMENTS = [
     ({"batches": 0}, ValueError, "batches must be at least 1, got 0"),
     ({"batches": 1.5}, TypeError, "batches must be a whole number"),
     ({"backend": "tensorflow"}, ValueError, "backend must be one of 'auto', 'numpy'"),
-    ({"dtype": "float16"}, ValueError, 'dtype must be "float32" or "float64", got float16'),
+    ({"dtype": "float16"}, ValueError, 'dtype must be "float32" or "float64", got .float16.'),
     ({"dtype": "real"}, ValueError, "dtype must be"),
     ({"channel_axis": 5}, ValueError, "channel_axis"),
     ({"channel_axis": "last"}, ValueError, "channel_axis"),
@@ -155,10 +155,10 @@ WRONG_SETTINGS = [
     ({"iterations": None}, TypeError, "iterations must be a whole number"),
     ({"val_iter": 0}, ValueError, "val_iter must be at least 1, got 0"),
     ({"val_iter": 0.5}, TypeError, "val_iter must be a whole number"),
-    *[({name: value}, ValueError, f"{name} must be (above 0|0 or more), got {value}")
+    *[({name: value}, ValueError, f"{name} must be (above 0|0 or more) and finite, got {value}")
       for name in ("base_lr", "lr_div", "lr_mult", "l1reg", "bandwidth_reg", "grad_clip",
                    "adam_eps") for value in (-1.0, math.nan, math.inf)],
-    *[({name: 0}, ValueError, f"{name} must be above 0, got 0")
+    *[({name: 0}, ValueError, f"{name} must be above 0 and finite, got 0")
       for name in ("lr_div", "grad_clip", "adam_eps")],
     *[({name: wrong}, TypeError, f"{name} must be a number, got")
       for name in ("base_lr", "lr_div", "lr_mult", "l1reg", "bandwidth_reg", "adam_eps")
@@ -787,7 +787,8 @@ def test_a_checkpoint_with_a_flipped_bit_is_refused(checkpoint, image, tmp_path)
 
 ARRAYS = [f"{part}_{name}" for part in ("params", "best", "adam_m", "adam_v") for name in NAMES]
 META = ["shape", "channels", "image_sha256", "options", "settings", "until", "iteration",
-        "adam_steps", "initial_kernels", "best_loss", "first_loss", "seconds", "stopped", "history"]
+        "adam_steps", "initial_kernels", "best_loss", "lowest_loss", "seconds", "stopped",
+        "history"]
 
 
 def tampered(checkpoint, tmp_path, change):
@@ -826,7 +827,7 @@ def test_a_checkpoint_with_an_array_that_does_not_fit_is_refused(
     ("settings", {}), ("settings", 5), ("settings", {"iterations": 60}), ("until", "x"),
     ("until", None), ("iteration", -1), ("iteration", "x"), ("iteration", 1.5), ("iteration", None),
     ("adam_steps", -1), ("adam_steps", 0.5), ("adam_steps", None), ("initial_kernels", 0),
-    ("initial_kernels", "x"), ("best_loss", "x"), ("first_loss", None), ("seconds", "x"),
+    ("initial_kernels", "x"), ("best_loss", "x"), ("lowest_loss", None), ("seconds", "x"),
     ("stopped", 3), ("history", None), ("history", [{}]), ("history", [1]), ("shape", 5),
     ("shape", [40]), ("shape", [40, -35]), ("shape", None), ("channels", "x"),
     ("image_sha256", 5), ("format", "other"), ("version", 99)])
