@@ -17,7 +17,7 @@ from .images import read_image, write_image
 from .params import load_params
 from .progress import Progress, say
 from .results import ResultsFolder
-from .smoe import Smoe
+from .smoe import Smoe, training_settings
 
 DONE, FAILED, WRONG_USE, INTERRUPTED, BROKEN_PIPE, TERMINATED = 0, 1, 2, 130, 141, 143
 
@@ -89,6 +89,8 @@ def train(given):
     else:
         start = load_params(given["params_file"]) if "params_file" in given else None
         smoe = Smoe(image, params=start, **_those_of(given, MODEL), **where)
+    settings = {**(smoe.settings or {}), **_those_of(given, TRAINING)}
+    training_settings(settings)  # a wrong one is told before anything is written
     results.create(image=given["image_path"], params_file=given.get("params_file"),
                    checkpoint=checkpoint)
     if not quiet:
@@ -101,7 +103,6 @@ def train(given):
             if finishes:
                 smoe.resume(callbacks, results.checkpoint, progress)
             else:
-                settings = {**(smoe.settings or {}), **_those_of(given, TRAINING)}
                 smoe.train(**settings, callbacks=callbacks, checkpoint=results.checkpoint,
                            progress=progress)
         results.finish(smoe)

@@ -17,6 +17,7 @@ from .images import as_float, split_channels
 from .params import SmoeParams, check_gates
 from .regularize import add_penalty_gradients, penalty
 
+MOST_PIXELS = 1 << 36
 ENGINES = {"numpy": NumpyEngine}
 
 
@@ -30,7 +31,7 @@ def engine_class(backend):
     """
     if backend == "auto":
         return NumpyEngine
-    if backend not in ENGINES:
+    if not isinstance(backend, str) or backend not in ENGINES:
         known = ", ".join(repr(name) for name in ("auto", *ENGINES))
         raise ValueError(f"backend must be one of {known}, got {backend!r}")
     return ENGINES[backend]
@@ -177,6 +178,9 @@ def _engine_for(params, shape, backend, dtype):
     if len(shape) != params.num_dims or min(shape) < 1:
         raise ValueError(
             f"shape must be {params.num_dims} sizes of at least 1 for this model, got {shape}")
+    if math.prod(shape) > MOST_PIXELS:
+        raise ValueError(f"shape {shape} has {math.prod(shape):g} pixels; at most {MOST_PIXELS:g} "
+                         f"are drawn")
     if params.num_kernels and not (params.pis > 0).any():
         raise ValueError(f"params.pis has no weight above 0, its maximum is {params.pis.max():g}")
     if not (params.pis > 0).all():

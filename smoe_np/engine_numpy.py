@@ -65,9 +65,8 @@ class NumpyEngine:
         self.dtype = np.dtype(dtype)
         self.grid = Grid(shape, SIDE.get(len(shape), 2))
         self.threads = _cores()
-        self.pool = ThreadPoolExecutor(self.threads, thread_name_prefix="smoe")
         self.phi = gate.monomials(self.grid.offsets()).astype(self.dtype)  # (M, P)
-        self.live = LiveLists(self.grid, TAU[self.dtype], self.pool.map)
+        self.live = LiveLists(self.grid, TAU[self.dtype], _map)
         self.chunks = []  # in batches
         self.build_seconds = 0.0  # spent on lists so far
         self.target = None
@@ -207,7 +206,7 @@ class NumpyEngine:
         """Batches of chunks of neighbouring tiles: lists of lists."""
         ends = np.cumsum(lists.counts)
         pairs = int(ends[-1])
-        batches = -(-pairs // BATCH) if self.batches is None else self.batches
+        batches = -(-pairs // BATCH) if self.batches is None else min(self.batches, len(ends))
         chunks = max(batches, -(-pairs // CHUNK))
         bounds = _even(ends, chunks)
         chunks = [_chunk(lists, ends, a, b, self.live.num_slots, self.grid.pixels)
@@ -242,7 +241,7 @@ class NumpyEngine:
                 for w in waiting:
                     results[w] = function(*work[w], scratch)
 
-        others = [self.pool.submit(drain) for _ in range(min(self.threads, len(work)) - 1)]
+        others = [_pool().submit(drain) for _ in range(min(self.threads, len(work)) - 1)]
         drain()
         for other in others:
             other.result()
@@ -417,6 +416,21 @@ def _even(ends, parts):
     """Where to cut things of running total ``ends`` into at most ``parts`` of about equal sums."""
     goals = ends[-1] * np.arange(1, parts) / parts
     return np.unique([0, *np.searchsorted(ends, goals), len(ends)]).tolist()
+
+
+_pools = {}
+
+
+def _pool():
+    """The threads of this process; a child that was forked has none of its parent's."""
+    if os.getpid() not in _pools:
+        _pools.clear()
+        _pools[os.getpid()] = ThreadPoolExecutor(_cores(), thread_name_prefix="smoe")
+    return _pools[os.getpid()]
+
+
+def _map(function, parts):
+    return _pool().map(function, parts)
 
 
 def _cores():

@@ -36,6 +36,7 @@ _TROUBLE_READING = {
     errno.EISDIR: "it is a folder; give the path of a file",
     errno.ENOTDIR: "a part of the path is a file, not a folder; check the path",
     errno.EACCES: "permission denied; change the file's permissions or use a copy of your own",
+    errno.EINVAL: "it is a device or the like, not a file; give the path of a file",
 }
 _TROUBLE_WRITING = {
     errno.ENOENT: "its folder does not exist; create the folder first",
@@ -89,6 +90,8 @@ def open_to_read(path):
     try:
         if os.path.isdir(text):  # Windows would call this a lack of permission
             raise IsADirectoryError(errno.EISDIR, "")
+        if os.path.exists(text) and not os.path.isfile(text):  # it may never end
+            raise OSError(errno.EINVAL, "")
         return open(text, "rb")
     except OSError as error:
         raise _in_words(error, "read", text) from error

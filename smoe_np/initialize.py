@@ -1,11 +1,14 @@
 """Where training starts: a grid of kernels, each with the mean of the picture around it."""
 
+import math
+
 import numpy as np
 
 from .params import SmoeParams
 
 MOST_PER_PIXEL = 4  # kernels along an axis: more than that is a slip of the finger ...
 LEAST_LIMIT = 100  # ... unless it is few all the same
+MOST_KERNELS = 10**8
 
 
 def kernel_grid(shape, kernels_per_dim):
@@ -43,6 +46,9 @@ def initial_params(target, kernels_per_dim, dtype=np.float32):
         raise ValueError(f"kernels_per_dim must be at most {most} for a picture whose longest axis "
                          f"has {longest} pixels, got {kernels_per_dim}")
     counts = kernel_grid(shape, kernels_per_dim)
+    if math.prod(counts) > MOST_KERNELS:
+        raise ValueError(f"kernels_per_dim = {kernels_per_dim} makes {math.prod(counts):g} kernels "
+                         f"over {D} dimensions; at most {MOST_KERNELS:g} are made")
     # along each axis: centres in units of the longest axis, and the pixels that each one averages
     centres, edges = [], []
     for n, k in zip(shape, counts, strict=True):

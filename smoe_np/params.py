@@ -8,6 +8,7 @@ from . import files
 from .backend import array_module
 
 NAMES = files.PARAM_NAMES
+LARGEST = 1e9  # of a parameter: its square, and that of a product of two, fits float32
 
 
 class SmoeParams:
@@ -134,7 +135,9 @@ class SmoeParams:
         return self.map(lambda array: array.copy())
 
     def astype(self, dtype):
-        """A copy in another floating-point type."""
+        """A copy in another floating-point type; TypeError for any other type."""
+        if np.dtype(dtype).kind != "f":
+            raise TypeError(f"dtype must be a floating-point type, got {dtype!r}")
         return self.map(lambda array: array.astype(dtype))
 
     def select(self, kernels):
@@ -189,7 +192,9 @@ def unchecked(arrays, image_shape=None):
 
 
 def check_gates(params):
-    """Raise ValueError unless there is a kernel, all weights are above 0, and no A_dd is 0."""
+    """Raise ValueError unless there is a kernel, all weights are above 0, no A_dd is 0, and no
+    number is so large that its square overflows float32.
+    """
     xp = array_module(params.pis)
     if params.num_kernels == 0:
         raise ValueError("params has no kernels; a model needs at least one")
@@ -199,6 +204,10 @@ def check_gates(params):
             f"kernels out with params.select(params.pis > 0)"
         )
     diagonal = xp.diagonal(params.A, axis1=1, axis2=2)
+    for name, array in params.arrays().items():
+        if array.size and float(abs(array).max()) > LARGEST:
+            raise ValueError(f"params.{name} holds {float(abs(array).max()):g}; beyond {LARGEST:g} "
+                             f"nothing can be computed")
     flat = (diagonal == 0).any(axis=1)
     if bool(flat.any()):
         raise ValueError(f"params.A has a 0 on the diagonal of kernel {int(flat.argmax())}: that "

@@ -1,6 +1,7 @@
 """Smoe: an image, a model in training, its history."""
 
 import hashlib
+import inspect
 import math
 import operator
 import time
@@ -105,7 +106,8 @@ class Smoe:
             "train_gammas": bool(train_gammas), "radial": bool(radial), "batches": batches,
             "dtype": dtype.name,
         }
-        self.params = self.best_params = params
+        self._training = False
+        self._params = self.best_params = params
         self.initial_kernels = params.num_kernels
         self.history = []
         self.iteration = 0
@@ -117,6 +119,22 @@ class Smoe:
         self._digest = hashlib.sha256(np.ascontiguousarray(target)).hexdigest()
         self.engine = engine_class(backend)(self.shape, target, dtype, batches)
         self.adam = Adam(params)
+
+    @property
+    def params(self):
+        """The model as it is now; another one may be set, and is trained from then on.
+
+        Adam's moments are kept if the new model has as many kernels, else they start at 0.
+        """
+        return self._params
+
+    @params.setter
+    def params(self, params):
+        zeros = np.empty((*self.shape, self.channels), self.params.dtype)
+        params = _ready_to_train(params, zeros, self.options["radial"])
+        if params.num_kernels != self._params.num_kernels:
+            self.adam = Adam(params)
+        self._params = params
 
     # ---- training
 
@@ -170,6 +188,8 @@ class Smoe:
             If the loss becomes NaN, explodes, or the last kernel leaves: training then ends, and
             the model is put back to ``best_params``.
         """
+        if self._training:
+            raise RuntimeError("this Smoe is training already; end that first, or make another")
         settings = _training_settings(
             iterations, val_iter, base_lr, lr_div, lr_mult, l1reg, bandwidth_reg, grad_clip,
             adam_eps)
@@ -191,6 +211,15 @@ class Smoe:
         return self._train(tuple(callbacks), checkpoint, progress)
 
     def _train(self, callbacks, checkpoint, progress):
+        if self._training:
+            raise RuntimeError("this Smoe is training already; end that first, or make another")
+        self._training = True
+        try:
+            return self._loop(callbacks, checkpoint, progress)
+        finally:
+            self._training = False
+
+    def _loop(self, callbacks, checkpoint, progress):
         settings, started = self.settings, time.perf_counter()
         self.stopped = None
         with Interrupts() as interrupts:
@@ -258,7 +287,7 @@ class Smoe:
             params = params.select(staying)
             self.adam.keep(staying)
             self.engine.keep(staying)
-        self.params = params
+        self._params = params
         self.iteration += 1
         return None
 
@@ -279,12 +308,12 @@ class Smoe:
     def _give_up(self, why):
         self.stopped = "diverged"
         at = self.iteration
-        self.params = self.best_params
+        self._params = self.best_params
         self.adam = Adam(self.params)
         warnings.warn(
             f"training ended at iteration {at}: {why}; the model is back at its best parameters; "
             f"train on with a lower base_lr, lr_mult or regularisation",
-            RuntimeWarning, stacklevel=4)
+            RuntimeWarning, stacklevel=5)
 
     # ---- what has come of it
 
@@ -359,7 +388,7 @@ class Smoe:
                                  "it was made from")
             if smoe.params.num_kernels != params.num_kernels or best.dtype != dtype:
                 raise ValueError("its parameters are not of its dtype")
-            smoe.params, smoe.best_params = params, best
+            smoe._params, smoe.best_params = params, best
             if facts["settings"] is not None:
                 smoe.settings = _training_settings(**facts["settings"])
             smoe.history = [Record(**record) for record in facts["history"]]
@@ -370,6 +399,14 @@ class Smoe:
             smoe.adam = Adam.restore(params, arrays, facts["adam_steps"])
             smoe.engine.restore(lists_of(arrays))
         return smoe
+
+
+def training_settings(given):
+    """Settings of ``Smoe.train`` by name, checked; what is not given has its default."""
+    defaults = {name: parameter.default for name, parameter in
+                inspect.signature(Smoe.train).parameters.items()
+                if name in inspect.signature(_training_settings).parameters}
+    return _training_settings(**{**defaults, **given})
 
 
 def _training_settings(iterations, val_iter, base_lr, lr_div, lr_mult, l1reg, bandwidth_reg,

@@ -5,7 +5,7 @@ listed for a tile T unless its log-gate is everywhere in T at least ``tau`` belo
 min_S max_k min_{x∈S} ℓ_k(x), S the parts of T: whoever wins at a pixel is at least as high. Every
 kernel left out then has a gate below e^−tau at every pixel of T. The lists are found by descending
 a tree of boxes, which halve at every level: a kernel is dropped where the bound first allows it.
-That costs about K + pairs. Lists that are a little stale find their successors faster.
+Lists that are a little stale find their successors faster.
 
 Lists outlive the parameters they were built from: they are built with an allowance for each kernel,
 and hold while no kernel has moved further than its own (``drift``).
@@ -149,7 +149,7 @@ class PairLists(NamedTuple):
 
 
 def build_lists(kernels, grid, tau, allowance=None, pool=map):
-    """List the kernels that matter in each tile.
+    """List the kernels that matter in each tile: about K + pairs bounds at each level of the tree.
 
     Parameters
     ----------

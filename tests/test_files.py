@@ -810,3 +810,9 @@ def test_no_function_of_the_reader_is_changed_by_a_pickle(tmp_path):
             files.load_tf_smoe_pickle(written(tmp_path, data))
         path = written(tmp_path, tf_smoe_bytes(2))
         assert_same(files.load_tf_smoe_pickle(path), ARRAYS), name
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/zero"), reason="there is no such device here")
+def test_a_device_that_never_ends_is_refused():
+    with pytest.raises(OSError, match="'/dev/zero': it is a device"):
+        files.load_arrays("/dev/zero")

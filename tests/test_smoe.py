@@ -1,8 +1,10 @@
 """Smoe: options, history, training that goes on bit for bit, checkpoints, interruptions."""
 
+import copy
 import dataclasses
 import itertools
 import math
+import os
 import pathlib
 import signal
 import subprocess
@@ -1010,3 +1012,47 @@ def test_params_of_a_training_are_a_model_like_any_other(image, tmp_path):
     found = smoe_np.render(again, (40, 35))
     np.testing.assert_array_equal(found, smoe_np.render(smoe.params, (40, 35)))
     np.testing.assert_allclose(found, smoe.reconstruction, atol=1e-5)
+
+
+# ---- use that is out of the ordinary
+
+
+def test_a_model_that_is_set_by_hand_is_checked_and_trained(image):
+    smoe = Smoe(image, 5).train(3)
+    smoe.params = smoe.params.select(np.arange(10))
+    smoe.train(3)
+    assert smoe.params.num_kernels == 10
+    with pytest.raises(TypeError, match="params must be a SmoeParams"):
+        smoe.params = None
+    with pytest.raises(ValueError, match="no kernels"):
+        smoe.params = smoe.params.select([])
+
+
+def test_a_copy_trains_as_the_original_does(image):
+    smoe = Smoe(image, 5).train(3)
+    other = copy.deepcopy(smoe).train(4)
+    assert_same_model(smoe.train(4).params, other.params)
+
+
+def test_training_from_within_training_is_refused(image):
+    smoe = Smoe(image, 4)
+    with pytest.raises(RuntimeError, match="training already"):
+        smoe.train(3, val_iter=1, callbacks=[lambda smoe: smoe.train(1)])
+    assert smoe.train(1).iteration == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_child_that_was_forked_trains_on(image):
+    smoe = Smoe(image, 8).train(2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # a fork beside threads may deadlock
+        child = os.fork()
+    if child == 0:
+        smoe.train(2)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def test_numbers_whose_squares_overflow_are_refused(image):
+    with pytest.raises(ValueError, match=r"params\.musX holds 1e\+12; beyond 1e\+09"):
+        Smoe(image, params=Smoe(image, 3).params.map(lambda a: a + 1e12 * (a.shape == (9, 2))))
