@@ -34,6 +34,7 @@ TAU = {np.dtype(np.float32): 12.0, np.dtype(np.float64): 30.0}
 SIDE = {1: 64, 2: 16, 3: 4}  # pixels along an axis of a tile, by dimensions
 TINY = 1e-19  # a sum of signed gates, relative to the largest, that is not positive
 BLOCK = 1 << 19  # pairs × pixels of a block at most: smaller ones have threads wait for each other
+THREAD = 1 << 20  # pairs × pixels for which another thread is worth waking
 PADDING = 1 << 15  # pairs × pixels that may be padding in a block, rather than one block more
 CHUNK = 1 << 13  # pairs of a chunk at most: its rows stay in a core's L2 cache
 BATCH = 1 << 18  # pairs of a batch at most
@@ -186,7 +187,8 @@ class NumpyEngine:
         J = 1 + C * (D + 1)
         lists = LIST_BYTES * pairs + CHUNK_BYTES * rows
         held = ((2 * M + 2 * J - 1) * real + 8 * D) * batch
-        blocks = self.threads * self.grid.pixels * real * (2 * block + tiles * (2 * J + 5 * C))
+        workers = max(self._workers(batch) for batch in self.chunks)
+        blocks = workers * self.grid.pixels * real * (2 * block + tiles * (2 * J + 5 * C))
         building = lists + BUILDING_BYTES * pairs
         own = self.target.nbytes + self.level.nbytes + self.phi.nbytes + 100 * self.grid.num_tiles
         kernels = KERNEL_NUMBERS * 8 * (4 + 3 * D + 2 * D * D + C * (D + 1)) * params.num_kernels
@@ -228,6 +230,11 @@ class NumpyEngine:
                                  function(block, pairs[i], scratch))
         return results
 
+    def _workers(self, batch):
+        """Threads that a batch is worth."""
+        enough = 1 + sum(len(chunk.index) for chunk in batch) * self.grid.pixels // THREAD
+        return min(self.threads, sum(len(chunk.blocks) for chunk in batch), enough)
+
     def _run(self, batch, function):
         """``function(block, number of its chunk, scratch)`` of a batch's blocks, on all cores."""
         work = [(block, i) for i, chunk in enumerate(batch) for block in chunk.blocks]
@@ -241,7 +248,7 @@ class NumpyEngine:
                 for w in waiting:
                     results[w] = function(*work[w], scratch)
 
-        others = [_pool().submit(drain) for _ in range(min(self.threads, len(work)) - 1)]
+        others = [_pool().submit(drain) for _ in range(self._workers(batch) - 1)]
         drain()
         for other in others:
             other.result()
@@ -430,7 +437,7 @@ def _pool():
 
 
 def _map(function, parts):
-    return _pool().map(function, parts)
+    return map(function, parts) if len(parts) < 2 else _pool().map(function, parts)
 
 
 def _cores():
