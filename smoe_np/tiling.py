@@ -195,11 +195,12 @@ def rebuild_lists(kernels, grid, tau, allowance, old, pool=map):
     PairLists, or None if there are far more candidates than before: ``build_lists`` is better then.
     """
     K = len(kernels.log_weight) - 1
-    winners = old.winners
-    for part in winners.T:  # a kernel that has left leaves its part to the winner of another
-        winners = np.where(winners == K, part[:, None], winners)
-    if (winners == K).any():
+    there = old.winners.ravel() < K
+    if not there.any():
         return None
+    # a kernel that has left leaves its part to the winner of the one before, or of the first
+    heir = np.maximum.accumulate(np.where(there, np.arange(len(there)), there.argmax()))
+    winners = old.winners.ravel()[heir].reshape(old.winners.shape)
     bounds = _Bounds(kernels, grid, tau, allowance)
     centres = grid.centres(old.tiles)
     best = np.empty(grid.num_tiles)
