@@ -4,7 +4,7 @@ import operator
 
 import numpy as np
 
-from . import files
+from . import files, param_files
 from .backend import array_module
 
 NAMES = files.PARAM_NAMES
@@ -230,7 +230,7 @@ def load_params(path):
     ValueError
         If the file is empty, damaged, of another kind, or holds anything but arrays.
     """
-    arrays, meta = files.load_param_arrays(path)
+    arrays, meta = param_files.load_param_arrays(path)
     try:
         return SmoeParams(**arrays, image_shape=meta.get("image_shape"))
     except (TypeError, ValueError) as error:

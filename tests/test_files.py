@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smoe_np import files
+from smoe_np import files, param_files
 
 ARRAYS = {
     "pis": np.array([0.25, 0.75], dtype=np.float32),
@@ -28,7 +28,7 @@ ARRAYS = {
     "gamma_e": np.zeros((2, 1, 2), dtype=np.float32),
     "nu_e": np.array([0.5, 0.25], dtype=np.float32),
 }
-LOADERS = [files.load_arrays, files.load_tf_smoe_pickle, files.load_param_arrays]
+LOADERS = [files.load_arrays, param_files.load_tf_smoe_pickle, param_files.load_param_arrays]
 OTHERS = {"mses": [np.float64(3.5), 2.0], "losses": (1, 2.5, None, True), "num_pis": [2, 2]}
 
 
@@ -501,14 +501,14 @@ def test_a_tf_smoe_file_of_any_protocol_is_read(tmp_path, protocol, older):
     if older:
         data = as_numpy_1(data)
         assert b"numpy._core" not in data
-    found = files.load_tf_smoe_pickle(written(tmp_path, data))
+    found = param_files.load_tf_smoe_pickle(written(tmp_path, data))
     assert_same(found, ARRAYS)
     assert all(array.flags.writeable and array.flags.c_contiguous for array in found.values())
 
 
 @pytest.mark.parametrize("data", [PYTHON_2_PROTOCOL_0, PYTHON_2_PROTOCOL_2])
 def test_a_tf_smoe_file_of_python_2_is_read(tmp_path, data):
-    found = files.load_tf_smoe_pickle(written(tmp_path, data))
+    found = param_files.load_tf_smoe_pickle(written(tmp_path, data))
     assert_same(found, {"pis": np.array([1, 2, 3], dtype=np.float32)})
 
 
@@ -530,7 +530,7 @@ def test_a_tf_smoe_file_of_python_2_is_read(tmp_path, data):
 )
 def test_an_array_of_any_layout_is_read_as_pickle_would(tmp_path, array, protocol):
     path = written(tmp_path, tf_smoe_bytes(protocol, {"A": array}))
-    found = files.load_tf_smoe_pickle(path)["A"]
+    found = param_files.load_tf_smoe_pickle(path)["A"]
     assert found.dtype == array.dtype.newbyteorder("=")
     assert found.shape == array.shape
     np.testing.assert_array_equal(found, array)
@@ -538,7 +538,7 @@ def test_an_array_of_any_layout_is_read_as_pickle_would(tmp_path, array, protoco
 
 def test_only_the_arrays_of_a_model_are_returned(tmp_path):
     params = {"pis": ARRAYS["pis"], "nu_e": None, "A": [1, 2], "other": ARRAYS["A"]}
-    found = files.load_tf_smoe_pickle(written(tmp_path, tf_smoe_bytes(params=params)))
+    found = param_files.load_tf_smoe_pickle(written(tmp_path, tf_smoe_bytes(params=params)))
     assert_same(found, {"pis": ARRAYS["pis"]})
 
 
@@ -614,7 +614,7 @@ def evil_pickles(marker):
 EVIL_NAMES = [name for name, _, _ in evil_pickles("marker")]
 
 
-@pytest.mark.parametrize("load", [files.load_tf_smoe_pickle, files.load_param_arrays])
+@pytest.mark.parametrize("load", [param_files.load_tf_smoe_pickle, param_files.load_param_arrays])
 @pytest.mark.parametrize("name", EVIL_NAMES)
 def test_pickle_code_is_refused_by_name_and_never_run(tmp_path, monkeypatch, load, name):
     marker = tmp_path / "marker"
@@ -638,7 +638,7 @@ def test_the_evil_pickles_are_evil(tmp_path, name):
 def test_a_long_or_many_lined_name_of_a_global_does_not_spoil_the_message(tmp_path):
     data = b"\x80\x04" + string("os\n" * 80) + string("mkdir\n") + b"\x93."
     with pytest.raises(ValueError, match="asks for the global") as caught:
-        files.load_tf_smoe_pickle(written(tmp_path, data))
+        param_files.load_tf_smoe_pickle(written(tmp_path, data))
     assert len(one_line(caught, tmp_path)) < 400
 
 
@@ -686,7 +686,7 @@ LONG = b"\x8a\x08" + struct.pack("<q", 1 << 62)
 def test_what_is_no_numeric_array_is_refused_in_words(tmp_path, opcodes, mention):
     path = written(tmp_path, opcodes)
     with pytest.raises(ValueError, match=re.escape(mention)) as caught:
-        files.load_tf_smoe_pickle(path)
+        param_files.load_tf_smoe_pickle(path)
     one_line(caught, path)
 
 
@@ -712,7 +712,7 @@ def test_a_declared_size_is_not_believed(tmp_path, name):
     tracemalloc.start()
     try:
         with pytest.raises(ValueError, match="no dict|cut off|more bytes than it holds"):
-            files.load_tf_smoe_pickle(path)
+            param_files.load_tf_smoe_pickle(path)
         assert tracemalloc.get_traced_memory()[1] < 10 * len(data) + (1 << 20)
     finally:
         tracemalloc.stop()
@@ -722,7 +722,7 @@ def test_a_declared_size_is_not_believed(tmp_path, name):
 def test_garbage_is_refused_in_words(tmp_path, data):
     path = written(tmp_path, data)
     with pytest.raises(ValueError, match="readable pickle of tf-smoe|holds pickle opc") as caught:
-        files.load_param_arrays(path)
+        param_files.load_param_arrays(path)
     one_line(caught, path)
 
 
@@ -733,7 +733,7 @@ def test_a_truncated_pickle_is_refused_in_words(tmp_path, protocol):
         path = written(tmp_path, data[:length])
         # Where a line is cut within a global's name, that name is unknown.
         with pytest.raises(ValueError, match="cut off or damaged|asks for the global") as caught:
-            files.load_tf_smoe_pickle(path)
+            param_files.load_tf_smoe_pickle(path)
         one_line(caught, path)
 
 
@@ -774,7 +774,7 @@ def scratch(tmp_path_factory):
 @settings(max_examples=400)
 @given(data=mutated(PICKLES) | st.binary(max_size=60))
 def test_whatever_the_bytes_a_pickle_is_read_or_a_value_error(scratch, data):
-    loads_or_value_error(files.load_tf_smoe_pickle, scratch, data)
+    loads_or_value_error(param_files.load_tf_smoe_pickle, scratch, data)
 
 
 @settings(max_examples=200)
@@ -788,9 +788,9 @@ def test_whatever_the_bytes_a_zip_file_is_read_or_a_value_error(scratch, data):
 
 def test_the_contents_decide_how_a_file_is_read_not_its_name(tmp_path):
     pickled = written(tmp_path, tf_smoe_bytes(), "a.npz")
-    assert_same(files.load_param_arrays(pickled)[0], ARRAYS)
+    assert_same(param_files.load_param_arrays(pickled)[0], ARRAYS)
     files.save_arrays(tmp_path / "b.pkl", {**ARRAYS, "more": np.zeros(1)}, {"k": 1})
-    found, meta = files.load_param_arrays(tmp_path / "b.pkl")
+    found, meta = param_files.load_param_arrays(tmp_path / "b.pkl")
     assert_same(found, ARRAYS)
     assert meta == {"k": 1}
 
@@ -800,16 +800,16 @@ def test_missing_arrays_are_named(tmp_path, as_pickle):
     some = {name: ARRAYS[name] for name in ("pis", "musX", "nu_e")}
     path = written(tmp_path, tf_smoe_bytes(params=some) if as_pickle else npz_bytes(some))
     with pytest.raises(ValueError, match="has no array A, gamma_e; a model needs") as caught:
-        files.load_param_arrays(path)
+        param_files.load_param_arrays(path)
     one_line(caught, path)
 
 
 def test_no_function_of_the_reader_is_changed_by_a_pickle(tmp_path):
     for name, data, _ in evil_pickles(str(tmp_path / "marker")):
         with pytest.raises(ValueError):
-            files.load_tf_smoe_pickle(written(tmp_path, data))
+            param_files.load_tf_smoe_pickle(written(tmp_path, data))
         path = written(tmp_path, tf_smoe_bytes(2))
-        assert_same(files.load_tf_smoe_pickle(path), ARRAYS), name
+        assert_same(param_files.load_tf_smoe_pickle(path), ARRAYS), name
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/zero"), reason="there is no such device here")
