@@ -26,14 +26,20 @@ def strip(*pictures):
     return np.hstack([part for picture in as_rgb for part in (picture, between)][:-1])
 
 
-if __name__ == "__main__":
-    small = os.environ.get("SMOE_EXAMPLE_SIZE") == "small"
+SMALL = os.environ.get("SMOE_EXAMPLE_SIZE") == "small"  # only to see that the examples run
+
+
+def chosen_picture():
+    """The picture named on the command line, or a cameraman."""
     default = Path(__file__).parent / "pictures" / "camera.png"
     picture = smoe_np.read_image(sys.argv[1] if len(sys.argv) > 1 else default)
-    if small:
-        picture = picture[192:256, 192:288]
-    kernels_per_dim = int(sys.argv[2]) if len(sys.argv) > 2 else 8 if small else 32
-    iterations = int(sys.argv[3]) if len(sys.argv) > 3 else 30 if small else 600
+    return picture[192:256, 192:288] if SMALL else picture
+
+
+if __name__ == "__main__":
+    picture = chosen_picture()
+    kernels_per_dim = int(sys.argv[2]) if len(sys.argv) > 2 else 8 if SMALL else 32
+    iterations = int(sys.argv[3]) if len(sys.argv) > 3 else 30 if SMALL else 600
 
     smoe = smoe_np.Smoe(picture, kernels_per_dim)
     smoe.train(iterations, callbacks=[lambda smoe: print(smoe.history[-1])])

@@ -3,27 +3,21 @@
     python examples/three_phase.py [PICTURE] [KERNELS_PER_DIM]
 """
 
-import os
 import sys
-from pathlib import Path
 
 import numpy as np
-from fit_picture import in_colours, strip
+from fit_picture import SMALL, chosen_picture, in_colours, strip
 
 import smoe_np
 
 if __name__ == "__main__":
-    small = os.environ.get("SMOE_EXAMPLE_SIZE") == "small"
-    default = Path(__file__).parent / "pictures" / "camera.png"
-    picture = smoe_np.read_image(sys.argv[1] if len(sys.argv) > 1 else default)
-    if small:
-        picture = picture[192:256, 192:288]
-    smoe = smoe_np.Smoe(picture, int(sys.argv[2]) if len(sys.argv) > 2 else 8 if small else 32)
+    kernels_per_dim = int(sys.argv[2]) if len(sys.argv) > 2 else 8 if SMALL else 32
+    smoe = smoe_np.Smoe(chosen_picture(), kernels_per_dim)
 
     sheets = []
     for iterations, l1reg in ((600, 0.0), (500, 10.0), (100, 0.0)):
         # Adam's moments go on from phase to phase
-        smoe.train(iterations // 20 if small else iterations, l1reg=l1reg)
+        smoe.train(iterations // 20 if SMALL else iterations, l1reg=l1reg)
         record = smoe.history[-1]
         print(f"l1reg {l1reg:4}: {record.kernels:5} kernels {record.psnr:6.2f} dB "
               f"after {record.iteration:5} iterations, {record.seconds:6.1f} s")
