@@ -98,7 +98,7 @@ def train(given):
     begin = smoe.iteration
     try:
         results.complete(smoe)
-        with Progress(quiet) as progress:
+        with Progress(quiet, smoe.iteration) as progress:
             callbacks = [results.validation, progress.validation]
             if finishes:
                 smoe.resume(callbacks, results.checkpoint, progress)

@@ -2,7 +2,7 @@
 
 An engine is made for one picture, ``Engine(shape, target=None, dtype="float32", batches=None)``,
 and offers what ``NumpyEngine`` documents: ``loss_and_gradients``, ``loss``, ``render``, ``gating``,
-``keep``, ``state``, ``restore``, ``memory_needed``, ``pairs_per_pixel``, ``builds``,
+``advance``, ``keep``, ``state``, ``restore``, ``memory_needed``, ``pairs_per_pixel``, ``builds``,
 ``build_seconds`` and ``name``.
 """
 
@@ -12,13 +12,14 @@ import operator
 
 import numpy as np
 
+from .engine_native import NativeEngine
 from .engine_numpy import NumpyEngine
 from .images import as_float, split_channels
 from .params import SmoeParams, check_gates
 from .regularize import add_penalty_gradients, penalty
 
 MOST_PIXELS = 1 << 36
-ENGINES = {"numpy": NumpyEngine}
+ENGINES = {"native": NativeEngine, "numpy": NumpyEngine}
 
 
 def engine_class(backend):

@@ -28,6 +28,7 @@ from scipy import sparse
 
 from . import gate
 from .live_lists import LiveLists
+from .steps import take_step
 from .tiling import Grid
 
 TAU = {np.dtype(np.float32): 12.0, np.dtype(np.float64): 30.0}
@@ -147,6 +148,26 @@ class NumpyEngine:
 
         self._run_all(kernels, choose)
         return self.grid.paste(tiles)[..., 0]
+
+    def advance(self, params, adam, settings, lowest_loss, steps):
+        """Take a training step; needs a target.
+
+        Parameters
+        ----------
+        params : SmoeParams
+        adam : Adam
+            Its moments and its number of steps change.
+        settings : StepSettings
+        lowest_loss : float
+            Of those seen so far.
+        steps : int
+            At most.
+
+        Returns
+        -------
+        Progressed
+        """
+        return take_step(self, params, adam, settings, lowest_loss)
 
     def keep(self, kernels):
         """Go on with some kernels only, the mask (K,): the others have left the model."""

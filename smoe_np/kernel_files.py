@@ -1,6 +1,26 @@
-"""Where the CUDA sources lie: in the installed package, or in the checkout."""
+"""The kernel sources: where they lie, as one text, and the signatures that they declare."""
 
+import re
+from functools import cache
 from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+SOURCES = ("step.cu", "lists.cu", "update.cu", "render.cu")
+_INCLUDE = re.compile(r'^#include "([^"]+)"\n', re.MULTILINE)
+_KERNEL = re.compile(r"^KERNEL\((\w+), (\w+), ([^)]*)\)", re.MULTILINE)
+_NUMBER = re.compile(r"^#define ([A-Z]\w+) (-?[\d.]+(?:e-?\d+)?)(?: |$)", re.MULTILINE)
+_TYPES = {"int": np.int32, "double": np.float64, "unsigned char": np.uint8}
+
+
+class Parameter(NamedTuple):
+    """A parameter of a kernel."""
+
+    name: str
+    dtype: np.dtype
+    array: bool  # or a number
+    const: bool  # what an array holds is not changed
 
 
 def kernel_folder():
@@ -25,3 +45,84 @@ def kernel_folder():
         if (folder / "__init__.py").is_file():
             return folder
     raise FileNotFoundError(f"no CUDA sources in {places[0]} or {places[1]}: install smoe_np again")
+
+
+@cache
+def kernel_source():
+    """All kernels as one text; every file of the project that is included stands in it once.
+
+    What is compiled is then known by its text alone: caches of compiled code cannot miss a change.
+    """
+    folder, seen = kernel_folder(), set()
+
+    def expand(name):
+        seen.add(name)
+        text = (folder / name).read_text(encoding="utf-8").replace("#pragma once\n", "")
+        return _INCLUDE.sub(lambda m: "" if m[1] in seen else expand(m[1]), text)
+
+    return "".join(expand(name) for name in SOURCES if name not in seen)
+
+
+@cache
+def constants():
+    """The numbers that the sources define: ``#define NAME number``, by name."""
+    return {name: float(value) if "." in value or "e" in value else int(value)
+            for name, value in _NUMBER.findall(kernel_source())}
+
+
+@cache
+def signatures(dtype):
+    """What each kernel takes, as its ``KERNEL(name, threads, ...)`` declares it.
+
+    Parameters
+    ----------
+    dtype : str
+        What REAL is.
+
+    Returns
+    -------
+    dict of tuples of Parameter
+    """
+    types = {**_TYPES, "REAL": np.dtype(dtype).type}
+    return {name: tuple(_parameter(text, types) for text in parameters.split(","))
+            for name, _, parameters in _KERNEL.findall(kernel_source())}
+
+
+def _parameter(text, types):
+    words = text.split()
+    const = words[0] == "const"
+    name, array = words[-1].lstrip("*"), words[-1].startswith("*")
+    return Parameter(name, np.dtype(types[" ".join(words[const:-1])]), array, const or not array)
+
+
+def check_arguments(kernel, parameters, arguments, array_type):
+    """The arguments of a kernel as it declares them; numbers are cast.
+
+    Nothing else checks them: a kernel takes whatever bits it is given.
+
+    Raises
+    ------
+    TypeError
+        If one is not of the declared kind. Such an error is one of this library.
+    """
+    if len(arguments) != len(parameters):
+        raise TypeError(f"{kernel} takes {len(parameters)} arguments, got {len(arguments)}")
+    checked = []
+    for parameter, argument in zip(parameters, arguments):
+        what = f"argument {parameter.name} of {kernel}"
+        if not parameter.array:
+            number = parameter.dtype.type(argument)
+            if number != argument:
+                raise TypeError(f"{what} must be a {parameter.dtype}, got {argument!r}")
+            checked.append(number)
+            continue
+        if not isinstance(argument, array_type):
+            raise TypeError(f"{what} must be a {array_type.__name__}, got {argument!r}")
+        if argument.dtype != parameter.dtype:
+            raise TypeError(f"{what} must be of {parameter.dtype}, got {argument.dtype}")
+        if not argument.flags.c_contiguous:
+            raise TypeError(f"{what} must be contiguous")
+        if not parameter.const and not getattr(argument.flags, "writeable", True):
+            raise TypeError(f"{what} is read-only, and the kernel writes to it")
+        checked.append(argument)
+    return checked

@@ -31,10 +31,12 @@ class Progress:
     ----------
     quiet : bool
         Show nothing.
+    iteration : int
+        At which the run goes on.
     """
 
-    def __init__(self, quiet=False):
-        self.quiet, self._started, self._bar = quiet, False, None
+    def __init__(self, quiet=False, iteration=0):
+        self.quiet, self.iteration, self._started, self._bar = quiet, iteration, False, None
 
     def __enter__(self):
         return self
@@ -45,15 +47,15 @@ class Progress:
                 self._bar.close()
 
     def __call__(self, smoe):
-        """Note that a step was taken."""
-        self._start(smoe.iteration - 1, smoe)
+        """Note that steps were taken."""
+        self._start(smoe)
         if self._bar is not None:
             with contextlib.suppress(*_STDERR_TROUBLE):
-                self._bar.update()
+                self._bar.update(smoe.iteration - self._bar.n)
 
     def validation(self, smoe):
         """Show what a validation found."""
-        self._start(smoe.iteration, smoe)
+        self._start(smoe)
         record = smoe.history[-1]
         found = f"PSNR {record.psnr:.2f} dB, {record.kernels} kernels"
         if self._bar is not None:
@@ -63,7 +65,7 @@ class Progress:
             say(f"iteration {record.iteration}: loss {record.loss:.3e}, {found}, "
                 f"{record.seconds:.1f} s")
 
-    def _start(self, iteration, smoe):
+    def _start(self, smoe):
         if self._started:
             return
         self._started = True
@@ -72,5 +74,5 @@ class Progress:
         with contextlib.suppress(ImportError, *_STDERR_TROUBLE):
             from tqdm import tqdm
 
-            self._bar = tqdm(initial=iteration, total=smoe.until, unit="it", file=sys.stderr,
+            self._bar = tqdm(initial=self.iteration, total=smoe.until, unit="it", file=sys.stderr,
                              dynamic_ncols=True)

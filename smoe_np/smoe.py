@@ -15,12 +15,10 @@ from .checkpoint import lists_of, load_checkpoint, naming, params_of, save_check
 from .engine import check_dtype, check_fit, check_image, check_number, check_params, engine_class
 from .initialize import initial_params
 from .interrupts import Interrupts
-from .regularize import add_penalty_gradients, clip_gradients, penalty, tie_radial
+from .regularize import penalty
+from .steps import StepSettings, explodes, explosion
 
 PEAK = 255.0  # the scale on which mse and psnr are reported, as tf-smoe does
-EXPLOSION = 10.0  # times the lowest loss of this call of train ...
-LEAST_EXPLOSION = 1e-3  # ... or of this, so that a perfect fit may get worse
-
 COPIES = 8  # of the parameters: now, the best, the next, two moments, gradients in float64, scratch
 
 
@@ -167,7 +165,8 @@ class Smoe:
         checkpoint : path, optional
             Where a checkpoint is left at every validation and when training is interrupted.
         progress : callable, optional
-            Called after every step, and after one that failed, with this object.
+            Called with this object after every few steps, which take a moment, and after one that
+            failed.
 
         Returns
         -------
@@ -221,17 +220,19 @@ class Smoe:
 
     def _loop(self, callbacks, checkpoint, progress):
         settings, started = self.settings, time.perf_counter()
+        steps = self._step_settings()
         self.stopped = None
         with Interrupts() as interrupts:
             while self.stopped is None:
                 at_end = self.iteration >= self.until
-                mse, gradients = self._evaluate(at_end)
-                loss = mse + penalty(self.params, *self._weights())
-                self._lowest_loss = min(self._lowest_loss, loss)
-                if not loss <= EXPLOSION * max(self._lowest_loss, LEAST_EXPLOSION):
-                    self._give_up(f"the loss is {loss:g}, its lowest was {self._lowest_loss:g}")
-                    break
-                if at_end or self.iteration % settings["val_iter"] == 0:
+                to_validation = -self.iteration % settings["val_iter"]
+                if at_end or to_validation == 0:
+                    mse = self._mse()
+                    loss = mse + penalty(self.params, *steps[2:5])
+                    self._lowest_loss = min(self._lowest_loss, loss)
+                    if explodes(loss, self._lowest_loss):
+                        self._give_up(explosion(loss, self._lowest_loss))
+                        break
                     self._seconds += time.perf_counter() - started
                     self._validate(mse, loss, callbacks, checkpoint)
                     started = time.perf_counter()
@@ -240,9 +241,13 @@ class Smoe:
                 if interrupts.received is not None:
                     self.stopped = "interrupted"
                     break
-                failure = self._step(gradients)
-                if failure is not None:
-                    self._give_up(failure)
+                done = self.engine.advance(
+                    self.params, self.adam, steps, self._lowest_loss,
+                    min(to_validation or settings["val_iter"], self.until - self.iteration))
+                self._params, self._lowest_loss = done.params, done.lowest_loss
+                self.iteration += done.steps
+                if done.failure is not None:
+                    self._give_up(done.failure)
                 if progress is not None:
                     progress(self)
             self._seconds += time.perf_counter() - started
@@ -252,44 +257,20 @@ class Smoe:
             interrupts.act()
         return self
 
-    def _weights(self):
-        return self.settings["l1reg"], self.settings["bandwidth_reg"], self.initial_kernels
-
-    # numbers that overflow are looked for where they matter
-    @np.errstate(all="ignore")
-    def _evaluate(self, at_end):
-        if at_end:
-            return self.engine.loss(self.params), None
-        return self.engine.loss_and_gradients(self.params)
-
-    @np.errstate(all="ignore")
-    def _step(self, gradients):
-        """Take a step; or leave all as it is and say why it cannot be taken."""
-        settings, options = self.settings, self.options
-        add_penalty_gradients(gradients, self.params, *self._weights())
-        if options["radial"]:
-            tie_radial(gradients)
-        if settings["grad_clip"] is not None:
-            clip_gradients(gradients, settings["grad_clip"])
-        base_lr = settings["base_lr"]
+    def _step_settings(self):
+        settings, options, base_lr = self.settings, self.options, self.settings["base_lr"]
         rates = {"musX": base_lr, "A": base_lr * settings["lr_mult"], "nu_e": base_lr}
         if options["train_pis"]:
             rates["pis"] = base_lr / settings["lr_div"]
         if options["train_gammas"]:
             rates["gamma_e"] = base_lr
-        params = self.adam.step(self.params, gradients, rates, settings["adam_eps"])
-        if not all(bool(np.isfinite(array).all()) for array in params.arrays().values()):
-            return "a parameter is no longer finite"
-        staying = params.pis > 0
-        if not staying.any():
-            return "the last kernel's weight fell to 0"
-        if not staying.all():
-            params = params.select(staying)
-            self.adam.keep(staying)
-            self.engine.keep(staying)
-        self._params = params
-        self.iteration += 1
-        return None
+        return StepSettings(rates, settings["adam_eps"], settings["l1reg"],
+                            settings["bandwidth_reg"], self.initial_kernels, options["radial"],
+                            settings["grad_clip"])
+
+    @np.errstate(all="ignore")  # numbers that overflow are looked for where they matter
+    def _mse(self):
+        return self.engine.loss(self.params)
 
     def _validate(self, mse, loss, callbacks, checkpoint):
         """Add a record, unless this iteration has one, and call the callbacks."""

@@ -1,0 +1,255 @@
+// The gate and the experts over a tile, and the chain rule back to the parameters: gate.py in C++.
+//
+// Parameters of a kernel, REAL, in a row of WIDTH: π, μ (NDIM), A (lower triangle, row by row), then
+// for each channel ν and γ (NDIM). Moments and gradients have rows of the same width:
+// Σ g φ(x − μ) for the MOMENTS monomials φ, then for each channel Σ w r and Σ w r (x − μ).
+#pragma once
+#include "phases.cuh"
+
+#define LOWER (NDIM * (NDIM + 1) / 2)  // entries of a lower triangle
+#define RECORD (WIDTH + 1)             // numbers of a record: see derive
+#define AT_MU 1                        // where a row of parameters has μ, ...
+#define AT_A (1 + NDIM)
+#define AT_EXPERT (1 + NDIM + LOWER)
+#define DEAD -1e30                     // log weight of a kernel that is not there
+#define LOG2E 1.4426950408889634
+#define SMALLEST_GATE -126             // 2^ of it is the least gate: none underflows
+
+// Entry (i, j) of a lower triangle, i ≥ j; and where φ has u_i u_j, i ≤ j.
+#define TRIANGLE(i, j) ((i) * ((i) + 1) / 2 + (j))
+#define PRODUCT(i, j) (1 + NDIM + (i) * NDIM - (i) * ((i) - 1) / 2 + (j) - (i))
+
+// ---- packs
+
+#ifdef SCALAR_PACKS
+
+FUNCTION Pack most(Pack a, Pack b) { return a > b ? a : b; }
+FUNCTION Pack least(Pack a, Pack b) { return a < b ? a : b; }
+FUNCTION Pack where_inside(Pack y, Pack value) { return y >= 0 && y <= 1 ? value : 0; }
+FUNCTION REAL sum(Pack a) { return a; }
+FUNCTION float exp2_of(float t) { return exp2f(t); }
+FUNCTION double exp2_of(double t) { return exp2(t); }
+FUNCTION Pack coordinate(int d, int i) {
+    const int stride[3] = {NDIM == 3 ? SIDE * SIDE : NDIM == 2 ? SIDE : 1, NDIM == 3 ? SIDE : 1, 1};
+    return (REAL)(i / stride[d] % SIDE) - (REAL)(SIDE - 1) / 2;
+}
+FUNCTION Pack product(int p, int q, int i) { return coordinate(p, i) * coordinate(q, i); }
+template <int N>
+FUNCTION void sum_all(Pack *sums, REAL *out) {
+    UNROLL for (int w = 0; w < N; w++) out[w] = sums[w];
+}
+
+#else
+
+typedef int Bits32 __attribute__((vector_size(PACK_BYTES)));
+typedef long long Bits64 __attribute__((vector_size(PACK_BYTES)));
+typedef float Floats __attribute__((vector_size(PACK_BYTES)));
+typedef double Doubles __attribute__((vector_size(PACK_BYTES)));
+
+FUNCTION Pack most(Pack a, Pack b) { return a > b ? a : b; }
+FUNCTION Pack least(Pack a, Pack b) { return a < b ? a : b; }
+FUNCTION Pack where_inside(Pack y, Pack value) { return (y >= 0) & (y <= 1) ? value : Pack{}; }
+
+// 2^t for t ≥ SMALLEST_GATE: 2^round(t), put together as bits, times a polynomial in the rest
+// (float: a minimax fit, error 1e-7; double: Taylor's, error 2e-16).
+FUNCTION Floats exp2_of(Floats t) {
+    const Floats shifted = t + 12582912.0f;  // 1.5 · 2^23: the integer is in the last bits
+    const Floats f = t - (shifted - 12582912.0f);
+    Floats y = 1.327647174e-3f * f + 9.675541540e-3f;
+    y = y * f + 5.550713276e-2f;
+    y = y * f + 2.402211972e-1f;
+    y = y * f + 6.931469671e-1f;
+    y = y * f + 1.0f;
+    return (Floats)((Bits32)y + ((Bits32)shifted << 23));
+}
+FUNCTION Doubles exp2_of(Doubles t) {
+    const Doubles shifted = t + 6755399441055744.0;  // 1.5 · 2^52
+    const Doubles f = t - (shifted - 6755399441055744.0);
+    Doubles y = 2.56784359934881958e-11 * f + 4.44553827187081007e-10;
+    y = y * f + 7.05491162080112088e-09;
+    y = y * f + 1.01780860092396960e-07;
+    y = y * f + 1.32154867901443053e-06;
+    y = y * f + 1.52527338040598377e-05;
+    y = y * f + 1.54035303933816061e-04;
+    y = y * f + 1.33335581464284411e-03;
+    y = y * f + 9.61812910762847688e-03;
+    y = y * f + 5.55041086648215762e-02;
+    y = y * f + 2.40226506959100694e-01;
+    y = y * f + 6.93147180559945286e-01;
+    y = y * f + 1.0;
+    return (Doubles)((Bits64)y + ((Bits64)shifted << 52));
+}
+
+struct Coordinates {  // of a tile's pixels, from its centre; and their products
+    alignas(64) REAL u[NDIM][PIXELS], uu[LOWER][PIXELS];
+    constexpr Coordinates() : u(), uu() {
+        for (int i = 0; i < PIXELS; i++) {
+            int rest = i;
+            for (int d = NDIM - 1; d >= 0; d--) {
+                u[d][i] = REAL(rest % SIDE) - REAL(SIDE - 1) / 2;
+                rest /= SIDE;
+            }
+            for (int p = 0; p < NDIM; p++)
+                for (int q = p; q < NDIM; q++)
+                    uu[PRODUCT(p, q) - 1 - NDIM][i] = u[p][i] * u[q][i];
+        }
+    }
+};
+static constexpr Coordinates COORDINATES;
+FUNCTION Pack coordinate(int d, int i) { return load_pack(COORDINATES.u[d] + i); }
+FUNCTION Pack product(int p, int q, int i) {
+    return load_pack(COORDINATES.uu[PRODUCT(p, q) - 1 - NDIM] + i);
+}
+
+template <int N>
+struct Halved {  // a vector of N REALs, added up by halves
+    typedef REAL Half __attribute__((vector_size(N * sizeof(REAL) / 2)));
+    template <class Vector>
+    static inline __attribute__((always_inline)) REAL sum(Vector a) {
+        Half low, high;
+        memcpy(&low, &a, sizeof low);
+        memcpy(&high, (const char *)&a + sizeof low, sizeof high);
+        return Halved<N / 2>::sum(low + high);
+    }
+};
+template <>
+struct Halved<2> {
+    template <class Vector>
+    static inline __attribute__((always_inline)) REAL sum(Vector a) { return a[0] + a[1]; }
+};
+FUNCTION REAL sum(Pack a) { return Halved<LANES>::sum(a); }
+template <int N>
+FUNCTION void sum_all(Pack *sums, REAL *out) {
+    UNROLL for (int w = 0; w < N; w++) out[w] = sum(sums[w]);
+}
+
+#endif
+
+// ---- kernels of the model
+
+// A record: log weight (log π + Σ log|A_dd|, per pixel), sign of det A, centre in pixels, A per
+// pixel, and for each channel the expert's value at the centre and its slopes per pixel.
+FUNCTION_ONCE void derive(const double *row, int longest, double *record) {
+    double determinant = 1;
+    UNROLL for (int d = 0; d < NDIM; d++) {
+        determinant *= row[AT_A + TRIANGLE(d, d)] / longest;
+        record[2 + d] = row[AT_MU + d] * longest;
+    }
+    record[0] = row[0] > 0 ? log(row[0]) + log(fabs(determinant)) : DEAD;
+    record[1] = determinant < 0 ? -1 : 1;
+    UNROLL for (int e = 0; e < LOWER; e++)
+        record[2 + NDIM + e] = row[AT_A + e] / longest;
+    UNROLL for (int c = 0; c < NCHAN; c++) {
+        const double *expert = row + AT_EXPERT + c * (NDIM + 1);
+        double *of_record = record + 2 + NDIM + LOWER + c * (NDIM + 1);
+        double value = expert[0];
+        UNROLL for (int d = 0; d < NDIM; d++) {
+            value += expert[1 + d] * row[AT_MU + d];
+            of_record[1 + d] = expert[1 + d] / longest;
+        }
+        of_record[0] = value;
+    }
+}
+
+// The log-gate round a point, θ of φ(u), and origin − μ.
+FUNCTION void log_gate_of(const double *record, const double *origin, double *theta, double *offset) {
+    const double *A = record + 2 + NDIM;
+    double z[NDIM];
+    UNROLL for (int d = 0; d < NDIM; d++) offset[d] = origin[d] - record[2 + d];
+    theta[0] = record[0];
+    UNROLL for (int j = 0; j < NDIM; j++) {
+        z[j] = 0;
+        UNROLL for (int i = j; i < NDIM; i++) z[j] += A[TRIANGLE(i, j)] * offset[i];
+        theta[0] -= 0.5 * z[j] * z[j];
+    }
+    UNROLL for (int i = 0; i < NDIM; i++) {
+        theta[1 + i] = 0;
+        UNROLL for (int j = 0; j <= i; j++) theta[1 + i] -= A[TRIANGLE(i, j)] * z[j];
+    }
+    UNROLL for (int i = 0; i < NDIM; i++) {
+        UNROLL for (int j = i; j < NDIM; j++) {
+            double precision = 0;
+            UNROLL for (int m = 0; m <= i; m++)
+                precision += A[TRIANGLE(i, m)] * A[TRIANGLE(j, m)];
+            theta[PRODUCT(i, j)] = i == j ? -0.5 * precision : -precision;
+        }
+    }
+}
+
+// Moments round a tile's centre, moved to round the centre of the kernel; offset = tile − kernel.
+FUNCTION void move_moments(double *moments, const double *offset) {
+    double first[NDIM];
+    UNROLL for (int i = 0; i < NDIM; i++) {
+        first[i] = moments[1 + i];
+        moments[1 + i] += offset[i] * moments[0];
+    }
+    // Σ g (u+o)_i (u+o)_j = Σ g u_i u_j + o_i Σ g (u+o)_j + o_j Σ g u_i
+    UNROLL for (int i = 0; i < NDIM; i++) {
+        UNROLL for (int j = i; j < NDIM; j++)
+            moments[PRODUCT(i, j)] += offset[i] * moments[1 + j] + offset[j] * first[i];
+    }
+    UNROLL for (int c = 0; c < NCHAN; c++) {
+        double *expert = moments + MOMENTS + c * (NDIM + 1);
+        UNROLL for (int i = 0; i < NDIM; i++) expert[1 + i] += offset[i] * expert[0];
+    }
+}
+
+// Gradients of the mean squared error by a row of parameters; scale = 2 / (N C).
+template <class Row>
+FUNCTION void chain_rule(const double *moments, const Row *row, int longest, double scale,
+                         double *gradient) {
+    const double per_pixel = 1.0 / longest;
+    double first[NDIM], z[NDIM], A[LOWER];
+    UNROLL for (int e = 0; e < LOWER; e++) A[e] = row[AT_A + e];
+    const double total = moments[0] * scale;
+    UNROLL for (int i = 0; i < NDIM; i++) first[i] = moments[1 + i] * (scale * per_pixel);
+    gradient[0] = total / (double)row[0];
+    UNROLL for (int j = 0; j < NDIM; j++) {  // Σ g Aᵀ(x − μ)
+        z[j] = 0;
+        UNROLL for (int i = j; i < NDIM; i++) z[j] += A[TRIANGLE(i, j)] * first[i];
+    }
+    UNROLL for (int i = 0; i < NDIM; i++) {
+        gradient[AT_MU + i] = 0;
+        UNROLL for (int j = 0; j <= i; j++) {
+            gradient[AT_MU + i] += A[TRIANGLE(i, j)] * z[j];
+            double sum = 0;  // (x − μ) zᵀ = (x − μ)(x − μ)ᵀ A
+            UNROLL for (int m = j; m < NDIM; m++)
+                sum += moments[i < m ? PRODUCT(i, m) : PRODUCT(m, i)] * A[TRIANGLE(m, j)];
+            gradient[AT_A + TRIANGLE(i, j)] = -sum * (scale * per_pixel * per_pixel);
+        }
+        gradient[AT_A + TRIANGLE(i, i)] += total / A[TRIANGLE(i, i)];
+    }
+    UNROLL for (int c = 0; c < NCHAN; c++) {
+        const double *sums = moments + MOMENTS + c * (NDIM + 1);
+        double *expert = gradient + AT_EXPERT + c * (NDIM + 1);
+        expert[0] = sums[0] * scale;
+        UNROLL for (int d = 0; d < NDIM; d++)
+            expert[1 + d] = (sums[1 + d] * per_pixel + sums[0] * (double)row[AT_MU + d]) * scale;
+    }
+}
+
+// ---- tiles
+
+// A grid: the picture's pixels along each axis, then the tiles along each axis.
+FUNCTION void tile_corner(const int *grid, int tile, int *corner) {
+    UNROLL for (int d = NDIM - 1; d >= 0; d--) {
+        corner[d] = tile % grid[NDIM + d] * SIDE;
+        tile /= grid[NDIM + d];
+    }
+}
+
+FUNCTION void tile_centre(const int *grid, int tile, double *centre) {
+    int corner[NDIM];
+    tile_corner(grid, tile, corner);
+    UNROLL for (int d = 0; d < NDIM; d++) centre[d] = corner[d] + 0.5 * SIDE;
+}
+
+// 1 where a pixel is one of the picture, else 0.
+FUNCTION Pack inside_picture(const int *grid, const int *corner, int i) {
+    Pack inside = Pack{} + 1;
+    UNROLL for (int d = 0; d < NDIM; d++) {
+        const REAL last = (REAL)(grid[d] - corner[d] - 0.5 * SIDE);  // and half a pixel more
+        inside = coordinate(d, i) <= last ? inside : Pack{};
+    }
+    return inside;
+}

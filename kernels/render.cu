@@ -1,0 +1,114 @@
+// The picture of a model, and the kernel that owns each pixel.
+#include "tile.cuh"
+
+// Where a pixel of a tile lies in a picture, or −1 if outside.
+FUNCTION long long place_in_picture(const int *grid, const int *corner, int i) {
+    long long at = 0;
+    int stride = PIXELS;
+    UNROLL for (int d = 0; d < NDIM; d++) {
+        stride /= SIDE;
+        const int x = corner[d] + i / stride % SIDE;
+        if (x >= grid[d]) return -1;
+        at = at * grid[d] + x;
+    }
+    return at;
+}
+
+// The regression, clipped to [0, 1]: image (pixels, NCHAN).
+KERNEL(render, TILE_THREADS, const int *control, const int *grid, const double *records,
+       const int *start, const int *list, const int *winners, REAL *image)
+{
+    if (control[HALT]) return;
+    SHARED(REAL, terms, WIDTH * CHUNK);
+    SHARED(double, offsets, NDIM * CHUNK);
+    SHARED(REAL, gates, CHUNK * STRIDE);
+    SHARED(int, steep, 1);
+    SHARED(REAL, drawn, NCHAN * PIXELS);
+    PER_PIXEL(top);
+    PER_PIXEL(S);
+    PER_PIXEL_OF(y, NCHAN);
+    const int tile = BLOCK, first = start[tile], pairs = start[tile + 1] - first;
+    const bool is_signed = control[SIGNED] != 0;
+    int corner[NDIM];
+    double centre[NDIM], winner[MOMENTS], offset[NDIM], level[NCHAN];
+    tile_corner(grid, tile, corner);
+    tile_centre(grid, tile, centre);
+    const double *of_winner = records + (long long)winners[tile] * RECORD;
+    log_gate_of(of_winner, centre, winner, offset);
+    find_level(of_winner, offset, is_signed, level);
+    if (is_signed)
+        forward<true>(records, list, first, pairs, centre, winner, level, terms, offsets, gates,
+                      steep, top, S, y);
+    else
+        forward<false>(records, list, first, pairs, centre, winner, level, terms, offsets, gates,
+                       steep, top, S, y);
+    FOR_PIXELS(i) {
+        UNROLL for (int c = 0; c < NCHAN; c++) {
+            const Pack here = AT(y[c], i) + (REAL)level[c];
+            STORE(drawn, c * PIXELS + i, least(most(here, Pack{}), Pack{} + 1));
+        }
+    }
+    BARRIER;
+    FOR_EACH_PLAIN(i, PIXELS) {
+        const long long at = place_in_picture(grid, corner, i);
+        if (at >= 0) {
+            UNROLL for (int c = 0; c < NCHAN; c++)
+                image[at * NCHAN + c] = (REAL)drawn[c * PIXELS + i];
+        }
+    }
+}
+
+// The kernel with the largest gate at each pixel; of equal ones the first.
+KERNEL(gating, TILE_THREADS, const int *control, const int *grid, const double *records,
+       const int *start, const int *list, const int *winners, int *owners)
+{
+    if (control[HALT]) return;
+    SHARED(REAL, terms, WIDTH * CHUNK);
+    SHARED(double, offsets, NDIM * CHUNK);
+    SHARED(REAL, gates, CHUNK * STRIDE);
+    SHARED(double, signs, CHUNK);
+    const int tile = BLOCK, first = start[tile], pairs = start[tile + 1] - first;
+    int corner[NDIM];
+    double centre[NDIM], winner[MOMENTS], offset[NDIM], level[NCHAN];
+    tile_corner(grid, tile, corner);
+    tile_centre(grid, tile, centre);
+    const double *of_winner = records + (long long)winners[tile] * RECORD;
+    log_gate_of(of_winner, centre, winner, offset);
+    find_level(of_winner, offset, true, level);
+    SHARED(REAL, best, PIXELS);
+    SHARED(int, owner, PIXELS);
+    FOR_EACH_PLAIN(i, PIXELS) {
+        best[i] = (REAL)-1e30;
+        owner[i] = -1;
+    }
+    BARRIER;
+    const int chunk = CHUNK, chunks = (pairs + chunk - 1) / chunk;
+    for (int c = 0; c < chunks; c++) {
+        const int count = least_int(chunk, pairs - c * chunk), from = first + c * chunk;
+        prepare_pairs(records, list, from, count, centre, winner, level, terms, offsets);
+        FOR_EACH_PLAIN(j, count) signs[j] = records[(long long)list[from + j] * RECORD + 1];
+        FOR_PIXELS(i) {
+            Pack u[NDIM];
+            UNROLL for (int d = 0; d < NDIM; d++) u[d] = coordinate(d, i);
+            for (int j = 0; j < count; j++)
+                STORE(gates, j * STRIDE + i, log_gate_at(terms, j, u));
+        }
+        BARRIER;
+        FOR_EACH_PLAIN(i, PIXELS) {
+            REAL best_here = best[i];
+            int owner_here = owner[i];
+            for (int j = 0; j < count; j++) {
+                const REAL gate = gates[j * STRIDE + i];
+                if (gate > best_here && (double)signs[j] > 0)
+                    best_here = gate, owner_here = list[from + j];
+            }
+            best[i] = best_here;
+            owner[i] = owner_here;
+        }
+        BARRIER;
+    }
+    FOR_EACH_PLAIN(i, PIXELS) {
+        const long long at = place_in_picture(grid, corner, i);
+        if (at >= 0) owners[at] = owner[i];
+    }
+}

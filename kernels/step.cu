@@ -1,0 +1,128 @@
+// The fused step over tiles: the regression, its error, and the moments of every pair.
+#include "tile.cuh"
+
+// One tile: its pairs start[tile] … start[tile + 1] of `list`. Writes the sum of its squared errors,
+// and of each pair WIDTH moments round the centre of its kernel, at rows[pair − start[first_tile]],
+// if there is room.
+KERNEL(step, TILE_THREADS, int *control, const int *grid, const double *records,
+       const int *start, const int *list, const int *winners, const REAL *target, int first_tile,
+       int backward, int room, REAL *rows, double *errors)
+{
+    if (!GOES_ON(control)) return;
+    SHARED(REAL, terms, WIDTH * CHUNK);
+    SHARED(double, offsets, NDIM * CHUNK);
+    SHARED(REAL, gates, CHUNK * STRIDE);
+    SHARED(int, steep, 1);
+    SHARED(REAL, q, (1 + NCHAN) * PIXELS);  // −Σ_c q_c y_c, then q_c = r_c / S but for 2 / (N C)
+    SHARED(REAL, squares, PIXELS);
+    SHARED(REAL, partial, WIDTH * PARTS * CHUNK);
+    PER_PIXEL(top);
+    PER_PIXEL(S);
+    PER_PIXEL_OF(y, NCHAN);
+
+    const int tile = first_tile + BLOCK, first = start[tile], pairs = start[tile + 1] - first;
+    const long long row0 = first - start[first_tile];
+    if (backward && row0 + pairs > room) {
+        ONE_THREAD { control[HALT] = NO_ROOM; }
+        return;
+    }
+    const bool is_signed = control[SIGNED] != 0;
+    int corner[NDIM];
+    double centre[NDIM], winner[MOMENTS], offset[NDIM], level[NCHAN];
+    tile_corner(grid, tile, corner);
+    tile_centre(grid, tile, centre);
+    const double *of_winner = records + (long long)winners[tile] * RECORD;
+    log_gate_of(of_winner, centre, winner, offset);
+    find_level(of_winner, offset, is_signed, level);
+
+    if (is_signed)
+        forward<true>(records, list, first, pairs, centre, winner, level, terms, offsets, gates,
+                      steep, top, S, y);
+    else
+        forward<false>(records, list, first, pairs, centre, winner, level, terms, offsets, gates,
+                       steep, top, S, y);
+
+    FOR_PIXELS(i) {
+        const Pack inside = inside_picture(grid, corner, i), whole = (Pack{} + 1) / AT(S, i);
+        Pack square = Pack{}, both = Pack{};
+        UNROLL for (int c = 0; c < NCHAN; c++) {
+            const Pack here = AT(y[c], i) + (REAL)level[c];
+            const Pack clipped = least(most(here, Pack{}), Pack{} + 1);
+            const Pack t = LOAD(target, ((long long)tile * NCHAN + c) * PIXELS + i);
+            const Pack residual = (clipped - t) * inside;
+            const Pack passed = where_inside(here, residual) * whole;
+            square += residual * residual;
+            both -= passed * AT(y[c], i);
+            STORE(q, (1 + c) * PIXELS + i, passed);
+        }
+        STORE(q, i, both);
+        STORE(squares, i, square);
+    }
+    BARRIER;
+    ONE_THREAD {
+        Pack square = Pack{};
+        for (int i = 0; i < PIXELS; i += LANES) square += LOAD(squares, i);
+        errors[tile] = sum(square);
+    }
+    if (!backward) return;
+
+    const int chunk = CHUNK, chunks = (pairs + chunk - 1) / chunk;
+    for (int c = 0; c < chunks; c++) {
+        const int count = least_int(chunk, pairs - c * chunk), from = first + c * chunk;
+        if (chunks > 1) {
+            prepare_pairs(records, list, from, count, centre, winner, level, terms, offsets);
+            FOR_PIXELS(i) {
+                Pack u[NDIM];
+                UNROLL for (int d = 0; d < NDIM; d++) u[d] = coordinate(d, i);
+                for (int j = 0; j < count; j++) {
+                    if (is_signed)
+                        gate_at<true>(records, list, from, j, u, terms, AT(top, i), gates, i);
+                    else
+                        gate_at<false>(records, list, from, j, u, terms, AT(top, i), gates, i);
+                }
+            }
+            BARRIER;
+        }
+        FOR_PARTS(j, part, count) {
+            Pack sums[WIDTH];
+            REAL total[WIDTH];
+            UNROLL for (int w = 0; w < WIDTH; w++) sums[w] = Pack{};
+            UNROLL for (int i = part * LANES; i < PIXELS; i += PARTS * LANES) {
+                Pack u[NDIM];
+                UNROLL for (int d = 0; d < NDIM; d++) u[d] = coordinate(d, i);
+                const Pack gate = LOAD(gates, j * STRIDE + i);
+                Pack pull = LOAD(q, i);
+                UNROLL for (int k = 0; k < NCHAN; k++) {
+                    const Pack q_k = LOAD(q, (1 + k) * PIXELS + i), h = gate * q_k;
+                    const int at = MOMENTS + k * (NDIM + 1);
+                    pull += q_k * expert_at(terms, j, k, u);
+                    sums[at] += h;
+                    UNROLL for (int d = 0; d < NDIM; d++) sums[at + 1 + d] += h * u[d];
+                }
+                const Pack g = gate * pull;
+                sums[0] += g;
+                UNROLL for (int d = 0; d < NDIM; d++) {
+                    sums[1 + d] += g * u[d];
+                    UNROLL for (int k = d; k < NDIM; k++)
+                        sums[PRODUCT(d, k)] += g * product(d, k, i);
+                }
+            }
+            sum_all<WIDTH>(sums, total);
+            UNROLL for (int w = 0; w < WIDTH; w++) partial[(w * PARTS + part) * CHUNK + j] = total[w];
+        }
+        BARRIER;
+        FOR_EACH(j, count) {
+            double moments[WIDTH], back[NDIM];
+            UNROLL for (int w = 0; w < WIDTH; w++) {
+                moments[w] = (REAL)partial[w * PARTS * CHUNK + j];
+                UNROLL for (int p = 1; p < PARTS; p++)
+                    moments[w] += (REAL)partial[(w * PARTS + p) * CHUNK + j];
+            }
+            UNROLL for (int d = 0; d < NDIM; d++) back[d] = offsets[d * CHUNK + j];
+            move_moments(moments, back);
+            REAL *row = rows + (row0 + c * chunk + j) * WIDTH;
+            UNROLL for (int w = 0; w < WIDTH; w++) row[w] = (REAL)moments[w];
+        }
+        BARRIER;
+    }
+}

@@ -1,0 +1,211 @@
+// From moments to parameters: sums over the tiles, the loss, gradients, Adam, and who must leave.
+#include "bounds.cuh"
+#include "control.cuh"
+
+#define UPDATE_THREADS 128
+#define JUDGE_THREADS 256
+#define BETA1 0.9
+#define BETA2 0.999
+#define SMALLEST_DIAGONAL 1e-12
+
+// Where a run of ascending pairs reaches `pair`.
+FUNCTION int first_at_least(const int *pairs, int first, int last, int pair) {
+    while (first < last) {
+        const int middle = first + (last - first) / 2;
+        if (pairs[middle] < pair)
+            first = middle + 1;
+        else
+            last = middle;
+    }
+    return first;
+}
+
+// The moments of a kernel over the tiles of a batch, which has the rows of the pairs of tiles
+// first_tile to last_tile − 1; they are added to those of the batches before.
+KERNEL(gather, 32, const int *control, const int *first_of_kernel, const int *pairs,
+       const int *start, int first_tile, int last_tile, const REAL *rows, double *sums)
+{
+    if (!GOES_ON(control)) return;
+    SHARED(double, part, WIDTH * 32);
+    const int begin = start[first_tile], end = start[last_tile];
+    int first = first_of_kernel[BLOCK], last = first_of_kernel[BLOCK + 1];
+    double *of_kernel = sums + (long long)BLOCK * WIDTH;
+    if (begin > 0) first = first_at_least(pairs, first, last, begin);
+    last = first_at_least(pairs, first, last, end);
+    FOR_THREADS(t) {
+        double sum[WIDTH];
+        UNROLL for (int w = 0; w < WIDTH; w++) sum[w] = t == 0 && first_tile > 0 ? of_kernel[w] : 0;
+        STRIDED(p, first + t, last) {
+            const REAL *row = rows + (long long)(pairs[p] - begin) * WIDTH;
+            UNROLL for (int w = 0; w < WIDTH; w++) sum[w] += row[w];
+        }
+        UNROLL for (int w = 0; w < WIDTH; w++) part[w * THREADS + t] = sum[w];
+    }
+    BARRIER;
+    FOR_EACH_PLAIN(w, WIDTH) {
+        double sum = part[w * THREADS];
+        for (int t = 1; t < THREADS; t++) sum += part[w * THREADS + t];
+        of_kernel[w] = sum;
+    }
+}
+
+// The loss of the parameters as they are, and whether they may be changed.
+KERNEL(judge, JUDGE_THREADS, int *control, double *state, const double *settings,
+       const double *errors, int tiles, const REAL *params, const double *records, int K)
+{
+    const bool goes_on = GOES_ON(control);
+    SHARED(double, part, 2 * JUDGE_THREADS);
+    BARRIER;
+    if (!goes_on) {
+        ONE_THREAD { control[APPLY] = 0; }
+        return;
+    }
+    const bool penalised = settings[L1] != 0 || settings[BANDWIDTH] != 0;
+    FOR_THREADS(t) {
+        double error = 0, penalty = 0;
+        STRIDED(i, t, tiles) error += errors[i];
+        STRIDED(k, t, penalised ? K : 0) {
+            const REAL *row = params + (long long)k * WIDTH;
+            if (records[(long long)k * RECORD] == DEAD) continue;
+            penalty += settings[L1] * (double)row[0];
+            UNROLL for (int d = 0; d < NDIM; d++)
+                penalty += settings[BANDWIDTH] * fabs((double)row[AT_A + TRIANGLE(d, d)]);
+        }
+        part[t] = error;
+        part[THREADS + t] = penalty;
+    }
+    BARRIER;
+    ONE_THREAD {
+        double error = 0, penalty = 0;
+        for (int t = 0; t < THREADS; t++) error += part[t], penalty += part[THREADS + t];
+        const double loss = error * settings[SCALE] + penalty;
+        const double lowest = smaller(state[LOWEST], loss == loss ? loss : state[LOWEST]);
+        state[LOSS] = loss;
+        state[LOWEST] = lowest;
+        const bool fine = loss <= settings[EXPLOSION] * larger(lowest, settings[LEAST_EXPLOSION]);
+        control[APPLY] = fine;
+        if (fine) {
+            control[STEP] += 1;
+            control[AGE] += 1;
+            state[ADAM_STEPS] += 1;
+        } else {
+            control[HALT] = EXPLODED;
+        }
+    }
+}
+
+// A kernel takes its step: gradients, regularisers, clipping, Adam (as TensorFlow 1 has it, ε added
+// to √v before the correction of bias), and what follows for the lists.
+FUNCTION void take_step(int *control, const double *settings, double correction, int longest,
+                        const double *sums, REAL *row, REAL *m, REAL *v, double *record,
+                        const double *anchor, double *moved, bool wins) {
+    double gradient[WIDTH];
+    chain_rule(sums, row, longest, 2 * settings[SCALE], gradient);
+    gradient[0] += settings[L1];
+    UNROLL for (int d = 0; d < NDIM; d++)
+        gradient[AT_A + TRIANGLE(d, d)] +=
+            row[AT_A + TRIANGLE(d, d)] < 0 ? -settings[BANDWIDTH] : settings[BANDWIDTH];
+    if (settings[RADIAL] != 0) {  // ∂L/∂α is the trace of ∂L/∂A
+        double trace = 0;
+        UNROLL for (int d = 0; d < NDIM; d++) trace += gradient[AT_A + TRIANGLE(d, d)];
+        UNROLL for (int i = 0; i < NDIM; i++) {
+            UNROLL for (int j = 0; j <= i; j++)
+                gradient[AT_A + TRIANGLE(i, j)] = i == j ? trace : 0;
+        }
+    }
+    bool finite = true;
+    UNROLL for (int w = 0; w < WIDTH; w++) {
+        int kind = RATE_PIS;
+        if (w >= AT_MU) kind = RATE_MU;
+        if (w >= AT_A) kind = RATE_A;
+        if (w >= AT_EXPERT) kind = (w - AT_EXPERT) % (NDIM + 1) == 0 ? RATE_NU : RATE_GAMMA;
+        const double rate = settings[kind], clip = settings[GRAD_CLIP];
+        if (rate < 0) continue;
+        const double g = smaller(larger(gradient[w], -clip), clip);
+        const double m_now = m[w] + (1 - BETA1) * (g - m[w]);
+        const double v_now = v[w] + (1 - BETA2) * (g * g - v[w]);
+        m[w] = (REAL)m_now;
+        v[w] = (REAL)v_now;
+        row[w] = (REAL)(row[w] - rate * correction * m_now / (sqrt(v_now) + settings[EPSILON]));
+    }
+    UNROLL for (int w = 0; w < WIDTH; w++) finite = finite && row[w] - row[w] == 0;
+    UNROLL for (int d = 0; d < NDIM; d++) {  // A_dd stays above 0
+        if (row[AT_A + TRIANGLE(d, d)] < 0) {
+            UNROLL for (int i = d; i < NDIM; i++) {
+                row[AT_A + TRIANGLE(i, d)] = -row[AT_A + TRIANGLE(i, d)];
+                m[AT_A + TRIANGLE(i, d)] = -m[AT_A + TRIANGLE(i, d)];
+            }
+        }
+        if (row[AT_A + TRIANGLE(d, d)] < (REAL)SMALLEST_DIAGONAL)
+            row[AT_A + TRIANGLE(d, d)] = (REAL)SMALLEST_DIAGONAL;
+    }
+    double exact[WIDTH];
+    UNROLL for (int w = 0; w < WIDTH; w++) exact[w] = row[w];
+    derive(exact, longest, record);
+    if (!finite) {
+        control[HALT] = NOT_FINITE;
+    } else if (row[0] <= 0) {
+        if (wins) control[STALE] = 1;
+        if (ATOMIC_ADD(control + ALIVE, -1) == 1) control[HALT] = NO_KERNEL;
+    } else {
+        drift(anchor, record, moved);
+        bool holds = true;
+        UNROLL for (int r = 0; r < 3; r++) holds = holds && moved[r] <= anchor[ALLOWANCE + r];
+        if (!holds) control[STALE] = 1;
+    }
+}
+
+KERNEL(update, UPDATE_THREADS, int *control, const double *state, const double *settings,
+       const int *grid, const double *sums, REAL *params, REAL *m, REAL *v, double *records,
+       const double *anchors, double *moved, const int *wins, int K)
+{
+    if (!control[APPLY]) return;
+    int longest = 0;
+    UNROLL for (int d = 0; d < NDIM; d++) longest = longest < grid[d] ? grid[d] : longest;
+    const double t = state[ADAM_STEPS];
+    const double correction = sqrt(1 - pow(BETA2, t)) / (1 - pow(BETA1, t));
+    FOR_EACH_PLAIN(j, UPDATE_THREADS) {
+        const long long k = (long long)BLOCK * UPDATE_THREADS + j;
+        if (k < K && records[k * RECORD] != DEAD)
+            take_step(control, settings, correction, longest, sums + k * WIDTH, params + k * WIDTH,
+                      m + k * WIDTH, v + k * WIDTH, records + k * RECORD, anchors + k * ANCHOR,
+                      moved + 3 * k, wins[k]);
+    }
+}
+
+// The gradients alone, of the mean squared error.
+KERNEL(differentiate, UPDATE_THREADS, const double *settings, const int *grid, const double *sums,
+       const double *rows, double *gradients, int K)
+{
+    int longest = 0;
+    UNROLL for (int d = 0; d < NDIM; d++) longest = longest < grid[d] ? grid[d] : longest;
+    FOR_EACH_PLAIN(j, UPDATE_THREADS) {
+        const long long k = (long long)BLOCK * UPDATE_THREADS + j;
+        if (k < K)
+            chain_rule(sums + k * WIDTH, rows + k * WIDTH, longest, 2 * settings[SCALE],
+                       gradients + k * WIDTH);
+    }
+}
+
+// Another model, or the same one elsewhere: its records, and whether the lists hold for it.
+KERNEL(follow, UPDATE_THREADS, int *control, const int *grid, const double *rows, double *records,
+       const double *anchors, double *moved, int listed, int K)
+{
+    int longest = 0;
+    UNROLL for (int d = 0; d < NDIM; d++) longest = longest < grid[d] ? grid[d] : longest;
+    FOR_EACH_PLAIN(j, UPDATE_THREADS) {
+        const long long k = (long long)BLOCK * UPDATE_THREADS + j;
+        if (k < K) {
+            double *record = records + k * RECORD;
+            derive(rows + k * WIDTH, longest, record);
+            if (record[1] < 0) control[SIGNED] = 1;
+            if (listed && record[0] != DEAD) {
+                drift(anchors + k * ANCHOR, record, moved + 3 * k);
+                bool holds = true;
+                UNROLL for (int r = 0; r < 3; r++)
+                    holds = holds && moved[3 * k + r] <= anchors[k * ANCHOR + ALLOWANCE + r];
+                if (!holds) control[STALE] = 1;
+            }
+        }
+    }
+}

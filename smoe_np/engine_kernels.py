@@ -1,0 +1,526 @@
+"""The model over a picture through the kernels of ``kernels/``, on a GPU or on a CPU.
+
+One host side for both: the buffers, and the order of launches. What differs is the launcher
+(``launch_native``, ``launch_cuda``), which has arrays, records sequences of launches and runs them.
+
+Parameters of all kernels, their Adam moments and their gradients are rows (K, W) of W numbers: π, μ,
+the lower triangle of A, then for each channel ν and γ. A step of training is the sequence
+
+    step, gather    of each batch of tiles: moments of every pair, then their sums by kernel
+    judge           the loss, and whether it exploded
+    update          the chain rule, regularisers, Adam; who leaves; whether the lists still hold
+
+and lists are built by another one where they do not hold. Both go on without the host until there
+are as many steps as it asked for: by ``control`` (control.cuh) the host tells kernels what to do,
+and kernels tell the host what has happened. Kernels of the model keep their row, their "slot", when
+others leave.
+"""
+
+import math
+
+import numpy as np
+
+from .gate import lower_entries
+from .kernel_files import constants
+from .params import unchecked
+from .steps import (
+    EXPLOSION,
+    LEAST_EXPLOSION,
+    NO_KERNEL,
+    NOT_FINITE,
+    Progressed,
+    explosion,
+)
+from .tiling import Grid
+
+SIDE = {1: 64, 2: 8, 3: 4}  # pixels along an axis of a tile, by dimensions
+TAU = {np.dtype(np.float32): 12.0, np.dtype(np.float64): 30.0}
+MOST_CHANNELS = 8
+TILE_THREADS, KERNEL_THREADS, UPDATE_THREADS, LIST_THREADS, FEW_THREADS = 64, 32, 128, 256, 64
+MANY_BOXES = 1024  # of which a block needs few threads each
+ROWS_BYTES = 1 << 28  # of the moments of all pairs of a batch
+ROOM = 1.25  # times what is needed, for lists that were too short
+FIRST_PAIRS = 32  # of a tile, for which there is room at first
+
+
+class KernelEngine:
+    """A model over one picture: the regression, the loss and its gradients.
+
+    Parameters
+    ----------
+    shape : tuple of D ints
+        Pixels along each axis; D is 1, 2 or 3.
+    target : (*shape, C) array of float, optional
+        The picture to regress, in [0, 1]; without it there is no loss.
+    dtype : {"float32", "float64"}
+        Precision of parameters and of everything that meets pixels. Arithmetic on kernels is
+        float64.
+    batches : int, optional
+        Number of parts into which the tiles are divided, the moments of only one of which are held
+        at a time. ``None`` chooses. The results do not depend on it.
+
+    Raises
+    ------
+    ValueError
+        If there are more dimensions or channels than kernels are made for.
+    """
+
+    name = "kernels"
+    launcher = None  # of a subclass: makes a launcher of D, C and a dtype
+
+    def __init__(self, shape, target=None, dtype="float32", batches=None):
+        self.shape, self.batches = tuple(shape), batches
+        self.dtype = np.dtype(dtype)
+        if len(self.shape) not in SIDE:
+            raise ValueError(f'backend {self.name!r} is made for pictures of 1 to 3 dimensions, '
+                             f'this one has {len(self.shape)}; backend="numpy" takes any')
+        side = SIDE[len(self.shape)]
+        # all tiles whole, some beyond the picture
+        self.grid = Grid([-(-n // side) * side for n in self.shape], side)
+        self.tiles = self.grid.num_tiles
+        self.build_seconds = 0.0  # spent on lists so far
+        self.channels = self.slots = self.target = None
+        if target is not None:
+            beyond = [(0, whole - n) for whole, n in zip(self.grid.shape, self.shape)]
+            target = np.pad(np.asarray(target, self.dtype), [*beyond, (0, 0)])
+            self._start(target.shape[-1])
+            self.target = self.launch.array(self.grid.cut(target))  # (T, C, P)
+
+    # ---- what an engine offers
+
+    def loss_and_gradients(self, params):
+        """The mean squared error and its gradients; needs a target.
+
+        Parameters
+        ----------
+        params : SmoeParams
+
+        Returns
+        -------
+        float
+            Mean over pixels and channels of (clip(y, 0, 1) − t)².
+        SmoeParams
+            Its gradients, float64.
+        """
+        self._prepare(params)
+        self._ask(1)
+        self._with_room(lambda: self.launch.run(self._moments))
+        gradients = self.launch.zeros((self.num_slots, self.width), np.float64)
+        rows = self.launch.array(self._in_slots(self.held), np.float64)
+        self._run("differentiate", self._blocks(UPDATE_THREADS), UPDATE_THREADS, self.settings,
+                  self.sizes, self.sums, rows, gradients, self.num_slots)
+        return self._mean_error(), self._from_rows(self.launch.host(gradients)[self.slots])
+
+    def loss(self, params):
+        """The mean squared error, as ``loss_and_gradients`` gives it; needs a target."""
+        self._prepare(params)
+        self._ask(1)
+        self._run("step", self.tiles, TILE_THREADS, *self._tile, self.target, 0, 0, 0, self.rows,
+                  self.errors)
+        return self._mean_error()
+
+    def render(self, params):
+        """The regression, clipped to [0, 1]: (*shape, C)."""
+        self._prepare(params)
+        image = self.launch.zeros((*self.shape, self.channels), self.dtype)
+        self._run("render", self.tiles, TILE_THREADS, *self._tile, image)
+        return self.launch.host(image)
+
+    def gating(self, params):
+        """The index of the kernel with the largest gate at each pixel: (*shape) int32."""
+        self._prepare(params)
+        owners = self.launch.zeros(self.shape, np.int32)
+        self._run("gating", self.tiles, TILE_THREADS, *self._tile, owners)
+        number = np.full(self.num_slots, -1, np.int32)
+        number[self.slots] = np.arange(len(self.slots))
+        return number[self.launch.host(owners)]
+
+    def advance(self, params, adam, settings, lowest_loss, steps):
+        """Take training steps, as many as are asked for or as take a moment; needs a target.
+
+        Parameters
+        ----------
+        params : SmoeParams
+        adam : Adam
+            Its moments and its number of steps change.
+        settings : StepSettings
+        lowest_loss : float
+            Of those seen so far.
+        steps : int
+            At most.
+
+        Returns
+        -------
+        Progressed
+        """
+        self._prepare(params)
+        if adam.m is not self._moments_given:
+            self.m[...], self.v[...] = (
+                self.launch.array(self._in_slots(self._rows_of(moment)), self.dtype)
+                for moment in (adam.m, adam.v))
+        self._set_training(settings, lowest_loss, adam.steps)
+        self._ask(steps)
+        halt = self._with_room(self._train_on)
+        control, state = self.launch.host(self.control), self.launch.host(self.state_numbers)
+        taken, lowest_loss = int(control[_STEP]), float(state[_LOWEST])
+        failure = None
+        if halt == _EXPLODED:
+            failure = explosion(float(state[_LOSS]), lowest_loss)
+        elif halt:
+            taken -= 1  # the step that failed was counted
+            failure = NOT_FINITE if halt == _NOT_FINITE else NO_KERNEL
+        if failure is not None:
+            self.slots = None  # what the kernels are now is of no use
+            return Progressed(params, taken, lowest_loss, failure)
+        rows = self.launch.host(self.params)
+        if control[_ALIVE] < len(self.slots):
+            self.slots = self.slots[rows[self.slots, 0] > 0]
+        self.held = rows[self.slots]
+        adam.steps += taken
+        adam.m, adam.v = (self._from_rows(self.launch.host(moment)[self.slots])
+                          for moment in (self.m, self.v))
+        self._moments_given = adam.m
+        return Progressed(self._from_rows(self.held, params.image_shape), taken, lowest_loss, None)
+
+    def keep(self, kernels):
+        """Go on with some kernels only, the mask (K,): the others have left the model."""
+        if self.slots is None:
+            return
+        lost, self.slots = self.slots[~kernels], self.slots[kernels]
+        self.held, self._moments_given = self.held[kernels], None
+        lost = self.launch.array(lost)
+        self.params[lost, 0] = 0
+        self.records[lost, 0] = _DEAD
+        self.control[_ALIVE] = len(self.slots)
+        if bool(self.wins[lost].any()):
+            self.control[_STALE] = 1
+
+    def state(self):
+        """Arrays by name from which ``restore`` goes on bit for bit."""
+        if self.slots is None or not self.listed:
+            return {}
+        anchors, rows, moved, rates, control = (self.launch.host(array) for array in (
+            self.anchors, self.anchor_rows, self.moved, self.rates, self.control))
+        there = anchors[:, 0] != _DEAD
+        number = np.cumsum(there) - 1
+        D, spare = len(self.shape), np.zeros((3, 1))
+        rows = np.pad(rows[there], [(0, 0), (0, self.width - rows.shape[1])])
+        anchored = self._from_rows(rows)
+        return {
+            "pis": anchored.pis, "musX": anchored.musX, "A": anchored.A,
+            "allowance": np.hstack([anchors[there, 1 + D + len(lower_entries(D)) :].T, spare]),
+            "slots": number[self.slots], "moved": np.hstack([moved[self.slots].T, spare]),
+            "rate": np.hstack([rates[self.slots].T, spare]),
+            "age": np.array(int(control[_AGE])), "stale": np.array(bool(control[_STALE])),
+        }
+
+    def restore(self, state):
+        """Put the engine into the state that ``state`` gave."""
+        if "pis" not in state or (np.median(state["allowance"], axis=1) > _MOST_ALLOWED).any():
+            return
+        K, D = state["musX"].shape
+        self._begin(K)
+        entries = [state["A"][:, i, j] for i, j in lower_entries(D)]
+        rows = np.zeros((K, self.width), self.dtype)
+        rows[:, : 1 + D + len(entries)] = np.column_stack([state["pis"], state["musX"], *entries])
+        self._upload(rows)
+        for place, source in enumerate([0, *range(2, 2 + D + len(entries))]):
+            self.anchors[:, place] = self.records[:, source]
+        self.anchors[:, 1 + D + len(entries) :] = self.launch.array(state["allowance"][:, :K].T)
+        self.anchor_rows[...] = self.launch.array(rows[:, : 1 + D + len(entries)])
+        self._build_lists(self._lists)
+        self.slots = np.asarray(state["slots"])
+        slots = self.launch.array(self.slots)
+        self.moved[slots] = self.launch.array(state["moved"][:, :-1].T)
+        if "rate" in state:
+            self.rates[slots] = self.launch.array(state["rate"][:, :-1].T)
+        self.control[_AGE], self.control[_STALE] = int(state["age"]), int(state["stale"])
+        self.held = None
+
+    def memory_needed(self, params):
+        """Bytes that an iteration takes at its peak, all arrays counted; needs a target."""
+        self._prepare(params)
+        self._ask(1)
+        self._with_room(lambda: self.launch.run(self._moments))
+        buffers = [a for a in vars(self).values() if hasattr(a, "nbytes")]
+        buffers += [start for _, start, _ in self.levels]
+        on_the_way = 6 * self.num_slots * self.width * self.dtype.itemsize
+        return sum(array.nbytes for array in buffers) + on_the_way
+
+    @property
+    def builds(self):
+        """How often lists have been built."""
+        return 0 if self.slots is None else int(self.launch.host(self.control)[_BUILDS])
+
+    @property
+    def pairs_per_pixel(self):
+        """Pairs that are computed for a pixel, on the average; before the first iteration 0."""
+        if self.slots is None or not self.listed:
+            return 0.0
+        return self._num_pairs() * self.grid.pixels / math.prod(self.shape)
+
+    # ---- buffers
+
+    def _start(self, channels):
+        """Have the kernels for a number of channels."""
+        D = len(self.shape)
+        if channels > MOST_CHANNELS:
+            raise ValueError(f'backend {self.name!r} is made for 1 to {MOST_CHANNELS} channels, '
+                             f'there are {channels}; backend="numpy" takes any')
+        self.channels, self.slots = channels, None
+        self.width = (D + 1) * (D + 2) // 2 + channels * (D + 1)
+        self.launch = launch = type(self).launcher(D, channels, self.dtype.name)
+        self.sizes = launch.array(np.array([*self.shape, *self.grid.counts], np.int32))
+        self.control = launch.zeros(constants()["CONTROL_WORDS"], np.int32)
+        self.state_numbers = launch.zeros(constants()["STATE_NUMBERS"], np.float64)
+        self.settings = launch.zeros(constants()["SETTINGS_NUMBERS"], np.float64)
+        self.settings[_TAU] = TAU[self.dtype]
+        self.settings[_SCALE] = 1 / (math.prod(self.shape) * channels)
+        self.errors = launch.zeros(self.tiles, np.float64)
+        self.counts = launch.zeros(self.tiles, np.int32)
+        self.winners = launch.zeros(self.tiles, np.int32)
+        self.levels = []  # of the tree of boxes from the top: level, start of each list, boxes
+        for level in reversed(range(max(1, (max(self.grid.counts) - 1).bit_length()))):
+            boxes = math.prod(-(-n >> level) for n in self.grid.counts)
+            self.levels.append((level, launch.zeros(boxes + 1, np.int32), boxes))
+        self.start = self.levels[-1][1]
+        self.rows = launch.zeros(0, self.dtype)
+        self.room = 0
+
+    def _begin(self, K):
+        """Make room for another model, of K kernels."""
+        zeros, D = self.launch.zeros, len(self.shape)
+        lower = len(lower_entries(D))
+        self.num_slots, self.slots, self.listed = K, np.arange(K), False
+        self.held = self._moments_given = None
+        self.params, self.m, self.v = (zeros((K, self.width), self.dtype) for _ in range(3))
+        self.sums = zeros((K, self.width), np.float64)
+        self.records = zeros((K, self.width + 1), np.float64)
+        self.anchors = zeros((K, 1 + D + lower + 3), np.float64)
+        self.anchor_rows = zeros((K, 1 + D + lower), self.dtype)
+        self.moved, self.rates = zeros((K, 3), np.float64), zeros((K, 3), np.float64)
+        self.wins, self.pairs_of_kernel = zeros(K, np.int32), zeros(K, np.int32)
+        self.first_of_kernel = zeros(K + 1, np.int32)
+        self.pace_sums = zeros(5 * self._blocks(LIST_THREADS), np.float64)
+        self.all_kernels = self.launch.array(np.arange(K, dtype=np.int32))
+        self.all_start = self.launch.array(np.array([0, K], np.int32))
+        self._make_lists(min(K, FIRST_PAIRS) * self.tiles, K + FIRST_PAIRS * (self.tiles // 3 + 1))
+
+    def _make_lists(self, pairs, between):
+        """Have room for so many pairs, and for so many entries of the lists of larger boxes."""
+        zeros, D = self.launch.zeros, len(self.shape)
+        if max(pairs, between) > _MOST_ENTRIES:
+            raise MemoryError(f"{max(pairs, between):g} pairs of tiles and kernels; at most "
+                              f"{_MOST_ENTRIES:g} can be listed")
+        self.capacity, self.between = int(pairs), int(between)
+        self.list, self.number, self.pairs = (zeros(self.capacity, np.int32) for _ in range(3))
+        self.lists_between = zeros((2, self.between), np.int32)
+        self.kept = zeros((1 << D) * max(self.between, self.num_slots), np.uint8)
+        self._record()
+
+    def _record(self):
+        """Record the sequences of launches anew: buffers are others, or there are other batches."""
+        record, K = self.launch.record, self.num_slots
+        plan = [
+            ("pace", self._blocks(LIST_THREADS), LIST_THREADS, (
+                self.control, self.records, self.moved, self.rates, self.pace_sums, K)),
+            ("plan", 1, LIST_THREADS, (
+                self.control, self.pace_sums, self._blocks(LIST_THREADS), self.state_numbers)),
+            ("anchor", self._blocks(LIST_THREADS), LIST_THREADS, (
+                self.control, self.records, self.params, self.rates, self.state_numbers,
+                self.anchors, self.anchor_rows, self.moved, self.wins, K)),
+        ]
+        lists, parent_start, parent = [], self.all_start, self.all_kernels
+        for level, start, boxes in self.levels:
+            entries = self.lists_between[level % 2] if level else self.list
+            threads = FEW_THREADS if boxes > MANY_BOXES else LIST_THREADS
+            lists += [
+                ("bound", boxes, threads, (
+                    self.control, self.settings, self.sizes, level, self.anchors, parent_start,
+                    parent, self.kept, self.counts, self.winners, self.wins)),
+                ("scan", 1, LIST_THREADS, (
+                    self.control, self.counts, start, boxes,
+                    self.between if level else self.capacity, int(level > 0))),
+                ("fill", boxes, threads, (
+                    self.control, self.sizes, level, parent_start, parent, self.kept, start,
+                    entries, self.pairs_of_kernel, self.number)),
+            ]
+            parent_start, parent = start, entries
+        lists += [
+            ("scan", 1, LIST_THREADS, (
+                self.control, self.pairs_of_kernel, self.first_of_kernel, K, self.capacity, 0)),
+            ("place", -(-self.capacity // LIST_THREADS), LIST_THREADS, (
+                self.control, self.list, self.number, self.tiles, self.start,
+                self.first_of_kernel, self.pairs)),
+            ("arrange", K, KERNEL_THREADS, (
+                self.control, self.first_of_kernel, self.pairs, self.pairs_of_kernel)),
+            ("settle", 1, KERNEL_THREADS, (self.control,)),
+        ]
+        self._lists, self._build = record(lists), record(plan + lists)
+        self._tile = (self.control, self.sizes, self.records, self.start, self.list, self.winners)
+        if self.target is None:
+            return
+        moments = []
+        for first, last in self._batch_bounds():
+            moments += [
+                ("step", last - first, TILE_THREADS, (
+                    *self._tile, self.target, first, 1, self.room, self.rows, self.errors)),
+                ("gather", K, KERNEL_THREADS, (
+                    self.control, self.first_of_kernel, self.pairs, self.start, first, last,
+                    self.rows, self.sums)),
+            ]
+        steps = [
+            ("judge", 1, LIST_THREADS, (
+                self.control, self.state_numbers, self.settings, self.errors, self.tiles,
+                self.params, self.records, K)),
+            ("update", self._blocks(UPDATE_THREADS), UPDATE_THREADS, (
+                self.control, self.state_numbers, self.settings, self.sizes, self.sums,
+                self.params, self.m, self.v, self.records, self.anchors, self.moved, self.wins, K)),
+        ]
+        self._moments, self._step = record(moments), record(moments + steps)
+
+    def _blocks(self, threads):
+        return -(-self.num_slots // threads)
+
+    def _batch_bounds(self):
+        """First and last + 1 of the tiles of each batch."""
+        batches = self.batches
+        if batches is None:
+            row = self.width * self.dtype.itemsize
+            batches = -(-self._num_pairs() * row // ROWS_BYTES) if self.listed else 1
+        batches = max(1, min(batches, self.tiles))
+        cuts = [self.tiles * b // batches for b in range(batches + 1)]
+        return list(zip(cuts[:-1], cuts[1:]))
+
+    def _num_pairs(self):
+        return int(self.launch.host(self.start[self.tiles :])[0])
+
+    def _with_room(self, run):
+        """Run, and again as long as some buffer was too short; what else halted it, or 0."""
+        while True:
+            run()
+            halt = int(self.launch.host(self.control)[_HALT])
+            if halt == _TOO_SHORT:
+                self.control[_HALT] = 0
+                self._lengthen()
+                self._build_lists(self._lists)  # from what was planned already
+            elif halt == _NO_ROOM:
+                self.control[_HALT] = 0
+                starts = self.launch.host(self.start)
+                most = max(int(starts[last] - starts[first]) for first, last in self._batch_bounds())
+                self.room = int(ROOM * most) + self.grid.pixels
+                self.rows = None  # before there is another
+                self.rows = self.launch.zeros(self.room * self.width, self.dtype)
+                self._record()
+            else:
+                return halt
+
+    def _lengthen(self):
+        needed, between = (int(n) for n in self.launch.host(self.control)[_NEEDED : _NEEDED + 2])
+        self._make_lists(max(self.capacity, int(ROOM * needed)),
+                         max(self.between, int(ROOM * between)))
+
+    def _build_lists(self, sequence):
+        self.control[_STALE] = 1
+        while True:
+            self.launch.run(sequence)
+            if int(self.launch.host(self.control)[_HALT]) != _TOO_SHORT:
+                break
+            self.control[_HALT] = 0
+            self._lengthen()
+            sequence = self._lists
+        self.listed = True
+
+    # ---- models in and out
+
+    def _prepare(self, params):
+        """Have a model's records, and lists that hold for it."""
+        rows = self._rows_of(params)
+        if params.num_channels != self.channels:
+            self._start(params.num_channels)
+        if self.slots is None or len(self.slots) != len(rows):
+            self._begin(len(rows))
+        if self.held is None or self.held.dtype != rows.dtype or (self.held != rows).any():
+            before = self.launch.host(self.moved).copy()
+            self._upload(rows)
+            if (before != self.launch.host(self.moved)).any():
+                self.control[_AGE] += 1
+        self._ask(0)
+        control = self.launch.host(self.control)
+        if not self.listed or control[_STALE]:
+            self._build_lists(self._build)
+
+    def _upload(self, rows):
+        exact = self.launch.array(self._in_slots(rows), np.float64)
+        self.params[...] = exact
+        self.held = rows
+        self.control[_SIGNED], self.control[_ALIVE] = 0, len(rows)
+        self._run("follow", self._blocks(UPDATE_THREADS), UPDATE_THREADS, self.control, self.sizes,
+                  exact, self.records, self.anchors, self.moved, int(self.listed), self.num_slots)
+
+    def _ask(self, steps):
+        self.control[_HALT : _TARGET + 1] = self.launch.array(np.array([0, 0, steps], np.int32))
+
+    def _run(self, kernel, blocks, threads, *arguments):
+        self.launch.run(self.launch.record([(kernel, blocks, threads, arguments)]))
+
+    def _train_on(self):
+        self.build_seconds += self.launch.train(self._build, self._step, self.control)
+
+    def _set_training(self, settings, lowest_loss, adam_steps):
+        rates = [settings.rates.get(name, -1.0) for name in ("pis", "musX", "A", "gamma_e", "nu_e")]
+        clip = math.inf if settings.grad_clip is None else settings.grad_clip
+        numbers = np.array([
+            *rates, settings.adam_eps, clip, settings.l1reg / settings.initial_kernels,
+            settings.bandwidth_reg, 1 / (math.prod(self.shape) * self.channels),
+            float(settings.radial), TAU[self.dtype], EXPLOSION, LEAST_EXPLOSION])
+        self.settings[: len(numbers)] = self.launch.array(numbers)
+        self.state_numbers[_LOWEST] = min(lowest_loss, 1e300)
+        self.state_numbers[_ADAM_STEPS] = adam_steps
+
+    def _mean_error(self):
+        return float(self.launch.host(self.errors).sum() / (math.prod(self.shape) * self.channels))
+
+    def _in_slots(self, rows):
+        """Rows of the kernels that are there as rows of all slots; the others are 0."""
+        if len(rows) == self.num_slots:
+            return rows
+        spread = np.zeros((self.num_slots, rows.shape[1]), rows.dtype)
+        spread[self.slots] = rows
+        return spread
+
+    def _rows_of(self, params):
+        """The parameters as rows (K, W), in their own dtype."""
+        K, D = params.musX.shape
+        rows = np.empty((K, 1 + D + len(lower_entries(D)) + params.num_channels * (D + 1)),
+                        params.dtype)
+        rows[:, 0], rows[:, 1 : 1 + D] = params.pis, params.musX
+        for place, (i, j) in enumerate(lower_entries(D), start=1 + D):
+            rows[:, place] = params.A[:, i, j]
+        experts = rows[:, 1 + D + len(lower_entries(D)) :].reshape(K, -1, D + 1)
+        experts[:, :, 0], experts[:, :, 1:] = params.nu_e, params.gamma_e
+        return rows
+
+    def _from_rows(self, rows, image_shape=None):
+        """The inverse of ``_rows_of``, all copied."""
+        K, D = len(rows), len(self.shape)
+        A = np.zeros((K, D, D), rows.dtype)
+        for place, (i, j) in enumerate(lower_entries(D), start=1 + D):
+            A[:, i, j] = rows[:, place]
+        experts = rows[:, 1 + D + len(lower_entries(D)) :].reshape(K, -1, D + 1)
+        return unchecked({"pis": rows[:, 0].copy(), "musX": rows[:, 1 : 1 + D].copy(), "A": A,
+                          "gamma_e": experts[:, :, 1:].copy(), "nu_e": experts[:, :, 0].copy()},
+                         image_shape)
+
+
+_C = constants()
+_STALE, _HALT, _STEP, _TARGET, _ALIVE, _AGE, _BUILDS, _SIGNED, _NEEDED = (
+    _C[name] for name in ("STALE", "HALT", "STEP", "TARGET", "ALIVE", "AGE", "BUILDS", "SIGNED",
+                          "NEEDED"))
+_TOO_SHORT, _EXPLODED, _NOT_FINITE, _NO_ROOM = (
+    _C[name] for name in ("TOO_SHORT", "EXPLODED", "NOT_FINITE", "NO_ROOM"))
+_LOWEST, _LOSS, _ADAM_STEPS, _TAU, _SCALE = (
+    _C[name] for name in ("LOWEST", "LOSS", "ADAM_STEPS", "TAU", "SCALE"))
+_DEAD = _C["DEAD"]
+_MOST_ALLOWED = np.array([0.5, 10.0, 10.0])  # see restore: a forged allowance could exhaust memory
+_MOST_ENTRIES = 2**31 - 1

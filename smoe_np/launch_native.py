@@ -1,0 +1,342 @@
+"""Kernels on a CPU: the kernel sources compiled by the machine's C++ compiler, and their launches.
+
+Compiled code is kept in a folder of the user, under a name made of all that it depends on: source,
+options, compiler, processor. A file is used only if it lies where nobody else can write, and has the
+digest that was noted beside it.
+"""
+
+import contextlib
+import ctypes
+import hashlib
+import os
+import platform
+import shlex
+import shutil
+import stat
+import subprocess
+import sys
+import tempfile
+import threading
+import warnings
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from .kernel_files import check_arguments, kernel_source, signatures
+
+COMPILERS = ("c++", "g++", "clang++")
+# Not -ffinite-math-only, which would hide a NaN.
+OPTIONS = ("-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros",
+           "-fopenmp-simd", "-fPIC", "-shared", "-pthread")
+TIME_LIMIT = 300  # seconds for a compilation
+STEADY = 0.1  # seconds of training between two looks at what the user wants
+
+
+class NativeUnavailable(Exception):
+    """Why kernels cannot be compiled or loaded here, in one sentence."""
+
+
+class _Launch(ctypes.Structure):
+    _fields_ = (("kernel", ctypes.c_void_p), ("arguments", ctypes.c_void_p),
+                ("blocks", ctypes.c_int), ("threads", ctypes.c_int))
+
+
+class _Sequence:
+    """Launches one after the other, and what keeps their arguments alive."""
+
+    def __init__(self, launches, alive):
+        self.launches = (_Launch * max(len(launches), 1))(*launches)
+        self.count, self.alive = len(launches), alive
+
+
+class NativeLauncher:
+    """Launches kernels of one specialisation on the CPU.
+
+    Parameters
+    ----------
+    D, C : int
+        Dimensions and channels.
+    dtype : str
+    options : tuple of str
+        More options for the compiler.
+
+    Attributes
+    ----------
+    threads : int
+        Processors to use; results do not depend on it.
+
+    Raises
+    ------
+    NativeUnavailable
+        If there is no compiler that works.
+    """
+
+    name, xp = "native", np
+
+    def __init__(self, D, C, dtype, options=()):
+        self.dtype = np.dtype(dtype)
+        self.library = load_kernels(D, C, self.dtype.name, tuple(options))
+        self.signatures = signatures(self.dtype.name)
+        self.threads = _cores()
+
+    def zeros(self, shape, dtype):
+        """A new array of zeros."""
+        return np.zeros(shape, dtype)
+
+    def array(self, array, dtype=None):
+        """An array where kernels can read it; not copied if it is there."""
+        return np.ascontiguousarray(array, dtype)
+
+    def host(self, array):
+        """An array as a NumPy array; not copied if it is one."""
+        return array
+
+    def record(self, launches):
+        """A sequence of launches, to be run as often as one likes.
+
+        Parameters
+        ----------
+        launches : list of (kernel, blocks, threads, arguments)
+        """
+        found, alive = [], []
+        for kernel, blocks, threads, arguments in launches:
+            if blocks < 1:
+                continue
+            checked = check_arguments(kernel, self.signatures[kernel], arguments, np.ndarray)
+            values = [ctypes.c_void_p(a.ctypes.data) if isinstance(a, np.ndarray) else
+                      np.ctypeslib.as_ctypes_type(a.dtype)(a.item()) for a in checked]
+            pointers = (ctypes.c_void_p * len(values))(*map(ctypes.addressof, values))
+            alive.append((checked, values, pointers))
+            function = ctypes.cast(getattr(self.library, kernel), ctypes.c_void_p).value
+            found.append(_Launch(function, ctypes.addressof(pointers), blocks, threads))
+        return _Sequence(found, alive)
+
+    def run(self, sequence):
+        """Run a sequence once."""
+        self.library.smoe_run(sequence.launches, sequence.count, self.threads)
+
+    def train(self, build, step, control):
+        """Build lists and take steps as ``control`` asks, for a while.
+
+        Returns
+        -------
+        float
+            Seconds spent on lists.
+        """
+        return self.library.smoe_train(build.launches, build.count, step.launches, step.count,
+                                       control.ctypes.data, self.threads, STEADY)
+
+
+# ---- the compiler
+
+
+@cache
+def why_no_native():
+    """Say in one sentence why kernels cannot be compiled here, or return ``None``."""
+    try:
+        load_kernels(2, 1, "float32")
+    except NativeUnavailable as error:
+        return str(error)
+    return None
+
+
+_loaded = {}
+_loading = threading.Lock()
+
+
+def load_kernels(D, C, dtype, options=()):
+    """The library of one specialisation, compiled if need be; see ``NativeLauncher``."""
+    key = D, C, dtype, options
+    with _loading:
+        if key not in _loaded:
+            _loaded[key] = _load(D, C, dtype, options)
+    return _loaded[key]
+
+
+def _load(D, C, dtype, options):
+    compiler = find_compiler()
+    real = {"float32": "float", "float64": "double"}[dtype]
+    options = (*OPTIONS, *_for_this_processor(), f"-DNDIM={D}", f"-DNCHAN={C}", f"-DREAL={real}",
+               *options)
+    source = kernel_source()
+    parts = (source, *options, *compiler, _version(compiler), _processor())
+    digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()
+    folder = cache_folder()
+    name = f"smoe_np-{D}d-{C}c-{dtype}-{digest[:32]}.so"
+    if folder is not None:
+        library = _load_checked(folder / name)
+        if library is not None:
+            return library
+    with tempfile.TemporaryDirectory(prefix="smoe_np-") as work:
+        built = Path(work) / name
+        compile_kernels(compiler, options, source, built)
+        if folder is not None:
+            with contextlib.suppress(OSError):  # the disk may be full: it works without
+                _keep(built, folder / name)
+        return _open(built)
+
+
+def find_compiler():
+    """The command of a C++ compiler, as a list: that of ``$CXX``, or the first that is there.
+
+    Raises
+    ------
+    NativeUnavailable
+    """
+    wanted = os.environ.get("CXX")
+    if wanted:
+        command = shlex.split(wanted)
+        if command and shutil.which(command[0]):
+            return command
+        raise NativeUnavailable(f"the compiler $CXX = {wanted!r} is not there; set CXX to one that "
+                                f"is, or unset it")
+    for name in COMPILERS:
+        if shutil.which(name):
+            return [name]
+    raise NativeUnavailable(f"no C++ compiler ({', '.join(COMPILERS)}) is on the PATH; install one, "
+                            f"such as g++")
+
+
+@cache
+def _version_of(command):
+    done = subprocess.run([*command, "--version"], capture_output=True, text=True, check=False,
+                          timeout=30, errors="replace", stdin=subprocess.DEVNULL)
+    return done.stdout
+
+
+def _version(compiler):
+    try:
+        return _version_of(tuple(compiler))
+    except (OSError, subprocess.SubprocessError) as error:
+        raise NativeUnavailable(f"the compiler {compiler[0]} does not start ({_brief(error)})") from None
+
+
+def _for_this_processor():
+    if platform.machine().lower() in ("arm64", "aarch64"):
+        return ("-mcpu=native",)
+    return ("-march=native",)
+
+
+@cache
+def _processor():
+    """What tells the processors apart for which code is compiled."""
+    with contextlib.suppress(OSError):
+        text = Path("/proc/cpuinfo").read_text(errors="replace")
+        lines = {line for line in text.splitlines()
+                 if line.startswith(("flags", "model name", "Features", "CPU part"))}
+        if lines:
+            return "\n".join(sorted(lines))
+    return f"{platform.machine()} {platform.processor()}"
+
+
+def compile_kernels(compiler, options, source, path):
+    """Compile a text into a library.
+
+    Raises
+    ------
+    NativeUnavailable
+        If that fails, with the compiler's first complaint.
+    """
+    if sys.stderr is not None and sys.stderr.isatty():
+        with contextlib.suppress(OSError, ValueError):
+            print("smoe_np: compiling kernels for this processor; they are kept for the next time",
+                  file=sys.stderr, flush=True)
+    command = [*compiler, *options, "-x", "c++", "-", "-o", str(path)]
+    try:
+        done = subprocess.run(command, input=source, capture_output=True, text=True, check=False,
+                              timeout=TIME_LIMIT, encoding="utf-8", errors="replace")
+    except (OSError, subprocess.SubprocessError) as error:
+        raise NativeUnavailable(f"the compiler {compiler[0]} does not run ({_brief(error)})") from None
+    if done.returncode != 0 or not path.is_file():
+        complaints = [line for line in done.stderr.splitlines() if "error" in line.lower()]
+        first = (complaints or done.stderr.splitlines() or ["no message"])[0].strip()
+        raise NativeUnavailable(f"the compiler {compiler[0]} fails on the kernels ({first[:300]})")
+
+
+def _brief(error):
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+# ---- the cache
+
+
+def cache_folder():
+    """The folder of compiled kernels, or None where there can be none that is the user's alone."""
+    if sys.platform == "win32":
+        base = os.environ.get("LOCALAPPDATA")
+    elif sys.platform == "darwin":
+        base = os.path.expanduser("~/Library/Caches")
+    else:
+        base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    if not base or not os.path.isabs(base):
+        return None
+    folder = Path(base) / "smoe_np"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not _is_ours_alone(folder.stat()):
+            warnings.warn(f"compiled kernels are not kept: others may write to {folder}; take that "
+                          f"right away from them", RuntimeWarning, stacklevel=2)
+            return None
+    except OSError:
+        return None
+    return folder
+
+
+def _is_ours_alone(status):
+    if not hasattr(os, "getuid"):
+        return True
+    return status.st_uid == os.getuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+
+
+def _note_of(path):
+    return path.with_suffix(".sha256")
+
+
+def _load_checked(path):
+    """The library of the cache, or None if it is not there, not whole, or not ours."""
+    try:
+        noted = _note_of(path).read_text(encoding="ascii").strip()
+        if not _is_ours_alone(path.stat()) or not _is_ours_alone(_note_of(path).stat()):
+            return None
+        if hashlib.sha256(path.read_bytes()).hexdigest() != noted:
+            return None
+        return _open(path)
+    except (OSError, ValueError, NativeUnavailable):
+        return None
+
+
+def _keep(built, path):
+    """Put a library into the cache; another process may do the same at the same time."""
+    data = built.read_bytes()
+    for target, content in ((path, data),
+                            (_note_of(path), hashlib.sha256(data).hexdigest().encode())):
+        handle, temporary = tempfile.mkstemp(prefix=".new-", dir=path.parent)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+            os.replace(temporary, target)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise
+
+
+def _open(path):
+    try:
+        library = ctypes.CDLL(str(path))
+        library.smoe_run.restype = None
+        library.smoe_run.argtypes = (ctypes.c_void_p, ctypes.c_int, ctypes.c_int)
+        library.smoe_train.restype = ctypes.c_double
+        library.smoe_train.argtypes = (ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p, ctypes.c_int,
+                                       ctypes.c_void_p, ctypes.c_int, ctypes.c_double)
+    except (OSError, AttributeError) as error:
+        raise NativeUnavailable(f"compiled kernels cannot be loaded ({_brief(error)})") from None
+    return library
+
+
+def _cores():
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on every system
+        return os.cpu_count() or 1

@@ -1,0 +1,90 @@
+"""What a step of training is, whatever engine takes it."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from .backend import array_module
+from .params import NAMES
+from .regularize import add_penalty_gradients, clip_gradients, penalty, tie_radial
+
+EXPLOSION = 10.0  # times the lowest loss of this call of train ...
+LEAST_EXPLOSION = 1e-3  # ... or of this, so that a perfect fit may get worse
+NOT_FINITE = "a parameter is no longer finite"
+NO_KERNEL = "the last kernel's weight fell to 0"
+
+
+class StepSettings(NamedTuple):
+    """What training steps need to know besides the model."""
+
+    rates: dict  # learning rate by name of parameter; those without one stay as they are
+    adam_eps: float
+    l1reg: float
+    bandwidth_reg: float
+    initial_kernels: int
+    radial: bool
+    grad_clip: float | None
+
+
+class Progressed(NamedTuple):
+    """What has come of some steps."""
+
+    params: object  # SmoeParams
+    steps: int  # that were taken
+    lowest_loss: float  # seen so far, with that given
+    failure: str | None  # why no further step can be taken
+
+
+def explodes(loss, lowest_loss):
+    """Whether a loss is far above the lowest one seen, or NaN."""
+    return not loss <= EXPLOSION * max(lowest_loss, LEAST_EXPLOSION)
+
+
+def explosion(loss, lowest_loss):
+    """How to say so."""
+    return f"the loss is {loss:g}, its lowest was {lowest_loss:g}"
+
+
+# numbers that overflow are looked for where they matter
+@np.errstate(all="ignore")
+def take_step(engine, params, adam, settings, lowest_loss):
+    """A step with the gradients of an engine, which is told of kernels that leave.
+
+    Where it cannot be taken, ``params`` are those given.
+
+    Parameters
+    ----------
+    engine : see ``smoe_np.engine``
+    params : SmoeParams
+    adam : Adam
+        Its moments change.
+    settings : StepSettings
+    lowest_loss : float
+
+    Returns
+    -------
+    Progressed
+    """
+    mse, gradients = engine.loss_and_gradients(params)
+    weights = settings.l1reg, settings.bandwidth_reg, settings.initial_kernels
+    loss = mse + penalty(params, *weights)
+    lowest_loss = min(lowest_loss, loss)
+    if explodes(loss, lowest_loss):
+        return Progressed(params, 0, lowest_loss, explosion(loss, lowest_loss))
+    add_penalty_gradients(gradients, params, *weights)
+    if settings.radial:
+        tie_radial(gradients)
+    if settings.grad_clip is not None:
+        clip_gradients(gradients, settings.grad_clip)
+    stepped = adam.step(params, gradients, settings.rates, settings.adam_eps)
+    xp = array_module(stepped.pis)
+    if not all(bool(xp.isfinite(getattr(stepped, name)).all()) for name in NAMES):
+        return Progressed(params, 0, lowest_loss, NOT_FINITE)
+    staying = stepped.pis > 0
+    if not staying.any():
+        return Progressed(params, 0, lowest_loss, NO_KERNEL)
+    if not staying.all():
+        stepped = stepped.select(staying)
+        adam.keep(staying)
+        engine.keep(staying)
+    return Progressed(stepped, 1, lowest_loss, None)
