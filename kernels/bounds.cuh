@@ -11,79 +11,115 @@
 FUNCTION double larger(double a, double b) { return a > b ? a : b; }
 FUNCTION double smaller(double a, double b) { return a < b ? a : b; }
 
-// A box of pixel centres: its middle, and half its extent along each axis.
-struct Box {
-    double middle[NDIM], half[NDIM];
-};
+// Candidates of a box, the numbers of each in a column of CANDIDATES, so that their bounds are found
+// many at a time: log weight, centre, A, A Aᵀ (lower triangle), 1 / its diagonal, the allowance.
+#define CANDIDATES 128
+#define CANDIDATE_NUMBERS (1 + NDIM + 2 * LOWER + NDIM + 3)
+#define OF_A (1 + NDIM)
+#define OF_PRECISION (OF_A + LOWER)
+#define OF_INVERSE (OF_PRECISION + LOWER)
+#define OF_ALLOWANCE (OF_INVERSE + NDIM)
+#define NUMBER_OF(candidates, what, j) (double)candidates[(what) * CANDIDATES + (j)]
 
-FUNCTION void seen_from(const double *anchor, const Box &box, double *middle, double *z) {
-    const double *A = anchor + 1 + NDIM;
-    UNROLL for (int i = 0; i < NDIM; i++) middle[i] = box.middle[i] - anchor[1 + i];
-    UNROLL for (int j = 0; j < NDIM; j++) {
-        z[j] = 0;
-        UNROLL for (int i = j; i < NDIM; i++) z[j] += A[TRIANGLE(i, j)] * middle[i];
+template <class Candidates>
+FUNCTION void take_candidate(const double *anchor, int j, Candidates &candidates) {
+    UNROLL for (int e = 0; e < 1 + NDIM + LOWER; e++) candidates[e * CANDIDATES + j] = anchor[e];
+    UNROLL for (int r = 0; r < 3; r++)
+        candidates[(OF_ALLOWANCE + r) * CANDIDATES + j] = anchor[ALLOWANCE + r];
+}
+
+template <class Candidates>
+FUNCTION void complete_candidate(int j, Candidates &candidates) {
+    UNROLL for (int i = 0; i < NDIM; i++) {
+        UNROLL for (int k = 0; k <= i; k++) {
+            double precision = 0;
+            UNROLL for (int m = 0; m <= k; m++)
+                precision += NUMBER_OF(candidates, OF_A + TRIANGLE(i, m), j) *
+                             NUMBER_OF(candidates, OF_A + TRIANGLE(k, m), j);
+            candidates[(OF_PRECISION + TRIANGLE(i, k)) * CANDIDATES + j] = precision;
+            if (i == k) candidates[(OF_INVERSE + i) * CANDIDATES + j] = 1 / precision;
+        }
     }
 }
 
-FUNCTION double precision_of(const double *A, int i, int j) {
-    double precision = 0;
-    UNROLL for (int m = 0; m < NDIM; m++)
-        if (m <= i && m <= j) precision += A[TRIANGLE(i, m)] * A[TRIANGLE(j, m)];
-    return precision;
+// The log-gate of candidate j at a point.
+template <class Candidates>
+FUNCTION double log_gate_there(Candidates &candidates, int j, const double *point) {
+    double offset[NDIM], square = 0;
+    UNROLL for (int i = 0; i < NDIM; i++)
+        offset[i] = point[i] - NUMBER_OF(candidates, 1 + i, j);
+    UNROLL for (int k = 0; k < NDIM; k++) {
+        double z = 0;
+        UNROLL for (int i = k; i < NDIM; i++)
+            z += NUMBER_OF(candidates, OF_A + TRIANGLE(i, k), j) * offset[i];
+        square += z * z;
+    }
+    return NUMBER_OF(candidates, 0, j) - 0.5 * square;
 }
 
-// An upper bound of a log-gate over a box: at the nearest point.
+// An upper bound of the log-gate of candidate j over a box: at the nearest point.
 //
 // A step of coordinate descent along each axis finds a point y near the minimum of the convex ‖Aᵀy‖²
 // over the box; then for any w, ‖z(x)‖ ≥ w·z(x)/‖w‖, which is linear in x; w = Aᵀy makes it tight.
-FUNCTION double upper_bound(const double *anchor, const Box &box) {
-    const double *A = anchor + 1 + NDIM;
-    double middle[NDIM], z[NDIM], point[NDIM], w[NDIM];
-    seen_from(anchor, box, middle, z);
-    UNROLL for (int i = 0; i < NDIM; i++)
-        point[i] = smaller(larger(middle[i] - box.half[i], 0), middle[i] + box.half[i]);
-    if (NDIM > 1) {
-        UNROLL for (int i = 0; i < NDIM; i++) {
-            double rest = 0;
-            UNROLL for (int j = 0; j < NDIM; j++)
-                if (j != i) rest += precision_of(A, i, j) * point[j];
-            rest /= -precision_of(A, i, i);
-            point[i] = smaller(larger(rest, middle[i] - box.half[i]), middle[i] + box.half[i]);
-        }
+template <class Candidates>
+FUNCTION double upper_bound(Candidates &candidates, int j, const double *middle, const double *half) {
+    double seen[NDIM], point[NDIM], norm = 0, reach = 0, w[NDIM];
+    UNROLL for (int i = 0; i < NDIM; i++) {
+        seen[i] = middle[i] - NUMBER_OF(candidates, 1 + i, j);
+        point[i] = smaller(larger(seen[i] - half[i], 0), seen[i] + half[i]);
     }
-    double norm = 0, reach = 0;
-    UNROLL for (int j = 0; j < NDIM; j++) {
-        w[j] = 0;
-        UNROLL for (int i = j; i < NDIM; i++) w[j] += A[TRIANGLE(i, j)] * point[i];
-        norm += w[j] * w[j];
-        reach += w[j] * z[j];
+    UNROLL for (int i = 0; i < NDIM && NDIM > 1; i++) {
+        double rest = 0;
+        UNROLL for (int k = 0; k < NDIM; k++) {
+            const int entry = OF_PRECISION + (i > k ? TRIANGLE(i, k) : TRIANGLE(k, i));
+            if (k != i) rest -= NUMBER_OF(candidates, entry, j) * point[k];
+        }
+        rest *= NUMBER_OF(candidates, OF_INVERSE + i, j);
+        point[i] = smaller(larger(rest, seen[i] - half[i]), seen[i] + half[i]);
+    }
+    UNROLL for (int k = 0; k < NDIM; k++) {
+        double z = 0;
+        w[k] = 0;
+        UNROLL for (int i = k; i < NDIM; i++) {
+            const double a = NUMBER_OF(candidates, OF_A + TRIANGLE(i, k), j);
+            w[k] += a * point[i];
+            z += a * seen[i];
+        }
+        norm += w[k] * w[k];
+        reach += w[k] * z;
     }
     UNROLL for (int i = 0; i < NDIM; i++) {
         double along = 0;
-        UNROLL for (int j = 0; j <= i; j++) along += A[TRIANGLE(i, j)] * w[j];
-        reach -= fabs(along) * box.half[i];
+        UNROLL for (int k = 0; k <= i; k++)
+            along += NUMBER_OF(candidates, OF_A + TRIANGLE(i, k), j) * w[k];
+        reach -= fabs(along) * half[i];
     }
-    const double *allowance = anchor + ALLOWANCE;
+    const double factor = (1 - ROUNDING) * (1 - NUMBER_OF(candidates, OF_ALLOWANCE, j));
     double nearest = larger(reach, 0) / larger(sqrt(norm), 1e-300);
-    nearest = larger(nearest * (1 - ROUNDING) * (1 - allowance[0]) - allowance[1], 0);
-    return anchor[0] + allowance[2] - 0.5 * nearest * nearest;
+    nearest = larger(nearest * factor - NUMBER_OF(candidates, OF_ALLOWANCE + 1, j), 0);
+    return NUMBER_OF(candidates, 0, j) + NUMBER_OF(candidates, OF_ALLOWANCE + 2, j) -
+           0.5 * nearest * nearest;
 }
 
 // A lower bound of a log-gate over a box: ‖z‖² in the middle, and the most that half a box can add.
-FUNCTION double lower_bound(const double *anchor, const Box &box) {
-    const double *A = anchor + 1 + NDIM;
-    double middle[NDIM], z[NDIM], farthest = 0;
-    seen_from(anchor, box, middle, z);
-    UNROLL for (int j = 0; j < NDIM; j++) farthest += z[j] * z[j];
+FUNCTION double lower_bound(const double *anchor, const double *middle, const double *half) {
+    const double *A = anchor + 1 + NDIM, *allowance = anchor + ALLOWANCE;
+    double z[NDIM], farthest = 0;
+    UNROLL for (int k = 0; k < NDIM; k++) {
+        z[k] = 0;
+        UNROLL for (int i = k; i < NDIM; i++) z[k] += A[TRIANGLE(i, k)] * (middle[i] - anchor[1 + i]);
+        farthest += z[k] * z[k];
+    }
     UNROLL for (int i = 0; i < NDIM; i++) {
         double slope = 0;  // of ‖z‖²/2 along axis i
-        UNROLL for (int j = 0; j <= i; j++) slope += A[TRIANGLE(i, j)] * z[j];
-        farthest += 2 * box.half[i] * fabs(slope);
-        farthest += precision_of(A, i, i) * box.half[i] * box.half[i];
-        UNROLL for (int j = 0; j < i; j++)
-            farthest += 2 * box.half[i] * box.half[j] * fabs(precision_of(A, j, i));
+        UNROLL for (int k = 0; k <= i; k++) slope += A[TRIANGLE(i, k)] * z[k];
+        farthest += 2 * half[i] * fabs(slope);
+        UNROLL for (int k = 0; k <= i; k++) {
+            double precision = 0;
+            UNROLL for (int m = 0; m <= k; m++) precision += A[TRIANGLE(i, m)] * A[TRIANGLE(k, m)];
+            farthest += (i == k ? 1 : 2) * half[i] * half[k] * fabs(precision);
+        }
     }
-    const double *allowance = anchor + ALLOWANCE;
     farthest = sqrt(farthest) * (1 + ROUNDING) * (1 + allowance[0]) + allowance[1];
     return anchor[0] - allowance[2] - 0.5 * farthest * farthest;
 }

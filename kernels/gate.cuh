@@ -11,15 +11,25 @@
 #define AT_MU 1                        // where a row of parameters has μ, ...
 #define AT_A (1 + NDIM)
 #define AT_EXPERT (1 + NDIM + LOWER)
+#ifdef SCALAR_PACKS
+#define ROW WIDTH  // numbers of a row of moments, with those that fill it up
+#else
+#define ROW ((WIDTH + LANES - 1) / LANES * LANES)
+#endif
 #define DEAD -1e30                     // log weight of a kernel that is not there
 #define LOG2E 1.4426950408889634
-#define SMALLEST_GATE -126             // 2^ of it is the least gate: none underflows
 
 // Entry (i, j) of a lower triangle, i ≥ j; and where φ has u_i u_j, i ≤ j.
 #define TRIANGLE(i, j) ((i) * ((i) + 1) / 2 + (j))
 #define PRODUCT(i, j) (1 + NDIM + (i) * NDIM - (i) * ((i) - 1) / 2 + (j) - (i))
 
 // ---- packs
+
+// Whether the packs of a tile lie, one after the other, ADVANCE pixels apart along axis 0 and are alike
+// otherwise: polynomials are followed from pack to pack by their differences then.
+#define PACKS (PIXELS / LANES)
+#define ADVANCE (LANES / (PIXELS / SIDE))
+#define WALKS (LANES >= PIXELS / SIDE)
 
 #ifdef SCALAR_PACKS
 
@@ -34,10 +44,6 @@ FUNCTION Pack coordinate(int d, int i) {
     return (REAL)(i / stride[d] % SIDE) - (REAL)(SIDE - 1) / 2;
 }
 FUNCTION Pack product(int p, int q, int i) { return coordinate(p, i) * coordinate(q, i); }
-template <int N>
-FUNCTION void sum_all(Pack *sums, REAL *out) {
-    UNROLL for (int w = 0; w < N; w++) out[w] = sums[w];
-}
 
 #else
 
@@ -45,26 +51,25 @@ typedef int Bits32 __attribute__((vector_size(PACK_BYTES)));
 typedef long long Bits64 __attribute__((vector_size(PACK_BYTES)));
 typedef float Floats __attribute__((vector_size(PACK_BYTES)));
 typedef double Doubles __attribute__((vector_size(PACK_BYTES)));
+template <int BYTES> struct LanesOf;
+template <> struct LanesOf<4> { typedef Bits32 type; };
+template <> struct LanesOf<8> { typedef Bits64 type; };
+typedef LanesOf<sizeof(REAL)>::type Lanes;
 
-FUNCTION Pack most(Pack a, Pack b) { return a > b ? a : b; }
 FUNCTION Pack least(Pack a, Pack b) { return a < b ? a : b; }
+FUNCTION Pack most(Pack a, Pack b) { return a > b ? a : b; }
 FUNCTION Pack where_inside(Pack y, Pack value) { return (y >= 0) & (y <= 1) ? value : Pack{}; }
 
-// 2^t for t ≥ SMALLEST_GATE: 2^round(t), put together as bits, times a polynomial in the rest
-// (float: a minimax fit, error 1e-7; double: Taylor's, error 2e-16).
-FUNCTION Floats exp2_of(Floats t) {
-    const Floats shifted = t + 12582912.0f;  // 1.5 · 2^23: the integer is in the last bits
-    const Floats f = t - (shifted - 12582912.0f);
+// 2^t = 2^n · 2^f with n the whole number nearest to t, and 2^f by a polynomial (float: a minimax fit,
+// error 1e-7; double: Taylor's, error 2e-16).
+FUNCTION Floats exp2_of_fraction(Floats f) {
     Floats y = 1.327647174e-3f * f + 9.675541540e-3f;
     y = y * f + 5.550713276e-2f;
     y = y * f + 2.402211972e-1f;
     y = y * f + 6.931469671e-1f;
-    y = y * f + 1.0f;
-    return (Floats)((Bits32)y + ((Bits32)shifted << 23));
+    return y * f + 1.0f;
 }
-FUNCTION Doubles exp2_of(Doubles t) {
-    const Doubles shifted = t + 6755399441055744.0;  // 1.5 · 2^52
-    const Doubles f = t - (shifted - 6755399441055744.0);
+FUNCTION Doubles exp2_of_fraction(Doubles f) {
     Doubles y = 2.56784359934881958e-11 * f + 4.44553827187081007e-10;
     y = y * f + 7.05491162080112088e-09;
     y = y * f + 1.01780860092396960e-07;
@@ -76,9 +81,31 @@ FUNCTION Doubles exp2_of(Doubles t) {
     y = y * f + 5.55041086648215762e-02;
     y = y * f + 2.40226506959100694e-01;
     y = y * f + 6.93147180559945286e-01;
-    y = y * f + 1.0;
+    return y * f + 1.0;
+}
+#ifdef __AVX512F__
+FUNCTION Floats exp2_of(Floats t) {
+    const Floats n = (Floats)_mm512_roundscale_ps((__m512)t, 0);
+    return (Floats)_mm512_scalef_ps((__m512)exp2_of_fraction(t - n), (__m512)n);
+}
+FUNCTION Doubles exp2_of(Doubles t) {
+    const Doubles n = (Doubles)_mm512_roundscale_pd((__m512d)t, 0);
+    return (Doubles)_mm512_scalef_pd((__m512d)exp2_of_fraction(t - n), (__m512d)n);
+}
+#else
+FUNCTION Floats exp2_of(Floats t) {
+    t = t > -126.0f ? t : Floats{} - 126.0f;
+    const Floats shifted = t + 12582912.0f;  // 1.5 · 2^23: n is in the last bits
+    const Floats y = exp2_of_fraction(t - (shifted - 12582912.0f));
+    return (Floats)((Bits32)y + ((Bits32)shifted << 23));
+}
+FUNCTION Doubles exp2_of(Doubles t) {
+    t = t > -1022.0 ? t : Doubles{} - 1022.0;
+    const Doubles shifted = t + 6755399441055744.0;  // 1.5 · 2^52
+    const Doubles y = exp2_of_fraction(t - (shifted - 6755399441055744.0));
     return (Doubles)((Bits64)y + ((Bits64)shifted << 52));
 }
+#endif
 
 struct Coordinates {  // of a tile's pixels, from its centre; and their products
     alignas(64) REAL u[NDIM][PIXELS], uu[LOWER][PIXELS];
@@ -101,27 +128,44 @@ FUNCTION Pack product(int p, int q, int i) {
     return load_pack(COORDINATES.uu[PRODUCT(p, q) - 1 - NDIM] + i);
 }
 
-template <int N>
-struct Halved {  // a vector of N REALs, added up by halves
-    typedef REAL Half __attribute__((vector_size(N * sizeof(REAL) / 2)));
-    template <class Vector>
-    static inline __attribute__((always_inline)) REAL sum(Vector a) {
-        Half low, high;
-        memcpy(&low, &a, sizeof low);
-        memcpy(&high, (const char *)&a + sizeof low, sizeof high);
-        return Halved<N / 2>::sum(low + high);
+// The sums of up to LANES packs at once. A stage takes two packs that consist of groups of 2 H lanes
+// each, and adds the upper half of every group to the lower one: a group of the result has the H
+// lanes of the first, then those of the second. The last stage leaves the sum of pack w in lane w.
+#ifdef __clang__
+FUNCTION Pack shuffle(Pack a, Pack b, Lanes mask) {
+    Pack out;
+    for (int l = 0; l < LANES; l++) out[l] = mask[l] < LANES ? a[mask[l]] : b[mask[l] - LANES];
+    return out;
+}
+#else
+#define shuffle(a, b, mask) __builtin_shuffle(a, b, mask)
+#endif
+template <int H, int UPPER, int... L>
+FUNCTION Lanes half_of_groups(Indices<L...>) {
+    return Lanes{L / (2 * H) * 2 * H + L % H + (L / H % 2 ? LANES : 0) + UPPER * H...};
+}
+template <int N, int H, int APART>
+struct Sums {  // of N packs
+    static inline __attribute__((always_inline)) Pack of(const Pack *packs) {
+        const Pack first = Sums<(N + 1) / 2, 2 * H, 2 * APART>::of(packs);
+        const Pack second = Sums<(N > 1 ? N / 2 : 1), 2 * H, 2 * APART>::of(packs + (N > 1) * APART);
+        typedef typename Count<LANES>::indices All;
+        return shuffle(first, second, (half_of_groups<H, 0>(All()))) +
+               shuffle(first, second, (half_of_groups<H, 1>(All())));
     }
 };
-template <>
-struct Halved<2> {
-    template <class Vector>
-    static inline __attribute__((always_inline)) REAL sum(Vector a) { return a[0] + a[1]; }
+template <int N, int APART>
+struct Sums<N, LANES, APART> {
+    static inline __attribute__((always_inline)) Pack of(const Pack *packs) { return packs[0]; }
 };
-FUNCTION REAL sum(Pack a) { return Halved<LANES>::sum(a); }
 template <int N>
-FUNCTION void sum_all(Pack *sums, REAL *out) {
-    UNROLL for (int w = 0; w < N; w++) out[w] = sum(sums[w]);
+FUNCTION void sum_all(const Pack *packs, REAL *out) {
+    UNROLL for (int first = 0; first + LANES <= N; first += LANES)
+        store_pack(out + first, Sums<LANES, 1, 1>::of(packs + first));
+    const int rest = N % LANES;
+    if (rest) store_pack(out + N - rest, Sums<(rest ? rest : 1), 1, 1>::of(packs + N - rest));
 }
+FUNCTION REAL sum(Pack pack) { return Sums<1, 1, 1>::of(&pack)[0]; }
 
 #endif
 

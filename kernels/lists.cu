@@ -109,78 +109,138 @@ KERNEL(anchor, LIST_THREADS, const int *control, const double *records, const RE
     }
 }
 
-// Box b of a level of the tree: which kernels of its parent's list it keeps.
+// Where box `number` of a level lies among its boxes, of 2^level tiles along each axis.
+FUNCTION void place_of_box(const int *grid, int level, int number, int *corner) {
+    UNROLL for (int d = NDIM - 1; d >= 0; d--) {
+        const int boxes = (grid[NDIM + d] + (1 << level) - 1) >> level;
+        corner[d] = number % boxes;
+        number /= boxes;
+    }
+}
+
+FUNCTION int number_of_box(const int *grid, int level, const int *corner) {  // or −1: there is none
+    int number = 0;
+    UNROLL for (int d = 0; d < NDIM; d++) {
+        const int boxes = (grid[NDIM + d] + (1 << level) - 1) >> level;
+        if (corner[d] >= boxes) return -1;
+        number = number * boxes + corner[d];
+    }
+    return number;
+}
+
+// The pixel centres of a box: their middle, and half their extent along each axis.
+FUNCTION void extent_of_box(const int *grid, int level, const int *corner, double *middle,
+                            double *half) {
+    UNROLL for (int d = 0; d < NDIM; d++) {
+        const double low = (double)corner[d] * (SIDE << level) + 0.5;
+        const double high = smaller((corner[d] + 1.0) * (SIDE << level), grid[d]) - 0.5;
+        middle[d] = 0.5 * (low + high);
+        half[d] = 0.5 * (high - low);
+    }
+}
+
+// A box of level + 1, the parent: which kernels of its list each of its children keeps. Whoever has the
+// largest log-gate in the middle of a child is taken for its winner.
 KERNEL(bound, LIST_THREADS, const int *control, const double *settings, const int *grid, int level,
        const double *anchors, const int *parent_start, const int *parent_list, unsigned char *keep,
        int *counts, int *winners, int *wins)
 {
     if (!BUILDS_LISTS(control)) return;
+    SHARED(double, candidates, CANDIDATE_NUMBERS * CANDIDATES);
+    SHARED(double, gates, CANDIDATES);
     SHARED(double, bests, LIST_THREADS);
-    SHARED(int, firsts, LIST_THREADS);
-    SHARED(int, kept, LIST_THREADS);
-    Box box;
-    int rest = BLOCK, parent = 0, child = 0, corner[NDIM];
-    UNROLL for (int d = NDIM - 1; d >= 0; d--) {
-        const int boxes = (grid[NDIM + d] + (1 << level) - 1) >> level;
-        corner[d] = rest % boxes;
-        rest /= boxes;
-    }
-    UNROLL for (int d = 0; d < NDIM; d++) {
-        const int parents = (grid[NDIM + d] + (2 << level) - 1) >> (level + 1);
-        parent = parent * parents + (corner[d] >> 1);
-        child = 2 * child + (corner[d] & 1);
-        const double low = (double)corner[d] * (SIDE << level) + 0.5;
-        const double high = smaller((corner[d] + 1.0) * (SIDE << level), grid[d]) - 0.5;
-        box.middle[d] = 0.5 * (low + high);
-        box.half[d] = 0.5 * (high - low);
-    }
-    const int first = parent_start[parent], n = parent_start[parent + 1] - first;
+    SHARED(int, found, LIST_THREADS);
+    SHARED(double, best_gate, CHILDREN);
+    SHARED(int, best_of, CHILDREN);
+    SHARED(int, kept, CHILDREN);
+    int parent[NDIM];
+    place_of_box(grid, level + 1, BLOCK, parent);
+    const int first = parent_start[BLOCK], n = parent_start[BLOCK + 1] - first;
     const int *list = parent_list + first;
-    unsigned char *kept_here = keep + ((long long)first * CHILDREN + (long long)child * n);
-
-    FOR_THREADS(t) {
-        double best = -1e300;
-        STRIDED_MAX(j, t, n, best) {
-            const double lower = lower_bound(anchors + (long long)list[j] * ANCHOR, box);
-            best = best > lower ? best : lower;
-        }
-        bests[t] = best;
+    FOR_EACH_PLAIN(child, CHILDREN) {
+        best_gate[child] = -1e300;
+        best_of[child] = list[0];
+        kept[child] = 0;
     }
-    BARRIER;
-    double best = bests[0];
-    for (int t = 1; t < THREADS; t++) best = larger(best, bests[t]);
-    const double least = control[SIGNED] ? -1e300 : best - settings[TAU];
-    FOR_THREADS(t) {
-        int count = 0;
-        STRIDED_SUM(j, t, n, count) {
-            const bool keeps = upper_bound(anchors + (long long)list[j] * ANCHOR, box) >= least;
-            kept_here[j] = keeps;
-            count += keeps;
-        }
-        kept[t] = count;
-    }
-    if (level == 0) {
-        const double nearly = best - 1e-9 * (1 + fabs(best));
-        FOR_THREADS(t) {
-            int at = n;
-            STRIDED(j, t, n) {
-                if (lower_bound(anchors + (long long)list[j] * ANCHOR, box) >= nearly) {
-                    at = j;
-                    break;
-                }
+    for (int phase = 0; phase < 2; phase++) {  // winners, then who is kept beside them
+        for (int from = 0; from < n; from += CANDIDATES) {
+            const int count = n - from < CANDIDATES ? n - from : CANDIDATES;
+            BARRIER;
+            if (phase == 0 || n > CANDIDATES) {
+                FOR_EACH_PLAIN(j, count)
+                    take_candidate(anchors + (long long)list[from + j] * ANCHOR, j, candidates);
+                FOR_EACH(j, count) complete_candidate(j, candidates);
             }
-            firsts[t] = at;
+            BARRIER;
+            for (int child = 0; child < CHILDREN; child++) {
+                int corner[NDIM];
+                double middle[NDIM], half[NDIM];
+                UNROLL for (int d = 0; d < NDIM; d++)
+                    corner[d] = 2 * parent[d] + (child >> (NDIM - 1 - d) & 1);
+                if (number_of_box(grid, level, corner) < 0) continue;
+                extent_of_box(grid, level, corner, middle, half);
+                if (phase == 0) {
+                    FOR_EACH(j, count) gates[j] = log_gate_there(candidates, j, middle);
+                    BARRIER;
+                    FOR_THREADS(t) {
+                        double best = -1e300;
+                        int at = count - 1;
+                        STRIDED_MAX(j, t, count, best) best = larger(best, gates[j]);
+                        STRIDED_MIN(j, t, count, at)
+                            at = (double)gates[j] == best && j < at ? j : at;
+                        bests[t] = best;
+                        found[t] = at;
+                    }
+                    BARRIER;
+                    ONE_THREAD {
+                        for (int t = 0; t < THREADS; t++) {
+                            const double best = bests[t], so_far = best_gate[child];
+                            if (best < so_far || (best == so_far && list[from + found[t]] > best_of[child]))
+                                continue;
+                            best_gate[child] = best;
+                            best_of[child] = list[from + found[t]];
+                        }
+                    }
+                    BARRIER;
+                    continue;
+                }
+                const double *winner = anchors + (long long)best_of[child] * ANCHOR;
+                const double least =
+                    control[SIGNED] ? -1e300 : lower_bound(winner, middle, half) - settings[TAU];
+                unsigned char *kept_here =
+                    keep + ((long long)first * CHILDREN + (long long)child * n + from);
+                FOR_EACH(j, count) gates[j] = upper_bound(candidates, j, middle, half);
+                BARRIER;
+                FOR_THREADS(t) {
+                    int keeps = 0;
+                    STRIDED_SUM(j, t, count, keeps) {
+                        const unsigned char keep_this = (double)gates[j] >= least;
+                        kept_here[j] = keep_this;
+                        keeps += keep_this;
+                    }
+                    found[t] = keeps;
+                }
+                BARRIER;
+                ONE_THREAD {
+                    int sum = kept[child];
+                    for (int t = 0; t < THREADS; t++) sum += found[t];
+                    kept[child] = sum;
+                }
+                BARRIER;
+            }
         }
     }
-    BARRIER;
-    ONE_THREAD {
-        int count = 0, at = n;
-        for (int t = 0; t < THREADS; t++) count += kept[t];
-        counts[BLOCK] = count;
-        if (level == 0) {
-            for (int t = 0; t < THREADS; t++) at = at < firsts[t] ? at : firsts[t];
-            winners[BLOCK] = list[at];
-            wins[list[at]] = 1;
+    FOR_EACH_PLAIN(child, CHILDREN) {
+        int corner[NDIM];
+        UNROLL for (int d = 0; d < NDIM; d++)
+            corner[d] = 2 * parent[d] + (child >> (NDIM - 1 - d) & 1);
+        const int number = number_of_box(grid, level, corner);
+        if (number >= 0) {
+            counts[number] = kept[child];
+            if (level == 0) {
+                winners[number] = best_of[child];
+                wins[best_of[child]] = 1;
+            }
         }
     }
 }
@@ -223,17 +283,13 @@ KERNEL(fill, LIST_THREADS, const int *control, const int *grid, int level, const
 {
     if (!BUILDS_LISTS(control)) return;
     SHARED(int, counts, LIST_THREADS);
-    int rest = BLOCK, parent = 0, child = 0, corner[NDIM];
-    UNROLL for (int d = NDIM - 1; d >= 0; d--) {
-        const int boxes = (grid[NDIM + d] + (1 << level) - 1) >> level;
-        corner[d] = rest % boxes;
-        rest /= boxes;
-    }
+    int corner[NDIM], above[NDIM], child = 0;
+    place_of_box(grid, level, BLOCK, corner);
     UNROLL for (int d = 0; d < NDIM; d++) {
-        const int parents = (grid[NDIM + d] + (2 << level) - 1) >> (level + 1);
-        parent = parent * parents + (corner[d] >> 1);
+        above[d] = corner[d] >> 1;
         child = 2 * child + (corner[d] & 1);
     }
+    const int parent = number_of_box(grid, level + 1, above);
     const int first = parent_start[parent], n = parent_start[parent + 1] - first;
     const unsigned char *kept_here = keep + ((long long)first * CHILDREN + (long long)child * n);
     const int each = (n + THREADS - 1) / THREADS;
@@ -247,12 +303,15 @@ KERNEL(fill, LIST_THREADS, const int *control, const int *grid, int level, const
         int at = starts[BLOCK];
         for (int s = 0; s < t; s++) at += counts[s];
         for (int j = t * each; j < n && j < (t + 1) * each; j++) {
-            if (!kept_here[j]) continue;
-            const int k = parent_list[first + j];
-            list[at] = k;
-            if (level == 0) number[at] = ATOMIC_ADD(pairs_of_kernel + k, 1);
-            at++;
+            int nobody, *to = kept_here[j] ? list + at : &nobody;  // no branch to be guessed
+            *to = parent_list[first + j];
+            at += kept_here[j];
         }
+        if (level > 0) continue;
+        at = starts[BLOCK];
+        for (int s = 0; s < t; s++) at += counts[s];
+        for (int end = at + counts[t]; at < end; at++)
+            number[at] = ATOMIC_ADD(pairs_of_kernel + list[at], 1);
     }
 }
 

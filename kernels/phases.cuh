@@ -18,7 +18,7 @@
 // arrays and PER_PIXEL packs are poisoned at the start of a block; and an element of a SHARED array
 // that two threads touch without a BARRIER between them, one of them writing, counts as a race.
 //
-// -D sets NDIM, NCHAN (dimensions and channels) and REAL (float or double).
+// -D sets NDIM, NCHAN (dimensions and channels), REAL (float or double) and REAL_BYTES.
 #pragma once
 
 #define SIDE (NDIM == 1 ? 64 : NDIM == 2 ? 8 : 4)  // pixels along an axis of a tile
@@ -54,6 +54,7 @@ typedef REAL Pack;
 #define BARRIER __syncthreads()
 #define ATOMIC_ADD(address, value) atomicAdd(address, value)
 #define MARK(element) (element) = 1  // threads may do so at the same time
+#define PREFETCH(address) (void)0
 #define LOAD(array, i) (array)[i]
 #define STORE(array, i, value) (array)[i] = (value)
 
@@ -61,6 +62,9 @@ typedef REAL Pack;
 
 #include <math.h>
 #include <string.h>
+#ifdef __x86_64__
+#include <immintrin.h>
+#endif
 
 #include "native.cuh"
 
@@ -74,6 +78,7 @@ typedef REAL Pack;
 // ... of which there is one compiled body, so that its results are the same bits wherever it is called
 #define FUNCTION_ONCE static __attribute__((noinline))
 #define CONSTANT static const
+#define PREFETCH(address) __builtin_prefetch(address)
 #define ATOMIC_ADD(address, value) __atomic_fetch_add(address, value, __ATOMIC_RELAXED)
 
 #ifdef EMULATE_GPU
@@ -162,7 +167,7 @@ struct PixelArray {
 #else
 #define PACK_BYTES 16
 #endif
-#define LANES ((int)(PACK_BYTES / sizeof(REAL)))
+#define LANES (PACK_BYTES / REAL_BYTES)
 typedef REAL Pack __attribute__((vector_size(PACK_BYTES)));
 static thread_local int block_of_this_thread;
 #define BLOCK block_of_this_thread
@@ -225,12 +230,14 @@ static inline __attribute__((always_inline)) void run_blocks(
 #endif  // ---------------------------------------------------------------------------- for both
 
 #define STRIDED(j, t, n) for (int j = (t); j < (n); j += THREADS)
-// ... that finds a maximum, or a sum of integers, and nothing else
+// ... that finds a maximum, a minimum, or a sum of integers, and nothing else
 #ifdef SCALAR_PACKS
 #define STRIDED_MAX(j, t, n, most) STRIDED(j, t, n)
+#define STRIDED_MIN(j, t, n, least) STRIDED(j, t, n)
 #define STRIDED_SUM(j, t, n, sum) STRIDED(j, t, n)
 #else
 #define OMP(text) _Pragma(#text)
 #define STRIDED_MAX(j, t, n, most) OMP(omp simd reduction(max : most)) for (int j = 0; j < (n); j++)
+#define STRIDED_MIN(j, t, n, least) OMP(omp simd reduction(min : least)) for (int j = 0; j < (n); j++)
 #define STRIDED_SUM(j, t, n, sum) OMP(omp simd reduction(+ : sum)) for (int j = 0; j < (n); j++)
 #endif

@@ -2,7 +2,7 @@
 #include "tile.cuh"
 
 // One tile: its pairs start[tile] … start[tile + 1] of `list`. Writes the sum of its squared errors,
-// and of each pair WIDTH moments round the centre of its kernel, at rows[pair − start[first_tile]],
+// and of each pair the moments round the centre of its kernel, at row pair − start[first_tile],
 // if there is room.
 KERNEL(step, TILE_THREADS, int *control, const int *grid, const double *records,
        const int *start, const int *list, const int *winners, const REAL *target, int first_tile,
@@ -15,7 +15,7 @@ KERNEL(step, TILE_THREADS, int *control, const int *grid, const double *records,
     SHARED(int, steep, 1);
     SHARED(REAL, q, (1 + NCHAN) * PIXELS);  // −Σ_c q_c y_c, then q_c = r_c / S but for 2 / (N C)
     SHARED(REAL, squares, PIXELS);
-    SHARED(REAL, partial, WIDTH * PARTS * CHUNK);
+    SHARED(REAL, partial, SUMS * CHUNK);
     PER_PIXEL(top);
     PER_PIXEL(S);
     PER_PIXEL_OF(y, NCHAN);
@@ -71,56 +71,23 @@ KERNEL(step, TILE_THREADS, int *control, const int *grid, const double *records,
         const int count = least_int(chunk, pairs - c * chunk), from = first + c * chunk;
         if (chunks > 1) {
             prepare_pairs(records, list, from, count, centre, winner, level, terms, offsets);
-            FOR_PIXELS(i) {
-                Pack u[NDIM];
-                UNROLL for (int d = 0; d < NDIM; d++) u[d] = coordinate(d, i);
-                for (int j = 0; j < count; j++) {
-                    if (is_signed)
-                        gate_at<true>(records, list, from, j, u, terms, AT(top, i), gates, i);
-                    else
-                        gate_at<false>(records, list, from, j, u, terms, AT(top, i), gates, i);
-                }
-            }
-            BARRIER;
+            if (is_signed)
+                accumulate<true, true>(records, list + from, count, terms, gates, top, S, y);
+            else  // top is 0 where the tile is not steep
+                accumulate<true, false>(records, list + from, count, terms, gates, top, S, y);
         }
         FOR_PARTS(j, part, count) {
             Pack sums[WIDTH];
-            REAL total[WIDTH];
-            UNROLL for (int w = 0; w < WIDTH; w++) sums[w] = Pack{};
-            UNROLL for (int i = part * LANES; i < PIXELS; i += PARTS * LANES) {
-                Pack u[NDIM];
-                UNROLL for (int d = 0; d < NDIM; d++) u[d] = coordinate(d, i);
-                const Pack gate = LOAD(gates, j * STRIDE + i);
-                Pack pull = LOAD(q, i);
-                UNROLL for (int k = 0; k < NCHAN; k++) {
-                    const Pack q_k = LOAD(q, (1 + k) * PIXELS + i), h = gate * q_k;
-                    const int at = MOMENTS + k * (NDIM + 1);
-                    pull += q_k * expert_at(terms, j, k, u);
-                    sums[at] += h;
-                    UNROLL for (int d = 0; d < NDIM; d++) sums[at + 1 + d] += h * u[d];
-                }
-                const Pack g = gate * pull;
-                sums[0] += g;
-                UNROLL for (int d = 0; d < NDIM; d++) {
-                    sums[1 + d] += g * u[d];
-                    UNROLL for (int k = d; k < NDIM; k++)
-                        sums[PRODUCT(d, k)] += g * product(d, k, i);
-                }
-            }
-            sum_all<WIDTH>(sums, total);
-            UNROLL for (int w = 0; w < WIDTH; w++) partial[(w * PARTS + part) * CHUNK + j] = total[w];
+            moments_of_pair(terms, gates, q, j, part, sums);
+            store_sums(sums, j, part, partial);
         }
         BARRIER;
         FOR_EACH(j, count) {
             double moments[WIDTH], back[NDIM];
-            UNROLL for (int w = 0; w < WIDTH; w++) {
-                moments[w] = (REAL)partial[w * PARTS * CHUNK + j];
-                UNROLL for (int p = 1; p < PARTS; p++)
-                    moments[w] += (REAL)partial[(w * PARTS + p) * CHUNK + j];
-            }
+            UNROLL for (int w = 0; w < WIDTH; w++) moments[w] = sum_of_parts(partial, j, w);
             UNROLL for (int d = 0; d < NDIM; d++) back[d] = offsets[d * CHUNK + j];
             move_moments(moments, back);
-            REAL *row = rows + (row0 + c * chunk + j) * WIDTH;
+            REAL *row = rows + (row0 + c * chunk + j) * ROW;
             UNROLL for (int w = 0; w < WIDTH; w++) row[w] = (REAL)moments[w];
         }
         BARRIER;

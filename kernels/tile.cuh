@@ -10,7 +10,7 @@
 #define PARTS 1  // threads that share the pixels of a pair
 #define FOR_PARTS(j, part, n) FOR_EACH_PLAIN(j, n) for (int part = 0; part < 1; part++)
 #else
-#define CHUNK (sizeof(REAL) == 4 ? 32 : 16)
+#define CHUNK (128 / REAL_BYTES)
 #define STRIDE (PIXELS + 1)  // gates of different pairs at a pixel lie in different banks
 #define PARTS (PIXELS / CHUNK)
 #define FOR_PARTS(j, part, n) \
@@ -19,6 +19,29 @@
 #endif
 
 #define TILE_THREADS PIXELS
+
+// Sums of a pair over the pixels of a tile, by several threads each over a part of them.
+#ifdef SCALAR_PACKS
+#define SUMS (WIDTH * PARTS)
+template <class Partial>
+FUNCTION void store_sums(const Pack *sums, int j, int part, Partial &partial) {
+    UNROLL for (int w = 0; w < WIDTH; w++) partial[(w * PARTS + part) * CHUNK + j] = sums[w];
+}
+template <class Partial>
+FUNCTION double sum_of_parts(Partial &partial, int j, int w) {
+    double sum = (REAL)partial[w * PARTS * CHUNK + j];
+    UNROLL for (int p = 1; p < PARTS; p++) sum += (REAL)partial[(w * PARTS + p) * CHUNK + j];
+    return sum;
+}
+#else
+#define SUMS ROW
+FUNCTION void store_sums(const Pack *sums, int j, int, REAL *partial) {
+    sum_all<WIDTH>(sums, partial + j * SUMS);
+}
+FUNCTION double sum_of_parts(const REAL *partial, int j, int w) {
+    return partial[j * SUMS + w];
+}
+#endif
 #define STEEP 80.0  // a spread of log2-gates in a tile beyond which a pixel needs its own maximum
 #define TINY 1e-19  // a sum of signed gates, relative to the largest, that is not positive
 
@@ -76,6 +99,11 @@ FUNCTION Pack expert_at(Terms &terms, int j, int c, const Pack *u) {
     return value;
 }
 
+template <class Terms>
+FUNCTION REAL expert_slope(Terms &terms, int j, int c) {  // along axis 0
+    return terms[(MOMENTS + c * (NDIM + 1) + 1) * CHUNK + j];
+}
+
 // An upper bound of |log2-gate less the winner's| of pair j in the tile.
 template <class Terms>
 FUNCTION REAL spread_of(Terms &terms, int j) {
@@ -107,14 +135,129 @@ FUNCTION void prepare_pairs(const double *records, const int *list, int first, i
     BARRIER;
 }
 
-// The gates of `count` pairs but for their sum: 2^(log2-gate − top), times their sign.
-template <bool IS_SIGNED, class Terms, class Top, class Gates>
-FUNCTION Pack gate_at(const double *records, const int *list, int first, int j, const Pack *u,
-                      Terms &terms, Top top, Gates &gates, int i) {
-    Pack gate = exp2_of(most(log_gate_at(terms, j, u) - top, Pack{} + (REAL)SMALLEST_GATE));
-    if (IS_SIGNED) gate *= (REAL)records[(long long)list[first + j] * RECORD + 1];
-    STORE(gates, j * STRIDE + i, gate);
-    return gate;
+// The gate of pair j but for their sum: 2^(log2-gate − top), times its sign.
+template <bool IS_STEEP, bool IS_SIGNED>
+FUNCTION Pack gate_of(Pack log_gate, Pack top, double sign) {
+    const Pack gate = exp2_of(IS_STEEP ? log_gate - top : log_gate);
+    return IS_SIGNED ? gate * (REAL)sign : gate;
+}
+
+// The gates of `count` pairs; what they add to the gates' sum S and to y, each channel's Σ gate · expert.
+template <bool IS_STEEP, bool IS_SIGNED, class Terms, class Gates, class PerPixel, class PerChannel>
+FUNCTION void accumulate(const double *records, const int *list, int count, Terms &terms,
+                         Gates &gates, PerPixel &top, PerPixel &S, PerChannel &y) {
+#if WALKS
+    Pack total[PACKS], sums[NCHAN][PACKS], u[NDIM];
+    UNROLL for (int b = 0; b < PACKS; b++) {
+        total[b] = S[b];
+        UNROLL for (int c = 0; c < NCHAN; c++) sums[c][b] = y[c][b];
+    }
+    UNROLL for (int d = 0; d < NDIM; d++) u[d] = coordinate(d, 0);
+    for (int j = 0; j < count; j++) {
+        const double sign = IS_SIGNED ? records[(long long)list[j] * RECORD + 1] : 1;
+        const REAL curvature = terms[PRODUCT(0, 0) * CHUNK + j] * ADVANCE;
+        Pack gate = log_gate_at(terms, j, u), expert[NCHAN];
+        Pack slope = u[0] * (2 * curvature) + (ADVANCE * terms[CHUNK + j] + ADVANCE * curvature);
+        UNROLL for (int k = 1; k < NDIM; k++)
+            slope += u[k] * (ADVANCE * terms[PRODUCT(0, k) * CHUNK + j]);
+        UNROLL for (int c = 0; c < NCHAN; c++) expert[c] = expert_at(terms, j, c, u);
+        UNROLL for (int b = 0; b < PACKS; b++) {
+            const Pack p = gate_of<IS_STEEP, IS_SIGNED>(gate, top[b], sign);
+            store_pack(gates + j * STRIDE + b * LANES, p);
+            total[b] += p;
+            UNROLL for (int c = 0; c < NCHAN; c++) {
+                sums[c][b] += p * expert[c];
+                expert[c] += ADVANCE * expert_slope(terms, j, c);
+            }
+            gate += slope;
+            slope += 2 * ADVANCE * curvature;
+        }
+    }
+    UNROLL for (int b = 0; b < PACKS; b++) {
+        S[b] = total[b];
+        UNROLL for (int c = 0; c < NCHAN; c++) y[c][b] = sums[c][b];
+    }
+#else
+    FOR_PIXELS(i) {
+        Pack u[NDIM], total = AT(S, i), sums[NCHAN];
+        UNROLL for (int d = 0; d < NDIM; d++) u[d] = coordinate(d, i);
+        UNROLL for (int c = 0; c < NCHAN; c++) sums[c] = AT(y[c], i);
+        for (int j = 0; j < count; j++) {
+            const double sign = IS_SIGNED ? records[(long long)list[j] * RECORD + 1] : 1;
+            const Pack p =
+                gate_of<IS_STEEP, IS_SIGNED>(log_gate_at(terms, j, u), AT(top, i), sign);
+            STORE(gates, j * STRIDE + i, p);
+            total += p;
+            UNROLL for (int c = 0; c < NCHAN; c++) sums[c] += p * expert_at(terms, j, c, u);
+        }
+        AT(S, i) = total;
+        UNROLL for (int c = 0; c < NCHAN; c++) AT(y[c], i) = sums[c];
+    }
+#endif
+    BARRIER;
+}
+
+// The moments of pair j in a tile, over the pixels of one part: Σ g φ(u), and for each channel Σ w r
+// and Σ w r u, but for a factor.
+template <class Terms, class Gates, class Residuals>
+FUNCTION void moments_of_pair(Terms &terms, Gates &gates, Residuals &q, int j, int part, Pack *sums) {
+    Pack u[NDIM], expert[NCHAN];
+    UNROLL for (int w = 0; w < WIDTH; w++) sums[w] = Pack{};
+#if WALKS
+    Pack once = Pack{}, twice = Pack{}, of_expert[NCHAN];  // Σ b g, Σ b² g; Σ b h
+    UNROLL for (int d = 0; d < NDIM; d++) u[d] = coordinate(d, 0);
+    UNROLL for (int c = 0; c < NCHAN; c++) {
+        expert[c] = expert_at(terms, j, c, u);
+        of_expert[c] = Pack{};
+    }
+    UNROLL for (int b = 0; b < PACKS; b++) {
+        const Pack gate = load_pack(gates + j * STRIDE + b * LANES);
+        Pack pull = load_pack(q + b * LANES);
+        UNROLL for (int c = 0; c < NCHAN; c++) {
+            const Pack q_c = load_pack(q + (1 + c) * PIXELS + b * LANES), h = gate * q_c;
+            pull += q_c * expert[c];
+            sums[MOMENTS + c * (NDIM + 1)] += h;
+            of_expert[c] += h * (REAL)b;
+            expert[c] += ADVANCE * expert_slope(terms, j, c);
+        }
+        const Pack g = gate * pull;
+        sums[0] += g;
+        once += g * (REAL)b;
+        twice += g * (REAL)(b * b);
+    }
+    sums[1] = u[0] * sums[0] + (REAL)ADVANCE * once;
+    sums[PRODUCT(0, 0)] = u[0] * sums[1] + (REAL)ADVANCE * (u[0] * once + (REAL)ADVANCE * twice);
+    UNROLL for (int d = 1; d < NDIM; d++) {
+        sums[1 + d] = u[d] * sums[0];
+        sums[PRODUCT(0, d)] = u[d] * sums[1];
+        UNROLL for (int k = d; k < NDIM; k++) sums[PRODUCT(d, k)] = product(d, k, 0) * sums[0];
+    }
+    UNROLL for (int c = 0; c < NCHAN; c++) {
+        Pack *of_channel = sums + MOMENTS + c * (NDIM + 1);
+        of_channel[1] = u[0] * of_channel[0] + (REAL)ADVANCE * of_expert[c];
+        UNROLL for (int d = 1; d < NDIM; d++) of_channel[1 + d] = u[d] * of_channel[0];
+    }
+    (void)part;
+#else
+    UNROLL for (int i = part * LANES; i < PIXELS; i += PARTS * LANES) {
+        UNROLL for (int d = 0; d < NDIM; d++) u[d] = coordinate(d, i);
+        const Pack gate = LOAD(gates, j * STRIDE + i);
+        Pack pull = LOAD(q, i);
+        UNROLL for (int c = 0; c < NCHAN; c++) {
+            const Pack q_c = LOAD(q, (1 + c) * PIXELS + i), h = gate * q_c;
+            expert[c] = expert_at(terms, j, c, u);
+            pull += q_c * expert[c];
+            sums[MOMENTS + c * (NDIM + 1)] += h;
+            UNROLL for (int d = 0; d < NDIM; d++) sums[MOMENTS + c * (NDIM + 1) + 1 + d] += h * u[d];
+        }
+        const Pack g = gate * pull;
+        sums[0] += g;
+        UNROLL for (int d = 0; d < NDIM; d++) {
+            sums[1 + d] += g * u[d];
+            UNROLL for (int k = d; k < NDIM; k++) sums[PRODUCT(d, k)] += g * product(d, k, i);
+        }
+    }
+#endif
 }
 
 // All pairs of a tile: the gates' sum S and y, each channel's Σ w e − level, and what is taken off
@@ -160,21 +303,12 @@ FUNCTION void forward(const double *records, const int *list, int first, int pai
         if (chunks > 1 || IS_SIGNED)
             prepare_pairs(records, list, first + c * chunk, count, centre, winner, level, terms,
                           offsets);
-        FOR_PIXELS(i) {
-            Pack u[NDIM], total = AT(S, i), sums[NCHAN];
-            const Pack top_here = AT(top, i);
-            UNROLL for (int d = 0; d < NDIM; d++) u[d] = coordinate(d, i);
-            UNROLL for (int k = 0; k < NCHAN; k++) sums[k] = AT(y[k], i);
-            for (int j = 0; j < count; j++) {
-                const Pack gate = gate_at<IS_SIGNED>(records, list, first + c * chunk, j, u, terms,
-                                                     top_here, gates, i);
-                total += gate;
-                UNROLL for (int k = 0; k < NCHAN; k++) sums[k] += gate * expert_at(terms, j, k, u);
-            }
-            AT(S, i) = total;
-            UNROLL for (int k = 0; k < NCHAN; k++) AT(y[k], i) = sums[k];
-        }
-        BARRIER;
+        if (is_steep)
+            accumulate<true, IS_SIGNED>(records, list + first + c * chunk, count, terms, gates, top,
+                                        S, y);
+        else
+            accumulate<false, IS_SIGNED>(records, list + first + c * chunk, count, terms, gates, top,
+                                         S, y);
     }
     FOR_PIXELS(i) {
         if (IS_SIGNED) AT(S, i) = most(AT(S, i), Pack{} + (REAL)TINY);

@@ -7,6 +7,7 @@
 #define BETA1 0.9
 #define BETA2 0.999
 #define SMALLEST_DIAGONAL 1e-12
+#define AHEAD 16  // rows are asked for so long before they are needed; `pairs` has as many spare entries
 
 // Where a run of ascending pairs reaches `pair`.
 FUNCTION int first_at_least(const int *pairs, int first, int last, int pair) {
@@ -33,11 +34,13 @@ KERNEL(gather, 32, const int *control, const int *first_of_kernel, const int *pa
     if (begin > 0) first = first_at_least(pairs, first, last, begin);
     last = first_at_least(pairs, first, last, end);
     FOR_THREADS(t) {
-        double sum[WIDTH];
-        UNROLL for (int w = 0; w < WIDTH; w++) sum[w] = t == 0 && first_tile > 0 ? of_kernel[w] : 0;
+        double sum[ROW];
+        UNROLL for (int w = 0; w < ROW; w++)
+            sum[w] = w < WIDTH && t == 0 && first_tile > 0 ? of_kernel[w] : 0;
         STRIDED(p, first + t, last) {
-            const REAL *row = rows + (long long)(pairs[p] - begin) * WIDTH;
-            UNROLL for (int w = 0; w < WIDTH; w++) sum[w] += row[w];
+            const REAL *row = rows + (long long)(pairs[p] - begin) * ROW;
+            PREFETCH(rows + (long long)(pairs[p + AHEAD] - begin) * ROW);
+            UNROLL for (int w = 0; w < ROW; w++) sum[w] += row[w];
         }
         UNROLL for (int w = 0; w < WIDTH; w++) part[w * THREADS + t] = sum[w];
     }
@@ -47,6 +50,12 @@ KERNEL(gather, 32, const int *control, const int *first_of_kernel, const int *pa
         for (int t = 1; t < THREADS; t++) sum += part[w * THREADS + t];
         of_kernel[w] = sum;
     }
+}
+
+// The numbers of a row of moments.
+KERNEL(row_width, 1, int *width)
+{
+    width[0] = ROW;
 }
 
 // The loss of the parameters as they are, and whether they may be changed.

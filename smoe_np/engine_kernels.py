@@ -284,6 +284,9 @@ class KernelEngine:
             boxes = math.prod(-(-n >> level) for n in self.grid.counts)
             self.levels.append((level, launch.zeros(boxes + 1, np.int32), boxes))
         self.start = self.levels[-1][1]
+        row_width = launch.zeros(1, np.int32)
+        self._run("row_width", 1, 1, row_width)
+        self.row_width = int(launch.host(row_width)[0])
         self.rows = launch.zeros(0, self.dtype)
         self.room = 0
 
@@ -313,7 +316,8 @@ class KernelEngine:
             raise MemoryError(f"{max(pairs, between):g} pairs of tiles and kernels; at most "
                               f"{_MOST_ENTRIES:g} can be listed")
         self.capacity, self.between = int(pairs), int(between)
-        self.list, self.number, self.pairs = (zeros(self.capacity, np.int32) for _ in range(3))
+        self.list, self.number, self.pairs = (
+            zeros(self.capacity + spare, np.int32) for spare in (0, 0, constants()["AHEAD"]))
         self.lists_between = zeros((2, self.between), np.int32)
         self.kept = zeros((1 << D) * max(self.between, self.num_slots), np.uint8)
         self._record()
@@ -330,12 +334,12 @@ class KernelEngine:
                 self.control, self.records, self.params, self.rates, self.state_numbers,
                 self.anchors, self.anchor_rows, self.moved, self.wins, K)),
         ]
-        lists, parent_start, parent = [], self.all_start, self.all_kernels
+        lists, parent_start, parent, parents = [], self.all_start, self.all_kernels, 1
         for level, start, boxes in self.levels:
             entries = self.lists_between[level % 2] if level else self.list
             threads = FEW_THREADS if boxes > MANY_BOXES else LIST_THREADS
             lists += [
-                ("bound", boxes, threads, (
+                ("bound", parents, threads, (
                     self.control, self.settings, self.sizes, level, self.anchors, parent_start,
                     parent, self.kept, self.counts, self.winners, self.wins)),
                 ("scan", 1, LIST_THREADS, (
@@ -345,7 +349,7 @@ class KernelEngine:
                     self.control, self.sizes, level, parent_start, parent, self.kept, start,
                     entries, self.pairs_of_kernel, self.number)),
             ]
-            parent_start, parent = start, entries
+            parent_start, parent, parents = start, entries, boxes
         lists += [
             ("scan", 1, LIST_THREADS, (
                 self.control, self.pairs_of_kernel, self.first_of_kernel, K, self.capacity, 0)),
@@ -386,7 +390,7 @@ class KernelEngine:
         """First and last + 1 of the tiles of each batch."""
         batches = self.batches
         if batches is None:
-            row = self.width * self.dtype.itemsize
+            row = self.row_width * self.dtype.itemsize
             batches = -(-self._num_pairs() * row // ROWS_BYTES) if self.listed else 1
         batches = max(1, min(batches, self.tiles))
         cuts = [self.tiles * b // batches for b in range(batches + 1)]
@@ -410,7 +414,7 @@ class KernelEngine:
                 most = max(int(starts[last] - starts[first]) for first, last in self._batch_bounds())
                 self.room = int(ROOM * most) + self.grid.pixels
                 self.rows = None  # before there is another
-                self.rows = self.launch.zeros(self.room * self.width, self.dtype)
+                self.rows = self.launch.zeros(self.room * self.row_width, self.dtype)
                 self._record()
             else:
                 return halt

@@ -158,6 +158,7 @@ def _load(D, C, dtype, options):
     compiler = find_compiler()
     real = {"float32": "float", "float64": "double"}[dtype]
     options = (*OPTIONS, *_for_this_processor(), f"-DNDIM={D}", f"-DNCHAN={C}", f"-DREAL={real}",
+               f"-DREAL_BYTES={np.dtype(dtype).itemsize}",
                *options)
     source = kernel_source()
     parts = (source, *options, *compiler, _version(compiler), _processor())
