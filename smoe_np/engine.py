@@ -1,14 +1,19 @@
 """The one door to the engines: which there are, and which one a name stands for.
 
+In ``ENGINES`` the fastest comes first. Which one "auto" chose, and why, is said once in the log
+``smoe_np``.
+
 An engine is made for one picture, ``Engine(shape, target=None, dtype="float32", batches=None)``,
 and offers what ``NumpyEngine`` documents: ``loss_and_gradients``, ``loss``, ``render``, ``gating``,
 ``advance``, ``keep``, ``state``, ``restore``, ``memory_needed``, ``pairs_per_pixel``, ``builds``,
 ``build_seconds`` and ``name``.
 """
 
+import logging
 import math
 import numbers
 import operator
+from functools import cache
 
 import numpy as np
 
@@ -19,23 +24,48 @@ from .params import SmoeParams, check_gates
 from .regularize import add_penalty_gradients, penalty
 
 MOST_PIXELS = 1 << 36
+_log = logging.getLogger("smoe_np")
 ENGINES = {"native": NativeEngine, "numpy": NumpyEngine}
 
 
-def engine_class(backend):
-    """The engine of a name: "numpy", or "auto" for the fastest that works here.
+def engine_class(backend, D=2, C=1):
+    """The engine of a name, or for "auto" the first of ``ENGINES`` that works here.
+
+    Parameters
+    ----------
+    backend : str
+    D, C : int
+        Dimensions and channels of the picture.
 
     Raises
     ------
     ValueError
-        If there is no engine of that name.
+        If there is no engine of that name, or it cannot be used here.
     """
     if backend == "auto":
-        return NumpyEngine
+        return ENGINES[_choose(D, C)]
     if not isinstance(backend, str) or backend not in ENGINES:
         known = ", ".join(repr(name) for name in ("auto", *ENGINES))
         raise ValueError(f"backend must be one of {known}, got {backend!r}")
+    why_not = ENGINES[backend].why_not(D, C)
+    if why_not is not None:
+        raise ValueError(f"backend {backend!r} cannot be used: {why_not}")
     return ENGINES[backend]
+
+
+@cache
+def _choose(D, C):
+    """The name of the engine that "auto" stands for; said once, with the reasons."""
+    reasons = []
+    for name, engine in ENGINES.items():
+        why_not = engine.why_not(D, C)
+        if why_not is None:
+            # NumPy alone is ten times slower than compiled kernels: that should be known
+            level = logging.WARNING if name == "numpy" and reasons else logging.INFO
+            _log.log(level, "backend %r computes%s", name, "".join(f"; {r}" for r in reasons))
+            return name
+        reasons.append(f"not {name!r}: {why_not}")
+    raise AssertionError("NumPy is always there")
 
 
 def check_dtype(dtype):
@@ -98,7 +128,7 @@ def render(params, shape, backend="auto", dtype="float32"):
     params : SmoeParams
     shape : tuple of D ints
         Pixels along each axis; the longest one spans the unit of the domain.
-    backend : {"auto", "numpy"}
+    backend : {"auto", "native", "numpy"}
     dtype : {"float32", "float64"}
 
     Returns
@@ -162,7 +192,8 @@ def loss_and_gradients(params, image, l1reg=0.0, bandwidth_reg=0.0, backend="aut
     bandwidth_reg = check_number("bandwidth_reg", bandwidth_reg)
     target, _ = check_image(image, dtype, channel_axis)
     check_fit(params, target)
-    engine = engine_class(backend)(target.shape[:-1], target, dtype)
+    engine = engine_class(backend, params.num_dims, params.num_channels)(
+        target.shape[:-1], target, dtype)
     mse, gradients = engine.loss_and_gradients(params)
     K = params.num_kernels
     add_penalty_gradients(gradients, params, l1reg, bandwidth_reg, K)
@@ -187,4 +218,5 @@ def _engine_for(params, shape, backend, dtype):
     if not (params.pis > 0).all():
         params = params.select(params.pis > 0)
     check_gates(params)
-    return params, engine_class(backend)(shape, dtype=dtype)
+    engine = engine_class(backend, params.num_dims, params.num_channels)
+    return params, engine(shape, dtype=dtype)

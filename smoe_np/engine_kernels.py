@@ -43,6 +43,20 @@ ROOM = 1.25  # times what is needed, for lists that were too short
 FIRST_PAIRS = 32  # of a tile, for which there is room at first
 
 
+def why_not_these(D, C):
+    """Say why there are no kernels for so many dimensions and channels, or return ``None``."""
+    if D not in SIDE:
+        return f"kernels are made for 1 to 3 dimensions, here are {D}"
+    if C > MOST_CHANNELS:
+        return f"kernels are made for 1 to {MOST_CHANNELS} channels, here are {C}"
+    return None
+
+
+def _demand(why_not, name):
+    if why_not is not None:
+        raise ValueError(f'backend {name!r} cannot be used: {why_not}; backend="numpy" takes any')
+
+
 class KernelEngine:
     """A model over one picture: the regression, the loss and its gradients.
 
@@ -71,9 +85,7 @@ class KernelEngine:
     def __init__(self, shape, target=None, dtype="float32", batches=None):
         self.shape, self.batches = tuple(shape), batches
         self.dtype = np.dtype(dtype)
-        if len(self.shape) not in SIDE:
-            raise ValueError(f'backend {self.name!r} is made for pictures of 1 to 3 dimensions, '
-                             f'this one has {len(self.shape)}; backend="numpy" takes any')
+        _demand(why_not_these(len(self.shape), 1), self.name)
         side = SIDE[len(self.shape)]
         # all tiles whole, some beyond the picture
         self.grid = Grid([-(-n // side) * side for n in self.shape], side)
@@ -187,7 +199,9 @@ class KernelEngine:
         if self.slots is None:
             return
         lost, self.slots = self.slots[~kernels], self.slots[kernels]
-        self.held, self._moments_given = self.held[kernels], None
+        self._moments_given = None
+        if self.held is not None:
+            self.held = self.held[kernels]
         lost = self.launch.array(lost)
         self.params[lost, 0] = 0
         self.records[lost, 0] = _DEAD
@@ -264,9 +278,7 @@ class KernelEngine:
     def _start(self, channels):
         """Have the kernels for a number of channels."""
         D = len(self.shape)
-        if channels > MOST_CHANNELS:
-            raise ValueError(f'backend {self.name!r} is made for 1 to {MOST_CHANNELS} channels, '
-                             f'there are {channels}; backend="numpy" takes any')
+        _demand(why_not_these(D, channels), self.name)
         self.channels, self.slots = channels, None
         self.width = (D + 1) * (D + 2) // 2 + channels * (D + 1)
         self.launch = launch = type(self).launcher(D, channels, self.dtype.name)

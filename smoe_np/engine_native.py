@@ -1,7 +1,7 @@
 """The engine of compiled kernels on the CPU."""
 
-from .engine_kernels import KernelEngine
-from .launch_native import NativeLauncher
+from .engine_kernels import KernelEngine, why_not_these
+from .launch_native import NativeLauncher, why_no_native
 
 
 class NativeEngine(KernelEngine):
@@ -9,3 +9,8 @@ class NativeEngine(KernelEngine):
 
     name = "native"
     launcher = NativeLauncher
+
+    @staticmethod
+    def why_not(D=2, C=1):
+        """Say in one sentence why this engine cannot be used here, or return ``None``."""
+        return why_not_these(D, C) or why_no_native()

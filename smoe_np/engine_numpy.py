@@ -78,6 +78,11 @@ class NumpyEngine:
             self.inside = self.grid.inside(tiles) if self.grid.ragged else None
             self.level = self.target.mean(axis=2)  # (T, C)
 
+    @staticmethod
+    def why_not(D=2, C=1):
+        """Say in one sentence why this engine cannot be used here; ``None``: it always can."""
+        return None
+
     def loss_and_gradients(self, params):
         """The mean squared error and its gradients; needs a target.
 

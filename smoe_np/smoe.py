@@ -51,7 +51,7 @@ class Smoe:
         Keep every steering matrix a multiple of the identity.
     batches : int, optional
         Parts into which an iteration is divided; ``None`` chooses. The results do not depend on it.
-    backend : {"auto", "numpy"}
+    backend : {"auto", "native", "numpy"}
     dtype : {"float32", "float64"}
     channel_axis : "auto", None or int
         "auto": an image of 3 or more axes whose last has 1 to 4 entries has its channels there;
@@ -115,7 +115,8 @@ class Smoe:
         self._best_loss = self._lowest_loss = math.inf
         self._seconds = 0.0
         self._digest = hashlib.sha256(np.ascontiguousarray(target)).hexdigest()
-        self.engine = engine_class(backend)(self.shape, target, dtype, batches)
+        self.engine = engine_class(backend, len(self.shape), self.channels)(
+            self.shape, target, dtype, batches)
         self.adam = Adam(params)
 
     @property
@@ -352,7 +353,7 @@ class Smoe:
             If it is no checkpoint, is damaged, or is one of another image.
         """
         arrays, facts = load_checkpoint(path)
-        engine_class(backend)
+        engine_class(backend, len(facts["shape"]), facts["channels"])
         with naming(path):
             params, best = (params_of(arrays, part, facts) for part in ("params", "best"))
             shape = (*facts["shape"], facts["channels"])
