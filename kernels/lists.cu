@@ -83,9 +83,8 @@ KERNEL(plan, LIST_THREADS, const int *control, const double *sums, int blocks, d
 
 // The kernels as they are become what lists are built from. Each may move as far as it is expected
 // to; weak ones may also gain weight, as they come and go quickly and reach too little to cost much.
-KERNEL(anchor, LIST_THREADS, const int *control, const double *records, const REAL *params,
-       const double *rates, const double *state, double *anchors, REAL *anchor_rows, double *moved,
-       int *wins, int K)
+KERNEL(anchor, LIST_THREADS, const int *control, const double *records, const double *rates,
+       const double *state, double *anchors, double *moved, int *wins, int K)
 {
     if (!BUILDS_LISTS(control)) return;
     const double steps = state[HORIZON];
@@ -97,13 +96,13 @@ KERNEL(anchor, LIST_THREADS, const int *control, const double *records, const RE
             to[0] = record[0];
             UNROLL for (int e = 0; e < NDIM + LOWER; e++) to[1 + e] = record[2 + e];
             UNROLL for (int r = 0; r < 3; r++) {
-                to[ALLOWANCE + r] = steps > 0 ? steps * rates[3 * k + r] + LEAST[r] : 0;
-                moved[3 * k + r] = 0;
+                to[ALLOWANCE + r] = steps > 0 ? steps * rates[3 * k + r] + LEAST[r] : ROUNDING;
             }
             if (steps > 0) to[ALLOWANCE + 2] += WEAK * larger(state[USUAL_WEIGHT] - record[0], 0);
-            if (record[0] == DEAD) to[ALLOWANCE + 2] = 0;
-            UNROLL for (int e = 0; e < AT_EXPERT; e++)
-                anchor_rows[k * AT_EXPERT + e] = params[k * WIDTH + e];
+            if (record[0] == DEAD)
+                to[ALLOWANCE + 2] = 0;
+            else
+                drift(to, record, moved + 3 * k);  // 0 but for rounding
             wins[k] = 0;
         }
     }

@@ -64,7 +64,8 @@ struct Team {
     enum { BUILD, STEP_ON, END } decision = END;
 
     void decide() {
-        if (control[HALT] != 0 || control[STEP] >= control[TARGET] || now() > until)
+        const bool late = control[STEP] > 0 && now() > until;
+        if (control[HALT] != 0 || control[STEP] >= control[TARGET] || late)
             decision = END;
         else
             decision = control[STALE] ? BUILD : STEP_ON;
@@ -203,7 +204,7 @@ extern "C" void smoe_run(const native::Launch *launches, int count, int threads)
 }
 
 // Build lists where they are stale and take steps otherwise, until control says that there are
-// enough, or for some seconds. Returns the seconds spent on lists.
+// enough, or for some seconds, but one step at least. Returns the seconds spent on lists.
 extern "C" double smoe_train(const native::Launch *build, int builds, const native::Launch *step,
                              int steps, const int *control, int threads, double seconds) {
     return native::run({build, step, builds, steps, nullptr}, control, threads, seconds);

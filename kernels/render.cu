@@ -22,7 +22,7 @@ KERNEL(render, TILE_THREADS, const int *control, const int *grid, const double *
     SHARED(REAL, terms, WIDTH * CHUNK);
     SHARED(double, offsets, NDIM * CHUNK);
     SHARED(REAL, gates, CHUNK * STRIDE);
-    SHARED(int, steep, 1);
+    SHARED(int, steep, 2);
     SHARED(REAL, drawn, NCHAN * PIXELS);
     PER_PIXEL(top);
     PER_PIXEL(S);

@@ -12,7 +12,7 @@ KERNEL(step, TILE_THREADS, int *control, const int *grid, const double *records,
     SHARED(REAL, terms, WIDTH * CHUNK);
     SHARED(double, offsets, NDIM * CHUNK);
     SHARED(REAL, gates, CHUNK * STRIDE);
-    SHARED(int, steep, 1);
+    SHARED(int, steep, 2);
     SHARED(REAL, q, (1 + NCHAN) * PIXELS);  // −Σ_c q_c y_c, then q_c = r_c / S but for 2 / (N C)
     SHARED(REAL, squares, PIXELS);
     SHARED(REAL, partial, SUMS * CHUNK);
@@ -72,9 +72,9 @@ KERNEL(step, TILE_THREADS, int *control, const int *grid, const double *records,
         if (chunks > 1) {
             prepare_pairs(records, list, from, count, centre, winner, level, terms, offsets);
             if (is_signed)
-                accumulate<true, true>(records, list + from, count, terms, gates, top, S, y);
+                accumulate<true, true, true>(records, list + from, count, terms, gates, top, S, y);
             else  // top is 0 where the tile is not steep
-                accumulate<true, false>(records, list + from, count, terms, gates, top, S, y);
+                accumulate<true, true, false>(records, list + from, count, terms, gates, top, S, y);
         }
         FOR_PARTS(j, part, count) {
             Pack sums[WIDTH];

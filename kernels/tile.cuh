@@ -43,6 +43,7 @@ FUNCTION double sum_of_parts(const REAL *partial, int j, int w) {
 }
 #endif
 #define STEEP 80.0  // a spread of log2-gates in a tile beyond which a pixel needs its own maximum
+#define SHARP 1.0   // a curvature of log2-gates beyond which they cannot be followed by differences
 #define TINY 1e-19  // a sum of signed gates, relative to the largest, that is not positive
 
 // Of pair j: θ for log2-gates less the winner's, then its expert round the tile's centre less the
@@ -143,7 +144,11 @@ FUNCTION Pack gate_of(Pack log_gate, Pack top, double sign) {
 }
 
 // The gates of `count` pairs; what they add to the gates' sum S and to y, each channel's Σ gate · expert.
-template <bool IS_STEEP, bool IS_SIGNED, class Terms, class Gates, class PerPixel, class PerChannel>
+//
+// Where kernels are not IS_SHARP, their log-gates are followed from pack to pack by differences. Where a
+// tile is not IS_STEEP, nothing is taken off them.
+template <bool IS_SHARP, bool IS_STEEP, bool IS_SIGNED, class Terms, class Gates, class PerPixel,
+          class PerChannel>
 FUNCTION void accumulate(const double *records, const int *list, int count, Terms &terms,
                          Gates &gates, PerPixel &top, PerPixel &S, PerChannel &y) {
 #if WALKS
@@ -169,8 +174,15 @@ FUNCTION void accumulate(const double *records, const int *list, int count, Term
                 sums[c][b] += p * expert[c];
                 expert[c] += ADVANCE * expert_slope(terms, j, c);
             }
-            gate += slope;
-            slope += 2 * ADVANCE * curvature;
+            if (IS_SHARP) {
+                Pack next[NDIM];
+                UNROLL for (int d = 0; d < NDIM; d++)
+                    next[d] = d == 0 ? u[0] + (REAL)(ADVANCE * (b + 1)) : u[d];
+                gate = log_gate_at(terms, j, next);
+            } else {
+                gate += slope;
+                slope += 2 * ADVANCE * curvature;
+            }
         }
     }
     UNROLL for (int b = 0; b < PACKS; b++) {
@@ -269,19 +281,24 @@ FUNCTION void forward(const double *records, const int *list, int first, int pai
                       Terms &terms, Offsets &offsets, Gates &gates, Flag &steep, PerPixel &top,
                       PerPixel &S, PerChannel &y) {
     const int chunk = CHUNK, chunks = (pairs + chunk - 1) / chunk;
-    ONE_THREAD { steep[0] = IS_SIGNED; }
+    ONE_THREAD {
+        steep[0] = IS_SIGNED;
+        steep[1] = 0;
+    }
     BARRIER;
-    for (int c = 0; c < chunks && !IS_SIGNED; c++) {
+    for (int c = 0; c < chunks; c++) {
         const int count = least_int(chunk, pairs - c * chunk);
         prepare_pairs(records, list, first + c * chunk, count, centre, winner, level, terms, offsets);
         FOR_THREADS(t) {
-            int beyond = 0;
-            STRIDED(j, t, count) beyond += spread_of(terms, j) > (REAL)STEEP;
-            if (beyond) MARK(steep[0]);
+            int spread = 0, sharp = 0;
+            STRIDED_SUM(j, t, count, spread) spread += spread_of(terms, j) > (REAL)STEEP;
+            STRIDED_SUM(j, t, count, sharp) sharp += (REAL)terms[PRODUCT(0, 0) * CHUNK + j] < -(REAL)SHARP;
+            if (spread && !IS_SIGNED) MARK(steep[0]);
+            if (sharp) MARK(steep[1]);
         }
         BARRIER;
     }
-    const bool is_steep = steep[0];
+    const bool is_steep = steep[0], is_sharp = steep[1];
     FOR_PIXELS(i) {
         AT(top, i) = Pack{} + (is_steep ? (REAL)-1e30 : (REAL)0);
         AT(S, i) = Pack{};
@@ -300,15 +317,16 @@ FUNCTION void forward(const double *records, const int *list, int first, int pai
     }
     for (int c = 0; c < chunks; c++) {
         const int count = least_int(chunk, pairs - c * chunk);
-        if (chunks > 1 || IS_SIGNED)
+        if (chunks > 1)
             prepare_pairs(records, list, first + c * chunk, count, centre, winner, level, terms,
                           offsets);
-        if (is_steep)
-            accumulate<true, IS_SIGNED>(records, list + first + c * chunk, count, terms, gates, top,
-                                        S, y);
+        const int *chunk_list = list + first + c * chunk;
+        if (is_steep || IS_SIGNED)
+            accumulate<true, true, IS_SIGNED>(records, chunk_list, count, terms, gates, top, S, y);
+        else if (is_sharp)
+            accumulate<true, false, IS_SIGNED>(records, chunk_list, count, terms, gates, top, S, y);
         else
-            accumulate<false, IS_SIGNED>(records, list + first + c * chunk, count, terms, gates, top,
-                                         S, y);
+            accumulate<false, false, IS_SIGNED>(records, chunk_list, count, terms, gates, top, S, y);
     }
     FOR_PIXELS(i) {
         if (IS_SIGNED) AT(S, i) = most(AT(S, i), Pack{} + (REAL)TINY);

@@ -97,6 +97,8 @@ def _check_lists(arrays, params):
             raise ValueError("its lists_slots are not ascending numbers of kernels")
         if not (lists["pis"] > 0).all() or lists["age"] < 0:
             raise ValueError("its lists_pis or lists_age cannot be")
+    if "anchor" in lists:
+        _check_array(arrays, "lists_anchor", (slots, 1 + D + D * (D + 1) // 2))
     if "rate" in lists:
         _check_array(arrays, "lists_rate", (3, K + 1))
     if any((lists[name] < 0).any() for name in ("allowance", "moved", "rate") if name in lists):

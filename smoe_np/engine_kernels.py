@@ -213,16 +213,20 @@ class KernelEngine:
         """Arrays by name from which ``restore`` goes on bit for bit."""
         if self.slots is None or not self.listed:
             return {}
-        anchors, rows, moved, rates, control = (self.launch.host(array) for array in (
-            self.anchors, self.anchor_rows, self.moved, self.rates, self.control))
+        anchors, moved, rates, control = (self.launch.host(array) for array in (
+            self.anchors, self.moved, self.rates, self.control))
         there = anchors[:, 0] != _DEAD
-        number = np.cumsum(there) - 1
-        D, spare = len(self.shape), np.zeros((3, 1))
-        rows = np.pad(rows[there], [(0, 0), (0, self.width - rows.shape[1])])
-        anchored = self._from_rows(rows)
+        anchors, number = anchors[there], np.cumsum(there) - 1
+        D, longest, spare = len(self.shape), max(self.shape), np.zeros((3, 1))
+        A = np.zeros((len(anchors), D, D))
+        for place, (i, j) in enumerate(lower_entries(D), start=1 + D):
+            A[:, i, j] = anchors[:, place]
+        determinants = np.abs(np.diagonal(A, axis1=1, axis2=2)).prod(axis=1)
         return {
-            "pis": anchored.pis, "musX": anchored.musX, "A": anchored.A,
-            "allowance": np.hstack([anchors[there, 1 + D + len(lower_entries(D)) :].T, spare]),
+            "pis": np.maximum(np.exp(anchors[:, 0]) / determinants, np.finfo(float).tiny),
+            "musX": anchors[:, 1 : 1 + D] / longest, "A": A * longest,
+            "anchor": anchors[:, : 1 + D + len(lower_entries(D))].copy(),
+            "allowance": np.hstack([anchors[:, 1 + D + len(lower_entries(D)) :].T, spare]),
             "slots": number[self.slots], "moved": np.hstack([moved[self.slots].T, spare]),
             "rate": np.hstack([rates[self.slots].T, spare]),
             "age": np.array(int(control[_AGE])), "stale": np.array(bool(control[_STALE])),
@@ -235,13 +239,14 @@ class KernelEngine:
         K, D = state["musX"].shape
         self._begin(K)
         entries = [state["A"][:, i, j] for i, j in lower_entries(D)]
-        rows = np.zeros((K, self.width), self.dtype)
-        rows[:, : 1 + D + len(entries)] = np.column_stack([state["pis"], state["musX"], *entries])
-        self._upload(rows)
-        for place, source in enumerate([0, *range(2, 2 + D + len(entries))]):
-            self.anchors[:, place] = self.records[:, source]
-        self.anchors[:, 1 + D + len(entries) :] = self.launch.array(state["allowance"][:, :K].T)
-        self.anchor_rows[...] = self.launch.array(rows[:, : 1 + D + len(entries)])
+        if "anchor" in state:
+            anchors = state["anchor"]
+        else:  # of another engine
+            rows = np.zeros((K, self.width))
+            rows[:, : 1 + D + len(entries)] = np.column_stack([state["pis"], state["musX"], *entries])
+            self._upload(rows)
+            anchors = self.launch.host(self.records)[:, [0, *range(2, 2 + D + len(entries))]]
+        self.anchors[...] = self.launch.array(np.hstack([anchors, state["allowance"][:, :K].T]))
         self._build_lists(self._lists)
         self.slots = np.asarray(state["slots"])
         slots = self.launch.array(self.slots)
@@ -262,6 +267,15 @@ class KernelEngine:
         return sum(array.nbytes for array in buffers) + on_the_way
 
     @property
+    def threads(self):
+        """Processors that are used, where it is for us to choose; no result depends on it."""
+        return self.launch.threads
+
+    @threads.setter
+    def threads(self, threads):
+        self.launch.threads = threads
+
+    @property
     def builds(self):
         """How often lists have been built."""
         return 0 if self.slots is None else int(self.launch.host(self.control)[_BUILDS])
@@ -272,6 +286,18 @@ class KernelEngine:
         if self.slots is None or not self.listed:
             return 0.0
         return self._num_pairs() * self.grid.pixels / math.prod(self.shape)
+
+    def __getstate__(self):
+        """All but the launcher and what it recorded, which hold addresses."""
+        addresses = ("launch", "_lists", "_build", "_step", "_moments", "_tile")
+        return {name: value for name, value in vars(self).items() if name not in addresses}
+
+    def __setstate__(self, state):
+        vars(self).update(state)
+        if self.channels is not None:
+            self.launch = type(self).launcher(len(self.shape), self.channels, self.dtype.name)
+        if self.slots is not None:
+            self._record()
 
     # ---- buffers
 
@@ -312,7 +338,6 @@ class KernelEngine:
         self.sums = zeros((K, self.width), np.float64)
         self.records = zeros((K, self.width + 1), np.float64)
         self.anchors = zeros((K, 1 + D + lower + 3), np.float64)
-        self.anchor_rows = zeros((K, 1 + D + lower), self.dtype)
         self.moved, self.rates = zeros((K, 3), np.float64), zeros((K, 3), np.float64)
         self.wins, self.pairs_of_kernel = zeros(K, np.int32), zeros(K, np.int32)
         self.first_of_kernel = zeros(K + 1, np.int32)
@@ -343,8 +368,8 @@ class KernelEngine:
             ("plan", 1, LIST_THREADS, (
                 self.control, self.pace_sums, self._blocks(LIST_THREADS), self.state_numbers)),
             ("anchor", self._blocks(LIST_THREADS), LIST_THREADS, (
-                self.control, self.records, self.params, self.rates, self.state_numbers,
-                self.anchors, self.anchor_rows, self.moved, self.wins, K)),
+                self.control, self.records, self.rates, self.state_numbers, self.anchors,
+                self.moved, self.wins, K)),
         ]
         lists, parent_start, parent, parents = [], self.all_start, self.all_kernels, 1
         for level, start, boxes in self.levels:

@@ -1,11 +1,13 @@
 """For every test: Hypothesis draws the same examples each time; `gpu` tests need a GPU."""
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
+from smoe_np import engine, launch_native
 from smoe_np.backend import why_no_gpu
 
-settings.register_profile("deterministic", deadline=None, derandomize=True)
+settings.register_profile("deterministic", deadline=None, derandomize=True,
+                          suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("deterministic")
 
 
@@ -15,3 +17,19 @@ def pytest_collection_modifyitems(items):
     if reason:
         for item in marked:
             item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="module", params=["numpy", "native"])
+def each_engine(request):
+    """What "auto" stands for: each engine in turn. A look at the user's wishes follows each step."""
+    chosen = engine.ENGINES[request.param]
+    if chosen.why_not() is not None:
+        pytest.skip(chosen.why_not())
+
+    def choose(D, C):
+        return request.param if chosen.why_not(D, C) is None else "numpy"
+
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(engine, "_choose", choose)
+        monkeypatch.setattr(launch_native, "STEADY", 0.0)
+        yield request.param

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from smoe_np import SmoeParams, dense
+from smoe_np import SmoeParams, dense, engine
 from smoe_np.params import NAMES, unchecked
 
 STEP = 1e-30  # of a complex step: no difference is formed, so it can be as small as one likes
@@ -114,7 +114,9 @@ def gradient_floors(params, target, l1reg=0.0, share=0.01):
     y = dense.render(params, shape).reshape(len(x), -1)
     r = 2 / y.size * np.abs(np.clip(y, 0, 1) - target.reshape(y.shape))
     r = np.where((y >= 0) & (y <= 1), r, 0)
-    g = w * np.einsum("nc,nkc->nk", r, np.abs(e) + np.abs(y)[:, None])
+    # an expert is computed as its difference from the level of the picture around it
+    level = np.abs(target.reshape(y.shape))
+    g = w * np.einsum("nc,nkc->nk", r, np.abs(e) + (np.abs(y) + level)[:, None])
     A, d = np.abs(params.A), np.abs(x[:, None] - params.musX)
     diagonal = np.diagonal(A, axis1=1, axis2=2)
     terms = {
@@ -134,3 +136,9 @@ def assert_same_model(found, wanted):
         a, b = getattr(found, name), getattr(wanted, name)
         assert a.dtype == b.dtype, name
         np.testing.assert_array_equal(a, b, err_msg=name)
+
+
+def make_engine(shape, target=None, dtype="float32", batches=None, channels=1):
+    """The engine that "auto" stands for, of a picture."""
+    channels = channels if target is None else target.shape[-1]
+    return engine.engine_class("auto", len(shape), channels)(shape, target, dtype, batches)

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 import smoe_np
-from smoe_np import bench, cli, cli_options
+from smoe_np import bench, cli, cli_options, launch_native
 from smoe_np.cli import main
 from smoe_np.progress import Progress
 
@@ -33,8 +33,9 @@ def smoe(*arguments):
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
-    """A folder to work in, with a grey and a colour picture."""
+    """A folder to work in, with a grey and a colour picture; training looks up after each step."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(launch_native, "STEADY", 0)
     make_pictures()
     return tmp_path
 

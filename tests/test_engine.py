@@ -10,6 +10,7 @@ from helpers import (
     assert_same_model,
     gate_terms,
     gradient_floors,
+    make_engine,
     picture,
     random_model,
     relative_error,
@@ -18,8 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import smoe_np
-from smoe_np import Smoe, SmoeParams, dense, engine, live_lists
-from smoe_np.engine_numpy import NumpyEngine
+from smoe_np import Smoe, SmoeParams, dense, engine
 from smoe_np.params import NAMES
 
 IMAGE_TOLERANCE = {"float32": 1e-5, "float64": 1e-10}
@@ -27,23 +27,7 @@ GRADIENT_TOLERANCE = {"float32": 1e-4, "float64": 1e-9}
 DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
 
 
-@pytest.fixture
-def builds(monkeypatch):
-    """The number of pairs of all lists that are built, as they are built."""
-    counts = []
-
-    def spy(function):
-        def counted(*args, **kwargs):
-            lists = function(*args, **kwargs)
-            if lists is not None:
-                counts.append(len(lists.kernels))
-            return lists
-
-        return counted
-
-    monkeypatch.setattr(live_lists, "build_lists", spy(live_lists.build_lists))
-    monkeypatch.setattr(live_lists, "rebuild_lists", spy(live_lists.rebuild_lists))
-    return counts
+pytestmark = pytest.mark.usefixtures("each_engine")
 
 
 def assert_agrees_with_dense(engine, params, target, dtype, floors=None):
@@ -64,25 +48,20 @@ def assert_agrees_with_dense(engine, params, target, dtype, floors=None):
     ((40, 35), 1, 8, "float32"), ((33, 40), 3, 7, "float32"), ((11, 9, 8), 1, 5, "float32"),
     ((40, 35), 1, 8, "float64")])
 def test_culling_never_changes_the_picture_nor_a_gradient_during_training(
-        shape, C, k, dtype, builds):
+        shape, C, k, dtype):
     target = picture(shape, C)
     smoe = Smoe(target, k, dtype=dtype, channel_axis=-1)
     kernels = []
-    held = smoe.engine.loss_and_gradients
 
-    def checked(params):
-        smoe.engine.loss_and_gradients = held
-        result = assert_agrees_with_dense(smoe.engine, params, target, dtype)
-        smoe.engine.loss_and_gradients = checked
-        kernels.append(params.num_kernels)
-        return result
+    def check(smoe):
+        assert_agrees_with_dense(smoe.engine, smoe.params, target, dtype)
+        kernels.append(smoe.params.num_kernels)
 
-    smoe.engine.loss_and_gradients = checked
-    smoe.train(30, val_iter=1000, l1reg=0.1, lr_div=2)
-    smoe.train(30, val_iter=1000, l1reg=0.1, lr_div=0.25, base_lr=1e-4)
+    smoe.train(30, val_iter=1000, l1reg=0.1, lr_div=2, progress=check)
+    smoe.train(30, val_iter=1000, l1reg=0.1, lr_div=0.25, base_lr=1e-4, progress=check)
     assert len(kernels) == 60
     assert len(set(kernels)) > 2  # kernels left, at more than one iteration
-    assert len(builds) < 60  # and at the slower rate, lists served again
+    assert smoe.engine.builds < 60  # and at the slower rate, lists served again
 
 
 @settings(max_examples=20)
@@ -93,7 +72,7 @@ def test_culling_holds_whatever_way_the_kernels_go(seed, D, pace, dtype):
     rng = np.random.default_rng(seed)
     target = picture((130, 36, 11)[D - 1 : D] * D, 1, seed)
     params = random_model(seed, K=25, D=D, sigma=0.12)
-    engine = NumpyEngine(target.shape[:-1], target, dtype)
+    engine = make_engine(target.shape[:-1], target, dtype)
     for _ in range(10):
         assert_agrees_with_dense(engine, params, target, dtype,
                                  gradient_floors(params, target))
@@ -115,7 +94,7 @@ def test_culling_holds_whatever_way_the_kernels_go(seed, D, pace, dtype):
 def test_the_one_kernel_that_changes_is_noticed_in_time(what):
     # all others rest, and at first its gate is left out everywhere or nearly
     target, start = picture((50, 44)), random_model(1, K=30, sigma=0.08, anisotropy=3)
-    engine = NumpyEngine((50, 44), target)
+    engine = make_engine((50, 44), target)
     for i in range(25):
         params = start.copy()
         if what == "gains weight":
@@ -135,9 +114,9 @@ def test_the_one_kernel_that_changes_is_noticed_in_time(what):
         assert_gradients_agree(found, wanted, 1e-4)
 
 
-def test_lists_are_not_built_anew_for_kernels_that_rest(builds):
+def test_lists_are_not_built_anew_for_kernels_that_rest():
     target, params = picture((64, 48)), random_model(0, K=30, sigma=0.1)
-    engine = NumpyEngine((64, 48), target)
+    engine = make_engine((64, 48), target)
     first = engine.loss_and_gradients(params)
     for _ in range(5):
         again = engine.loss_and_gradients(params)
@@ -145,18 +124,18 @@ def test_lists_are_not_built_anew_for_kernels_that_rest(builds):
         assert_same_model(again[1], first[1])
         for look in (engine.render, engine.gating, engine.loss):
             look(params)
-    assert len(builds) == 1
+    assert engine.builds == 1
 
 
-def test_lists_outlive_a_kernel_that_wins_nowhere(builds):
+def test_lists_outlive_a_kernel_that_wins_nowhere():
     target, params = picture((64, 48)), random_model(0, K=30, sigma=0.1)
     params.pis[7] *= 1e-3
-    engine = NumpyEngine((64, 48), target)
+    engine = make_engine((64, 48), target)
     engine.loss(params)
     staying = np.arange(30) != 7
     engine.keep(staying)
     assert_agrees_with_dense(engine, params.select(staying), target, "float32")
-    assert len(builds) == 1
+    assert engine.builds == 1
 
 
 def test_looking_at_the_model_does_not_change_the_bits_of_its_training():
@@ -174,7 +153,7 @@ def test_looking_at_the_model_does_not_change_the_bits_of_its_training():
 
 def test_an_engine_may_be_asked_about_another_model_in_between():
     target = picture((40, 60))
-    engine = NumpyEngine((40, 60), target)
+    engine = make_engine((40, 60), target)
     one, other, few = (random_model(i, K=K, sigma=0.1) for i, K in enumerate((20, 20, 7)))
     for params in (one, other, one, few, other, few, one):
         assert_agrees_with_dense(engine, params, target, "float32")
@@ -184,12 +163,12 @@ def test_an_engine_may_be_asked_about_another_model_in_between():
         assert_agrees_with_dense(engine, params, target, "float32")
 
 
-def test_a_leap_does_not_make_later_lists_long_for_good(builds):
+def test_a_leap_does_not_make_later_lists_long_for_good():
     target = picture((256, 256))
-    engine = NumpyEngine((256, 256), target)
+    engine = make_engine((256, 256), target)
     params = random_model(1, K=400, sigma=0.04)
     engine.loss(params)
-    usual = builds[-1]
+    usual = engine.pairs_per_pixel
     leaping = params.copy()
     leaping.A *= 1e6
     leaping.musX += 5
@@ -198,7 +177,7 @@ def test_a_leap_does_not_make_later_lists_long_for_good(builds):
         params = params.copy()
         params.musX += 1e-5
         engine.loss(params)
-    assert builds[-1] < 2 * usual
+    assert engine.pairs_per_pixel < 2 * usual
 
 
 # ---- batches, threads, engines
@@ -209,11 +188,11 @@ def test_a_leap_does_not_make_later_lists_long_for_good(builds):
 def test_the_number_of_batches_does_not_matter(shape, C, dtype):
     target, params = picture(shape, C), random_model(2, K=40, D=len(shape), C=C, sigma=0.1)
     tolerance = {"float32": 1e-6, "float64": 1e-12}[dtype]
-    expected = NumpyEngine(shape, target, dtype).loss_and_gradients(params)
+    expected = make_engine(shape, target, dtype).loss_and_gradients(params)
     floors = gradient_floors(params, target)
-    image = NumpyEngine(shape, target, dtype).render(params)
+    image = make_engine(shape, target, dtype).render(params)
     for batches in (1, 2, 7, 1000):
-        engine = NumpyEngine(shape, target, dtype, batches)
+        engine = make_engine(shape, target, dtype, batches)
         loss, gradients = engine.loss_and_gradients(params)
         assert loss == pytest.approx(expected[0], rel=tolerance)
         assert_gradients_agree(gradients, expected[1], tolerance, floors)
@@ -223,7 +202,7 @@ def test_the_number_of_batches_does_not_matter(shape, C, dtype):
 @DTYPES
 def test_two_engines_give_the_same_bits(dtype):
     target, params = picture((90, 110), 3), random_model(3, K=150, C=3, sigma=0.05)
-    one, two = (NumpyEngine((90, 110), target, dtype) for _ in range(2))
+    one, two = (make_engine((90, 110), target, dtype) for _ in range(2))
     for _ in range(4):
         (loss, gradients), (again, others) = (e.loss_and_gradients(params) for e in (one, two))
         assert loss == again
@@ -239,7 +218,7 @@ def test_the_number_of_threads_does_not_change_a_bit(dtype, batches):
     target, params = picture((200, 130)), random_model(4, K=400, sigma=0.03)
     results = []
     for threads in (1, 2, 5):
-        engine = NumpyEngine((200, 130), target, dtype, batches)
+        engine = make_engine((200, 130), target, dtype, batches)
         engine.threads = threads
         results.append((*engine.loss_and_gradients(params), engine.render(params),
                         engine.gating(params)))
@@ -276,10 +255,10 @@ def test_an_engine_restored_goes_on_bit_for_bit(dtype):
         return {name: array.copy() for name, array in state.items()}
 
     whole = [(result, copied(before), copied(after)) for result, before, after
-             in go_on(NumpyEngine((64, 80), target, dtype), 0)]
+             in go_on(make_engine((64, 80), target, dtype), 0)]
     for first, (_, *states) in enumerate(whole):
         for when, state in zip(("before", "after"), states):  # the engine was asked at this step
-            engine = NumpyEngine((64, 80), target, dtype)
+            engine = make_engine((64, 80), target, dtype)
             engine.restore(copied(state))
             for step, (result, _, _) in enumerate(go_on(engine, first), start=first):
                 where = f"at step {step}, restored {when} step {first}"
@@ -316,7 +295,7 @@ def test_gating_and_render_pass_over_kernels_without_weight():
 
 def test_gating_counts_the_kernels_that_are_left_after_others_have_gone():
     target, params = picture((40, 40)), random_model(8, K=30, sigma=0.1)
-    engine = NumpyEngine((40, 40), target)
+    engine = make_engine((40, 40), target)
     engine.loss(params)
     staying = np.arange(30) % 4 > 0
     engine.keep(staying)
@@ -368,7 +347,7 @@ def test_a_sum_of_gates_that_is_not_positive_counts_as_tiny(negative, seed, with
     if negative >= 0.3:
         assert sure.any()
     target = picture(shape) if with_target else None
-    image = NumpyEngine(shape, target, dtype).render(params)[..., 0]
+    image = make_engine(shape, target, dtype).render(params)[..., 0]
     np.testing.assert_array_equal(image[sure], (N > 0)[..., 0][sure])
 
 
@@ -536,6 +515,6 @@ def test_no_array_of_pixels_times_kernels_is_ever_held():
 
 
 def test_gradients_are_float64_however_the_engine_computes():
-    engine = NumpyEngine((12, 9), picture((12, 9)), "float32")
+    engine = make_engine((12, 9), picture((12, 9)), "float32")
     _, gradients = engine.loss_and_gradients(random_model(18, K=5, dtype=np.float32))
     assert {getattr(gradients, name).dtype for name in NAMES} == {np.dtype(np.float64)}

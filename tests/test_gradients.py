@@ -6,6 +6,7 @@ from helpers import (
     assert_gradients_agree,
     gradient_errors,
     gradient_floors,
+    make_engine,
     picture,
     random_model,
 )
@@ -14,8 +15,8 @@ from hypothesis import strategies as st
 
 import smoe_np
 from smoe_np import SmoeParams, dense
-from smoe_np.engine_numpy import NumpyEngine
 
+pytestmark = pytest.mark.usefixtures("each_engine")
 TOLERANCE = {"float64": 1e-9, "float32": 2e-4}
 IMAGE_TOLERANCE = {"float64": 1e-9, "float32": 1e-5}
 DTYPES = pytest.mark.parametrize("dtype", list(TOLERANCE))
@@ -236,6 +237,6 @@ def test_engine_agrees_with_the_oracle_on_any_model(dtype, problem):
 @given(problem=problems())
 def test_loss_alone_is_that_of_loss_and_gradients(problem):
     params, target = problem
-    loss = NumpyEngine(target.shape[:-1], target, "float32").loss(params)
-    engine = NumpyEngine(target.shape[:-1], target, "float32")
+    loss = make_engine(target.shape[:-1], target, "float32").loss(params)
+    engine = make_engine(target.shape[:-1], target, "float32")
     assert loss == pytest.approx(engine.loss_and_gradients(params)[0], rel=1e-6)

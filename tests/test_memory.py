@@ -8,6 +8,8 @@ from helpers import picture
 
 from smoe_np import Smoe
 
+pytestmark = pytest.mark.usefixtures("each_engine")
+
 
 def peak_of_training(image, kernels_per_dim, **options):
     """What ``memory_needed`` says before, and the bytes that training then takes at its peak."""

@@ -27,6 +27,12 @@ def params_of(case, when):
     return SmoeParams(*(RUNS[f"{case}_{when}_{name}"] for name in NAMES))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def of_this_engine(each_engine):
+    trained.cache_clear()
+    logs.cache_clear()
+
+
 @functools.cache
 def trained(case):
     """The same training here, with a record at every iteration."""

@@ -18,16 +18,17 @@ import pytest
 from helpers import assert_same_model, picture, random_model, relative_error
 
 import smoe_np
-from smoe_np import Record, Smoe, SmoeParams, dense, files, live_lists
+from smoe_np import Record, Smoe, SmoeParams, dense, files
 from smoe_np.initialize import initial_params
 from smoe_np.params import NAMES
 
+pytestmark = pytest.mark.usefixtures("each_engine")
 SPARSE = {"l1reg": 0.1, "lr_div": 2}  # kernels leave within 60 iterations
 DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
 
 
 @pytest.fixture(scope="module")
-def image():
+def image(each_engine):
     return picture((40, 35))[..., 0]
 
 
@@ -121,7 +122,7 @@ WRONG_ARGUMENTS = [
     ({"kernels_per_dim": "12"}, TypeError, "kernels_per_dim must be a whole number"),
     ({"batches": 0}, ValueError, "batches must be at least 1, got 0"),
     ({"batches": 1.5}, TypeError, "batches must be a whole number"),
-    ({"backend": "tensorflow"}, ValueError, "backend must be one of 'auto', 'numpy'"),
+    ({"backend": "tensorflow"}, ValueError, "backend must be one of 'auto', 'native', 'numpy'"),
     ({"dtype": "float16"}, ValueError, 'dtype must be "float32" or "float64", got .float16.'),
     ({"dtype": "real"}, ValueError, "dtype must be"),
     ({"channel_axis": 5}, ValueError, "channel_axis"),
@@ -557,36 +558,22 @@ def test_a_single_kernel_does_not_leave_without_a_word(image):
     assert smoe.params.num_kernels == 1
 
 
-def test_training_after_a_failure_costs_what_it_did_before(monkeypatch):
-    pairs = []
-
-    def spy(function):
-        def counted(*args, **kwargs):
-            lists = function(*args, **kwargs)
-            pairs.append(0 if lists is None else len(lists.kernels))
-            return lists
-
-        return counted
-
-    for name in ("build_lists", "rebuild_lists"):
-        monkeypatch.setattr(live_lists, name, spy(getattr(live_lists, name)))
+def test_training_after_a_failure_costs_what_it_did_before():
     smoe = Smoe(picture((128, 128))[..., 0], 20, train_pis=False).train(30)
-    usual = max(pairs)
+    usual = smoe.engine.pairs_per_pixel
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         smoe.train(20, base_lr=1e35)
     assert smoe.stopped == "diverged"
-    pairs.clear()
     smoe.train(30)
-    assert pairs
-    assert pairs[-1] < 3 * usual
+    assert smoe.engine.pairs_per_pixel < 3 * usual
 
 
 # ---- checkpoints
 
 
 @pytest.fixture(scope="module", params=["float32", "float64"])
-def whole_run(request, image):
+def whole_run(request, image, each_engine):
     """A training of 60 iterations without interruption, in which kernels leave."""
     smoe = Smoe(image, 8, dtype=request.param).train(60, val_iter=17, **SPARSE)
     assert smoe.params.num_kernels < 56
@@ -959,25 +946,28 @@ def test_a_second_ctrl_c_ends_a_callback_that_hangs(image):
         Smoe(image, 4).train(6, callbacks=[hang])
 
 
-def test_sigterm_ends_the_process_with_a_checkpoint_from_which_it_goes_on(image, tmp_path):
+def test_sigterm_ends_the_process_with_a_checkpoint_from_which_it_goes_on(
+        image, tmp_path, each_engine):
     script = textwrap.dedent("""
         import signal, sys
         sys.path.insert(0, sys.argv[2])
         from helpers import picture
-        from smoe_np import Smoe
+        from smoe_np import Smoe, launch_native
 
         def progress(smoe):
             if smoe.iteration == 21:
                 signal.raise_signal(signal.SIGTERM)
 
         image = picture((40, 35))[..., 0]
-        Smoe(image, 8).train(30, val_iter=7, checkpoint=sys.argv[1], progress=progress)
+        launch_native.STEADY = 0  # a look at what the user wants after each step
+        smoe = Smoe(image, 8, backend=sys.argv[3])
+        smoe.train(30, val_iter=7, checkpoint=sys.argv[1], progress=progress)
         print("not reached")
     """)
     path = tmp_path / "c.npz"
     folder = str(pathlib.Path(__file__).parent)
-    ended = subprocess.run([sys.executable, "-c", script, path, folder], capture_output=True,
-                           text=True)
+    ended = subprocess.run([sys.executable, "-c", script, path, folder, each_engine],
+                           capture_output=True, text=True)
     assert ended.returncode == -signal.SIGTERM, ended.stderr
     assert ended.stdout == ""
     again = Smoe.from_checkpoint(path, image)
