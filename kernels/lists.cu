@@ -164,13 +164,11 @@ KERNEL(bound, LIST_THREADS, const int *control, const double *settings, const in
     for (int phase = 0; phase < 2; phase++) {  // winners, then who is kept beside them
         for (int from = 0; from < n; from += CANDIDATES) {
             const int count = n - from < CANDIDATES ? n - from : CANDIDATES;
-            BARRIER;
             if (phase == 0 || n > CANDIDATES) {
                 FOR_EACH_PLAIN(j, count)
                     take_candidate(anchors + (long long)list[from + j] * ANCHOR, j, candidates);
                 FOR_EACH(j, count) complete_candidate(j, candidates);
             }
-            BARRIER;
             for (int child = 0; child < CHILDREN; child++) {
                 int corner[NDIM];
                 double middle[NDIM], half[NDIM];
@@ -180,7 +178,6 @@ KERNEL(bound, LIST_THREADS, const int *control, const double *settings, const in
                 extent_of_box(grid, level, corner, middle, half);
                 if (phase == 0) {
                     FOR_EACH(j, count) gates[j] = log_gate_there(candidates, j, middle);
-                    BARRIER;
                     FOR_THREADS(t) {
                         double best = -1e300;
                         int at = count - 1;
@@ -209,7 +206,6 @@ KERNEL(bound, LIST_THREADS, const int *control, const double *settings, const in
                 unsigned char *kept_here =
                     keep + ((long long)first * CHILDREN + (long long)child * n + from);
                 FOR_EACH(j, count) gates[j] = upper_bound(candidates, j, middle, half);
-                BARRIER;
                 FOR_THREADS(t) {
                     int keeps = 0;
                     STRIDED_SUM(j, t, count, keeps) {
@@ -332,7 +328,7 @@ KERNEL(arrange, 32, const int *control, const int *first_of_kernel, int *pairs,
 {
     if (!BUILDS_LISTS(control)) return;
     SHARED(int, unsorted, 1);
-    int *run = pairs + first_of_kernel[BLOCK];
+    WATCHED(int, run, pairs + first_of_kernel[BLOCK]);
     const int n = first_of_kernel[BLOCK + 1] - first_of_kernel[BLOCK];
     ONE_THREAD {
         unsorted[0] = 0;
