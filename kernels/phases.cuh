@@ -77,7 +77,7 @@ typedef REAL Pack;
 #include "native.cuh"
 
 #define ON_GPU 0
-#ifdef EMULATE_GPU  // as often as it is run, it is compiled sooner like this
+#if defined(EMULATE_GPU) || !defined(__OPTIMIZE__)  // to be compiled soon, not to run fast
 #define UNROLL
 #define FUNCTION static inline
 #else
@@ -280,26 +280,26 @@ static thread_local int block_of_this_thread;
 #define LOAD(array, i) load_pack(&(array)[i])
 #define STORE(array, i, value) store_pack(&(array)[i], value)
 
-static inline __attribute__((always_inline)) Pack load_pack(const REAL *from) {
+FUNCTION Pack load_pack(const REAL *from) {
     Pack pack;
     memcpy(&pack, from, sizeof pack);
     return pack;
 }
 
-static inline __attribute__((always_inline)) void store_pack(REAL *to, Pack pack) {
+FUNCTION void store_pack(REAL *to, Pack pack) {
     memcpy(to, &pack, sizeof pack);
 }
 #endif
 
 // What the launcher calls: a kernel over some of its blocks, its arguments as CUDA takes them.
 template <class... Arguments, int... I>
-static inline __attribute__((always_inline)) void call_kernel(
+FUNCTION void call_kernel(
     void (*body)(Arguments...), void **arguments, Indices<I...>) {
     body(*(Arguments *)arguments[I]...);
 }
 
 template <class... Arguments>
-static inline __attribute__((always_inline)) void run_blocks(
+FUNCTION void run_blocks(
     void (*body)(Arguments...), void **arguments, int first, int last, int threads, int most) {
     (void)threads, (void)most;
 #ifdef EMULATE_GPU

@@ -1,4 +1,4 @@
-"""What tests of the kernels share: engines of other builds of the kernels, and what is asked of one."""
+"""What tests of the kernels share: engines of other builds, and what is asked of them."""
 
 import re
 
@@ -11,7 +11,7 @@ from smoe_np.kernel_files import kernel_source
 from smoe_np.launch_native import NativeLauncher
 from smoe_np.steps import StepSettings
 
-EMULATED = ("-DEMULATE_GPU", "-O0")  # quickly compiled
+EMULATED = ("-DEMULATE_GPU", "-O1")  # quickly compiled
 
 
 class EmulatedLauncher(NativeLauncher):
@@ -57,9 +57,9 @@ def train(engine, params, settings, steps):
 
 def barriers():
     """The lines of the kernel source, counted from 1, in which a BARRIER stands."""
-    lines = kernel_source().splitlines()
+    lines = [line.partition("//")[0] for line in kernel_source().splitlines()]
     return [number for number, line in enumerate(lines, start=1)
-            if re.search(r"\bBARRIER\b", line.partition("//")[0]) and not line.startswith("#define")]
+            if re.search(r"\bBARRIER\b", line) and not line.startswith("#define")]
 
 
 def a_bit_of_everything(Engine, D=2, C=1, dtype="float32"):

@@ -78,7 +78,7 @@ def assert_agrees_with_dense(engine, params, target, dtype, slack=1):
 
 # ---- what is found
 
-# Each begins with 64 threads that write their numbers; all but the first go on to do something wrong.
+# Each begins with 64 threads that write their numbers; all but the first go on to do wrong.
 EXAMPLES = """
 #include "phases.cuh"
 #define BEGIN SHARED(int, shared, PIXELS); SHARED(REAL, real, PIXELS); PER_PIXEL(pack); \\
