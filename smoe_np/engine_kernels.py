@@ -3,8 +3,8 @@
 One host side for both: the buffers, and the order of launches. What differs is the launcher
 (``launch_native``, ``launch_cuda``), which has arrays, records sequences of launches and runs them.
 
-Parameters of all kernels, their Adam moments and their gradients are rows (K, W) of W numbers: π, μ,
-the lower triangle of A, then for each channel ν and γ. A step of training is the sequence
+Parameters of all kernels, their Adam moments and their gradients are rows (K, W) of W numbers: π,
+μ, the lower triangle of A, then for each channel ν and γ. A step of training is the sequence
 
     step, gather    of each batch of tiles: moments of every pair, then their sums by kernel
     judge           the loss, and whether it exploded
@@ -243,7 +243,8 @@ class KernelEngine:
             anchors = state["anchor"]
         else:  # of another engine
             rows = np.zeros((K, self.width))
-            rows[:, : 1 + D + len(entries)] = np.column_stack([state["pis"], state["musX"], *entries])
+            rows[:, : 1 + D + len(entries)] = np.column_stack(
+                [state["pis"], state["musX"], *entries])
             self._upload(rows)
             anchors = self.launch.host(self.records)[:, [0, *range(2, 2 + D + len(entries))]]
         self.anchors[...] = self.launch.array(np.hstack([anchors, state["allowance"][:, :K].T]))
@@ -448,7 +449,8 @@ class KernelEngine:
             elif halt == _NO_ROOM:
                 self.control[_HALT] = 0
                 starts = self.launch.host(self.start)
-                most = max(int(starts[last] - starts[first]) for first, last in self._batch_bounds())
+                bounds = self._batch_bounds()
+                most = max(int(starts[last] - starts[first]) for first, last in bounds)
                 self.room = int(ROOM * most) + self.grid.pixels
                 self.rows = None  # before there is another
                 self.rows = self.launch.zeros(self.room * self.row_width, self.dtype)
