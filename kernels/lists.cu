@@ -138,29 +138,41 @@ FUNCTION void extent_of_box(const int *grid, int level, const int *corner, doubl
     }
 }
 
-// A box of level + 1, the parent: which kernels of its list each of its children keeps. Whoever has the
-// largest log-gate in the middle of a child is taken for its winner.
+// How far the middles of the halves of a box lie from its own, along each axis, and half their extent:
+// together they have all its pixel centres.
+FUNCTION void halve(const double *half, double *off, double *half_of_half) {
+    UNROLL for (int d = 0; d < NDIM; d++) {
+        const double spare = (int)(2 * half[d] + 1.5) % 2 ? 0 : 0.25;  // between two pixels
+        off[d] = 0.5 * half[d] + spare;
+        half_of_half[d] = 0.5 * half[d] - spare;
+    }
+}
+
+// A box of level + 1, the parent: which kernels of its list each of its children keeps. A child of
+// level 0, a tile, has a winner in each of its parts, and is judged by the weakest of them; a larger
+// one has one winner. Winner is who has the largest log-gate in the middle.
 KERNEL(bound, LIST_THREADS, const int *control, const double *settings, const int *grid, int level,
        const double *anchors, const int *parent_start, const int *parent_list, unsigned char *keep,
        int *counts, int *winners, int *wins)
 {
     if (!BUILDS_LISTS(control)) return;
-    SHARED(double, candidates, CANDIDATE_NUMBERS * CANDIDATES);
-    SHARED(double, gates, CANDIDATES);
+    SHARED(double, candidates, CANDIDATE_NUMBERS * COLUMN);
+    SHARED(double, gates, CHILDREN * COLUMN);
     SHARED(double, bests, LIST_THREADS);
     SHARED(int, found, LIST_THREADS);
-    SHARED(double, best_gate, CHILDREN);
-    SHARED(int, best_of, CHILDREN);
+    SHARED(double, best_gate, CHILDREN * CHILDREN);
+    SHARED(int, best_of, CHILDREN * CHILDREN);
     SHARED(int, kept, CHILDREN);
     int parent[NDIM];
     place_of_box(grid, level + 1, BLOCK, parent);
     const int first = parent_start[BLOCK], n = parent_start[BLOCK + 1] - first;
     const int *list = parent_list + first;
-    FOR_EACH_PLAIN(child, CHILDREN) {
-        best_gate[child] = -1e300;
-        best_of[child] = list[0];
-        kept[child] = 0;
+    const int parts = level == 0 ? CHILDREN : 1;
+    FOR_EACH_PLAIN(e, CHILDREN * CHILDREN) {
+        best_gate[e] = -1e300;
+        best_of[e] = list[0];
     }
+    FOR_EACH_PLAIN(child, CHILDREN) kept[child] = 0;
     for (int phase = 0; phase < 2; phase++) {  // winners, then who is kept beside them
         for (int from = 0; from < n; from += CANDIDATES) {
             const int count = n - from < CANDIDATES ? n - from : CANDIDATES;
@@ -173,49 +185,62 @@ KERNEL(bound, LIST_THREADS, const int *control, const double *settings, const in
             BARRIER;
             for (int child = 0; child < CHILDREN; child++) {
                 int corner[NDIM];
-                double middle[NDIM], half[NDIM];
+                double middle[NDIM], half[NDIM], off[NDIM], half_of_part[NDIM];
                 UNROLL for (int d = 0; d < NDIM; d++)
                     corner[d] = 2 * parent[d] + (child >> (NDIM - 1 - d) & 1);
                 if (number_of_box(grid, level, corner) < 0) continue;
                 extent_of_box(grid, level, corner, middle, half);
+                halve(half, off, half_of_part);
                 if (phase == 0) {
-                    FOR_EACH(j, count) gates[j] = log_gate_there(candidates, j, middle);
+                    if (level == 0)
+                        FOR_EACH(j, count) log_gates_in_parts<CHILDREN>(candidates, j, middle, off, gates);
+                    else
+                        FOR_EACH(j, count) log_gates_in_parts<1>(candidates, j, middle, off, gates);
                     BARRIER;
-                    FOR_THREADS(t) {
-                        double best = -1e300;
-                        int at = count - 1;
-                        STRIDED_MAX(j, t, count, best) best = larger(best, gates[j]);
-                        STRIDED_MIN(j, t, count, at)
-                            at = (double)gates[j] == best && j < at ? j : at;
-                        bests[t] = best;
-                        found[t] = at;
-                    }
-                    BARRIER;
-                    ONE_THREAD {
-                        for (int t = 0; t < THREADS; t++) {
-                            const double best = bests[t], so_far = best_gate[child];
-                            if (best < so_far || (best == so_far && list[from + found[t]] > best_of[child]))
-                                continue;
-                            best_gate[child] = best;
-                            best_of[child] = list[from + found[t]];
+                    for (int part = 0; part < parts; part++) {
+                        FOR_THREADS(t) {
+                            double best = -1e300;
+                            int at = count - 1;
+                            STRIDED_MAX(j, t, count, best) best = larger(best, gates[part * COLUMN + j]);
+                            STRIDED_MIN(j, t, count, at)
+                                at = (double)gates[part * COLUMN + j] == best && j < at ? j : at;
+                            bests[t] = best;
+                            found[t] = at;
                         }
+                        BARRIER;
+                        ONE_THREAD {
+                            const int e = child * CHILDREN + part;
+                            for (int t = 0; t < THREADS; t++) {
+                                const double best = bests[t], so_far = best_gate[e];
+                                const int k = list[from + found[t]];
+                                if (best > so_far || (best == so_far && k < best_of[e])) {
+                                    best_gate[e] = best;
+                                    best_of[e] = k;
+                                }
+                            }
+                        }
+                        BARRIER;
                     }
-                    BARRIER;
                     continue;
                 }
-                const double *winner = anchors + (long long)best_of[child] * ANCHOR;
-                const double least =
-                    control[SIGNED] ? -1e300 : lower_bound(winner, middle, half) - settings[TAU];
+                double least = 1e300;
+                for (int part = 0; part < parts; part++) {
+                    const double *winner = anchors + (long long)best_of[child * CHILDREN + part] * ANCHOR;
+                    double of_part[NDIM];
+                    UNROLL for (int d = 0; d < NDIM; d++)
+                        of_part[d] = middle[d] + (part >> (NDIM - 1 - d) & 1 ? off[d] : -off[d]);
+                    least = smaller(least, level == 0 ? lower_bound(winner, of_part, half_of_part)
+                                                      : lower_bound(winner, middle, half));
+                }
+                least = control[SIGNED] ? -1e300 : least - settings[TAU];
                 unsigned char *kept_here =
                     keep + ((long long)first * CHILDREN + (long long)child * n + from);
-                FOR_EACH(j, count) gates[j] = upper_bound(candidates, j, middle, half);
-                BARRIER;
                 FOR_THREADS(t) {
                     int keeps = 0;
                     STRIDED_SUM(j, t, count, keeps) {
-                        const unsigned char keep_this = (double)gates[j] >= least;
-                        kept_here[j] = keep_this;
-                        keeps += keep_this;
+                        const bool keeps_this = may_reach(candidates, j, middle, half, least);
+                        kept_here[j] = keeps_this;
+                        keeps += keeps_this;
                     }
                     found[t] = keeps;
                 }
@@ -231,14 +256,21 @@ KERNEL(bound, LIST_THREADS, const int *control, const double *settings, const in
     }
     FOR_EACH_PLAIN(child, CHILDREN) {
         int corner[NDIM];
+        double middle[NDIM], half[NDIM], best = -1e300;
         UNROLL for (int d = 0; d < NDIM; d++)
             corner[d] = 2 * parent[d] + (child >> (NDIM - 1 - d) & 1);
         const int number = number_of_box(grid, level, corner);
         if (number >= 0) {
             counts[number] = kept[child];
-            if (level == 0) {
-                winners[number] = best_of[child];
-                wins[best_of[child]] = 1;
+            extent_of_box(grid, level, corner, middle, half);
+            for (int part = 0; part < parts && level == 0; part++) {
+                const int k = best_of[child * CHILDREN + part];
+                const double lower = lower_bound(anchors + (long long)k * ANCHOR, middle, half);
+                if (lower > best) {
+                    best = lower;
+                    winners[number] = k;
+                }
+                wins[k] = 1;
             }
         }
     }
