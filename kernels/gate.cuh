@@ -179,7 +179,7 @@ FUNCTION_ONCE void derive(const double *row, int longest, double *record) {
         determinant *= row[AT_A + TRIANGLE(d, d)] / longest;
         record[2 + d] = row[AT_MU + d] * longest;
     }
-    record[0] = row[0] > 0 ? log(row[0]) + log(fabs(determinant)) : DEAD;
+    record[0] = row[0] > 0 ? log(row[0] * fabs(determinant)) : DEAD;
     record[1] = determinant < 0 ? -1 : 1;
     UNROLL for (int e = 0; e < LOWER; e++)
         record[2 + NDIM + e] = row[AT_A + e] / longest;

@@ -12,6 +12,7 @@
 #define REACH 5.0         // ‖z‖ beyond which a kernel usually matters no longer
 #define BUILD 0.5         // iterations that building lists costs
 #define LONGEST 20.0      // steps that lists are meant to last at most
+#define FALLS 1.5         // see bound
 #define WEAK 0.5          // see allowance_of
 CONSTANT double LEAST[3] = {0.03, 0.15, 0.15};
 CONSTANT double MOST[3] = {0.5, 10, 10};
@@ -148,9 +149,10 @@ FUNCTION void halve(const double *half, double *off, double *half_of_half) {
     }
 }
 
-// A box of level + 1, the parent: which kernels of its list each of its children keeps. A child of
-// level 0, a tile, has a winner in each of its parts, and is judged by the weakest of them; a larger
-// one has one winner. Winner is who has the largest log-gate in the middle.
+// A box of level + 1, the parent: which kernels of its list each of its children keeps, judged by a
+// winner: whoever has the largest log-gate in the middle. Children of level 0, tiles, in which a winner
+// falls off by more than FALLS, have a winner in each of their parts instead, and are judged by the
+// weakest of these.
 KERNEL(bound, LIST_THREADS, const int *control, const double *settings, const int *grid, int level,
        const double *anchors, const int *parent_start, const int *parent_list, unsigned char *keep,
        int *counts, int *winners, int *wins)
@@ -167,17 +169,21 @@ KERNEL(bound, LIST_THREADS, const int *control, const double *settings, const in
     place_of_box(grid, level + 1, BLOCK, parent);
     const int first = parent_start[BLOCK], n = parent_start[BLOCK + 1] - first;
     const int *list = parent_list + first;
-    const int parts = level == 0 ? CHILDREN : 1;
-    FOR_EACH_PLAIN(e, CHILDREN * CHILDREN) {
-        best_gate[e] = -1e300;
-        best_of[e] = list[0];
-    }
+    int parts = 1;
     FOR_EACH_PLAIN(child, CHILDREN) kept[child] = 0;
-    for (int phase = 0; phase < 2; phase++) {  // winners, then who is kept beside them
+    enum { WHOLE, IN_PARTS, KEEP };
+    for (int phase = WHOLE; phase <= KEEP; phase++) {
+        if (phase == IN_PARTS && parts == 1) continue;
+        if (phase < KEEP) {
+            FOR_EACH_PLAIN(e, CHILDREN * CHILDREN) {
+                best_gate[e] = -1e300;
+                best_of[e] = list[0];
+            }
+        }
         for (int from = 0; from < n; from += CANDIDATES) {
             const int count = n - from < CANDIDATES ? n - from : CANDIDATES;
             BARRIER;
-            if (phase == 0 || n > CANDIDATES) {
+            if (phase == WHOLE || n > CANDIDATES) {
                 FOR_EACH_PLAIN(j, count)
                     take_candidate(anchors + (long long)list[from + j] * ANCHOR, j, candidates);
                 FOR_EACH(j, count) complete_candidate(j, candidates);
@@ -191,9 +197,10 @@ KERNEL(bound, LIST_THREADS, const int *control, const double *settings, const in
                 if (number_of_box(grid, level, corner) < 0) continue;
                 extent_of_box(grid, level, corner, middle, half);
                 halve(half, off, half_of_part);
-                if (phase == 0) {
-                    if (level == 0)
-                        FOR_EACH(j, count) log_gates_in_parts<CHILDREN>(candidates, j, middle, off, gates);
+                if (phase < KEEP) {
+                    if (phase == IN_PARTS)
+                        FOR_EACH(j, count)
+                            log_gates_in_parts<CHILDREN>(candidates, j, middle, off, gates);
                     else
                         FOR_EACH(j, count) log_gates_in_parts<1>(candidates, j, middle, off, gates);
                     BARRIER;
@@ -201,7 +208,8 @@ KERNEL(bound, LIST_THREADS, const int *control, const double *settings, const in
                         FOR_THREADS(t) {
                             double best = -1e300;
                             int at = count - 1;
-                            STRIDED_MAX(j, t, count, best) best = larger(best, gates[part * COLUMN + j]);
+                            STRIDED_MAX(j, t, count, best)
+                                best = larger(best, gates[part * COLUMN + j]);
                             STRIDED_MIN(j, t, count, at)
                                 at = (double)gates[part * COLUMN + j] == best && j < at ? j : at;
                             bests[t] = best;
@@ -225,12 +233,13 @@ KERNEL(bound, LIST_THREADS, const int *control, const double *settings, const in
                 }
                 double least = 1e300;
                 for (int part = 0; part < parts; part++) {
-                    const double *winner = anchors + (long long)best_of[child * CHILDREN + part] * ANCHOR;
+                    const int k = best_of[child * CHILDREN + part];
+                    const double *winner = anchors + (long long)k * ANCHOR;
                     double of_part[NDIM];
                     UNROLL for (int d = 0; d < NDIM; d++)
                         of_part[d] = middle[d] + (part >> (NDIM - 1 - d) & 1 ? off[d] : -off[d]);
-                    least = smaller(least, level == 0 ? lower_bound(winner, of_part, half_of_part)
-                                                      : lower_bound(winner, middle, half));
+                    least = smaller(least, parts > 1 ? lower_bound(winner, of_part, half_of_part)
+                                                     : lower_bound(winner, middle, half));
                 }
                 least = control[SIGNED] ? -1e300 : least - settings[TAU];
                 unsigned char *kept_here =
@@ -252,6 +261,20 @@ KERNEL(bound, LIST_THREADS, const int *control, const double *settings, const in
                 }
                 BARRIER;
             }
+        }
+        if (phase == WHOLE && level == 0) {
+            for (int child = 0; child < CHILDREN; child++) {
+                int corner[NDIM];
+                double middle[NDIM], half[NDIM];
+                UNROLL for (int d = 0; d < NDIM; d++)
+                    corner[d] = 2 * parent[d] + (child >> (NDIM - 1 - d) & 1);
+                if (number_of_box(grid, level, corner) < 0) continue;
+                extent_of_box(grid, level, corner, middle, half);
+                const double *winner = anchors + (long long)best_of[child * CHILDREN] * ANCHOR;
+                if (best_gate[child * CHILDREN] - lower_bound(winner, middle, half) > FALLS)
+                    parts = CHILDREN;
+            }
+            BARRIER;
         }
     }
     FOR_EACH_PLAIN(child, CHILDREN) {
