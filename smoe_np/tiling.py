@@ -21,6 +21,7 @@ from .gate import precisions
 
 STEEP = 60.0  # a spread of log-gates in a tile above which exp needs the pixel's own maximum
 PIECE = 16384  # pairs that are bounded at a time: about 20 arrays of it fit a core's L2 cache
+FEW = 1 << 15  # kernels × tiles that are bounded all at once rather than searched
 PARTS = 2  # parts of a tile along an axis, each of which may have a winner of its own
 NEIGHBOURS = 8  # tiles along an axis that stand together in the order of lists
 ROUNDING = 1e-9  # relative error of a bound, far above that of float64
@@ -183,7 +184,8 @@ def rebuild_lists(kernels, grid, tau, allowance, old, pool=map):
     """What ``build_lists`` does, from the winners of lists of the same kernels a few steps ago.
 
     The old winners give every tile a lower bound; that bounds how far each kernel can matter, and
-    with it a box of tiles; the pairs in these boxes are the candidates.
+    with it a box of tiles; the pairs in these boxes are the candidates. Of a few kernels in a few
+    tiles all pairs are.
 
     Parameters
     ----------
@@ -207,6 +209,8 @@ def rebuild_lists(kernels, grid, tau, allowance, old, pool=map):
     best[old.tiles] = np.min([
         bounds.lower(winners[:, i], list((centres + middle).T), half)
         for i, (middle, half) in enumerate(grid.parts())], axis=0)
+    if K * grid.num_tiles <= FEW:
+        return bounds.by_tile([bounds.everywhere(best)])
     reach, first, last = bounds.tile_ranges(best.reshape(grid.counts))
     boxes = (last - first).prod(axis=0)
     if boxes.sum() > 8 * len(old.kernels) + 16 * PIECE:
@@ -281,6 +285,17 @@ class _Bounds:
         keep, upper, best = self.bound(boxes)
         tile = np.repeat(np.ravel_multi_index(boxes.corner.T, self.grid.counts), boxes.counts)
         return boxes.kernels[keep], tile[keep], upper[keep], (upper >= best)[keep]
+
+    def everywhere(self, best):
+        """The pairs of all kernels that matter, tile by tile: what ``by_tile`` takes."""
+        order = self.grid.order
+        centres = self.grid.centres(order).T[:, :, None]  # (D, T, 1)
+        upper = self.upper(np.arange(len(self.log_weight) - 1), list(centres),
+                           [(t - 1) / 2 for t in self.grid.tile])  # (T, K)
+        best = best[order][:, None]
+        place, kernels = np.nonzero(upper >= best - self.tau)
+        upper = upper[place, kernels]
+        return kernels, order[place], upper, upper >= best[place, 0]
 
     def tile_ranges(self, best):
         """How far each kernel may matter: ‖z‖ (K,), and boxes of tiles, first and last + 1 (D, K).
