@@ -204,11 +204,10 @@ def rebuild_lists(kernels, grid, tau, allowance, old, pool=map):
     heir = np.maximum.accumulate(np.where(there, np.arange(len(there)), there.argmax()))
     winners = old.winners.ravel()[heir].reshape(old.winners.shape)
     bounds = _Bounds(kernels, grid, tau, allowance)
-    centres = grid.centres(old.tiles)
+    middles, halves = (np.array(of_part).T for of_part in zip(*grid.parts(), strict=True))
+    middle = grid.centres(old.tiles).T[:, :, None] + middles[:, None]  # (D, T, parts)
     best = np.empty(grid.num_tiles)
-    best[old.tiles] = np.min([
-        bounds.lower(winners[:, i], list((centres + middle).T), half)
-        for i, (middle, half) in enumerate(grid.parts())], axis=0)
+    best[old.tiles] = bounds.lower(winners, list(middle), halves).min(axis=1)
     if K * grid.num_tiles <= FEW:
         return bounds.by_tile([bounds.everywhere(best)])
     reach, first, last = bounds.tile_ranges(best.reshape(grid.counts))
