@@ -62,7 +62,7 @@ class Grid:
         return (corner + 0.5) * self.tile
 
     def parts(self):
-        """Parts of a tile: of each its middle (D,), from the tile's centre, and half its extent.
+        """Parts of a tile: their middles (D, parts), from the tile's centre, and half extents.
 
         The extent is that of the pixel centres.
         """
@@ -70,7 +70,7 @@ class Grid:
         for s in self.tile:
             cuts = np.linspace(0, s, min(PARTS, s) + 1).astype(int)
             axes.append([((a + b - s) / 2, (b - a - 1) / 2) for a, b in itertools.pairwise(cuts)])
-        return [tuple(np.array(part).T) for part in itertools.product(*axes)]
+        return np.array(list(itertools.product(*axes))).T  # (2, D, parts)
 
     def inside(self, tiles):
         """(T, P) bool: whether a pixel of a tile belongs to the picture."""
@@ -204,7 +204,7 @@ def rebuild_lists(kernels, grid, tau, allowance, old, pool=map):
     heir = np.maximum.accumulate(np.where(there, np.arange(len(there)), there.argmax()))
     winners = old.winners.ravel()[heir].reshape(old.winners.shape)
     bounds = _Bounds(kernels, grid, tau, allowance)
-    middles, halves = (np.array(of_part).T for of_part in zip(*grid.parts(), strict=True))
+    middles, halves = grid.parts()
     middle = grid.centres(old.tiles).T[:, :, None] + middles[:, None]  # (D, T, parts)
     best = np.empty(grid.num_tiles)
     best[old.tiles] = bounds.lower(winners, list(middle), halves).min(axis=1)
@@ -230,14 +230,8 @@ class _Boxes(NamedTuple):
 
     def pieces(self):
         """The boxes in parts of at most PIECE pairs (or one box)."""
-        ends = np.cumsum(self.counts)
-        first = 0
-        while first < len(ends):
-            before = ends[first - 1] if first else 0
-            last = max(first + 1, int(np.searchsorted(ends, before + PIECE, side="right")))
-            yield _Boxes(self.level, self.corner[first:last], self.counts[first:last],
-                         self.kernels[before : ends[last - 1]])
-            first = last
+        for boxes, pairs in _pieces(self.counts, PIECE):
+            yield _Boxes(self.level, self.corner[boxes], self.counts[boxes], self.kernels[pairs])
 
 
 class _Bounds:
@@ -398,17 +392,21 @@ class _Bounds:
         counts = np.bincount(rank, minlength=grid.num_tiles)
         starts = _starts(counts)
         candidates, able_counts = kernels[able], np.add.reduceat(able, starts, dtype=np.int64)
-        able_starts = _starts(able_counts)
         centres = grid.centres(grid.order).T  # (D, T)
-        around = np.repeat(centres, able_counts, axis=1)
-        best, winners = np.inf, []
-        for middle, half in grid.parts():
-            lower = self.lower(candidates, around + middle[:, None], half)
-            best_of_part = np.maximum.reduceat(lower, able_starts)
-            is_best = lower == np.repeat(best_of_part, able_counts)
-            winners.append(candidates[_first_of_run(is_best, able_starts)])
-            best = np.minimum(best, best_of_part)
-        winners = np.stack(winners)  # (parts, T)
+        middles, halves = grid.parts()
+        winners = np.empty((middles.shape[1], grid.num_tiles), kernels.dtype)
+        best = np.empty(grid.num_tiles)
+        for run, pairs in _pieces(able_counts, PIECE // len(winners)):
+            k, run_counts = candidates[pairs], able_counts[run]
+            tile = np.repeat(np.arange(len(run_counts)), run_counts)
+            middle = centres[:, run].take(tile, axis=1)[:, None] + middles[:, :, None]
+            lower = self.lower(k, list(middle), halves[:, :, None])  # (parts, pairs)
+            run_starts = _starts(run_counts)
+            best_of_part = np.maximum.reduceat(lower, run_starts, axis=1)
+            is_best = lower == best_of_part.take(tile, axis=1)
+            for part, mask in enumerate(is_best):
+                winners[part, run] = k[_first_of_run(mask, run_starts)]
+            best[run] = best_of_part.min(axis=0)
         lower = self.lower(winners, centres[:, None], [(t - 1) / 2 for t in grid.tile])
         winner = np.take_along_axis(winners, lower.argmax(axis=0)[None], axis=0)[0]
         steep = np.maximum.reduceat(upper, starts) - lower.max(axis=0) > STEEP
@@ -528,6 +526,17 @@ def _first_of_run(mask, starts):
     """The first index in each run, from ``starts``, at which ``mask`` holds."""
     true = np.flatnonzero(mask)
     return true[np.searchsorted(true, starts)]
+
+
+def _pieces(counts, most):
+    """Slices of runs of ``counts`` entries, and of their entries: ``most`` of these, or one run."""
+    ends = np.cumsum(counts)
+    first = 0
+    while first < len(ends):
+        before = int(ends[first - 1]) if first else 0
+        last = max(first + 1, int(np.searchsorted(ends, before + most, side="right")))
+        yield slice(first, last), slice(before, int(ends[last - 1]))
+        first = last
 
 
 def _stable_order(keys):
