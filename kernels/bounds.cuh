@@ -29,6 +29,15 @@ FUNCTION void take_candidate(const double *anchor, int j, Candidates &candidates
         candidates[(OF_ALLOWANCE + r) * COLUMN + j] = anchor[ALLOWANCE + r];
 }
 
+#define PADDED(n) (((n) + 7) / 8 * 8)
+
+template <class Candidates>
+FUNCTION void no_candidate(int j, Candidates &candidates) {  // fills up where there are none
+    UNROLL for (int e = 0; e < CANDIDATE_NUMBERS; e++) candidates[e * COLUMN + j] = 0;
+    UNROLL for (int i = 0; i < NDIM; i++) candidates[(OF_A + TRIANGLE(i, i)) * COLUMN + j] = 1;
+    candidates[j] = DEAD;
+}
+
 template <class Candidates>
 FUNCTION void complete_candidate(int j, Candidates &candidates) {
     UNROLL for (int i = 0; i < NDIM; i++) {

@@ -12,7 +12,7 @@
 #define REACH 5.0         // ‖z‖ beyond which a kernel usually matters no longer
 #define BUILD 0.5         // iterations that building lists costs
 #define LONGEST 20.0      // steps that lists are meant to last at most
-#define FALLS 1.5         // see bound
+#define FALLS 3.0         // see bound
 #define WEAK 0.5          // see allowance_of
 CONSTANT double LEAST[3] = {0.03, 0.15, 0.15};
 CONSTANT double MOST[3] = {0.5, 10, 10};
@@ -165,6 +165,7 @@ KERNEL(bound, LIST_THREADS, const int *control, const double *settings, const in
     SHARED(double, best_gate, CHILDREN * CHILDREN);
     SHARED(int, best_of, CHILDREN * CHILDREN);
     SHARED(int, kept, CHILDREN);
+    SHARED(int, keeps, CANDIDATES);
     int parent[NDIM];
     place_of_box(grid, level + 1, BLOCK, parent);
     const int first = parent_start[BLOCK], n = parent_start[BLOCK + 1] - first;
@@ -186,7 +187,8 @@ KERNEL(bound, LIST_THREADS, const int *control, const double *settings, const in
             if (phase == WHOLE || n > CANDIDATES) {
                 FOR_EACH_PLAIN(j, count)
                     take_candidate(anchors + (long long)list[from + j] * ANCHOR, j, candidates);
-                FOR_EACH(j, count) complete_candidate(j, candidates);
+                FOR_THREADS(t) STRIDED(j, count + t, PADDED(count)) no_candidate(j, candidates);
+                FOR_EACH_PADDED(j, count) complete_candidate(j, candidates);
             }
             BARRIER;
             for (int child = 0; child < CHILDREN; child++) {
@@ -199,17 +201,18 @@ KERNEL(bound, LIST_THREADS, const int *control, const double *settings, const in
                 halve(half, off, half_of_part);
                 if (phase < KEEP) {
                     if (phase == IN_PARTS)
-                        FOR_EACH(j, count)
+                        FOR_EACH_PADDED(j, count)
                             log_gates_in_parts<CHILDREN>(candidates, j, middle, off, gates);
                     else
-                        FOR_EACH(j, count) log_gates_in_parts<1>(candidates, j, middle, off, gates);
+                        FOR_EACH_PADDED(j, count)
+                            log_gates_in_parts<1>(candidates, j, middle, off, gates);
                     BARRIER;
                     for (int part = 0; part < parts; part++) {
                         FOR_THREADS(t) {
                             double best = -1e300;
                             int at = count - 1;
                             STRIDED_MAX(j, t, count, best)
-                                best = larger(best, gates[part * COLUMN + j]);
+                                best = larger(best, (double)gates[part * COLUMN + j]);
                             STRIDED_MIN(j, t, count, at)
                                 at = (double)gates[part * COLUMN + j] == best && j < at ? j : at;
                             bests[t] = best;
@@ -244,14 +247,16 @@ KERNEL(bound, LIST_THREADS, const int *control, const double *settings, const in
                 least = control[SIGNED] ? -1e300 : least - settings[TAU];
                 unsigned char *kept_here =
                     keep + ((long long)first * CHILDREN + (long long)child * n + from);
+                FOR_EACH_PADDED(j, count)
+                    keeps[j] = may_reach(candidates, j, middle, half, least);
+                BARRIER;
                 FOR_THREADS(t) {
-                    int keeps = 0;
-                    STRIDED_SUM(j, t, count, keeps) {
-                        const bool keeps_this = may_reach(candidates, j, middle, half, least);
-                        kept_here[j] = keeps_this;
-                        keeps += keeps_this;
+                    int sum = 0;
+                    STRIDED_SUM(j, t, count, sum) {
+                        kept_here[j] = (unsigned char)keeps[j];
+                        sum += keeps[j];
                     }
-                    found[t] = keeps;
+                    found[t] = sum;
                 }
                 BARRIER;
                 ONE_THREAD {
