@@ -132,7 +132,7 @@ FUNCTION bool may_reach(Candidates &candidates, int j, const double *middle, con
     const double root = (double)sqrtf((float)larger(2 * room, 0)) * (1 + 1e-6);
     const double most = root + NUMBER_OF(candidates, OF_ALLOWANCE + 1, j);
     reach = larger(reach, 0) * larger(factor, 0);
-    return (room >= 0) & (reach * reach <= most * most * norm);
+    return (room >= 0) & ((room > 1e30) | (reach * reach <= most * most * norm));
 }
 
 // A lower bound of a log-gate over a box: ‖z‖² in the middle, and the most that half a box can add.

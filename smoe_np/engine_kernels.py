@@ -345,7 +345,7 @@ class KernelEngine:
         self.pace_sums = zeros(5 * self._blocks(LIST_THREADS), np.float64)
         self.all_kernels = self.launch.array(np.arange(K, dtype=np.int32))
         self.all_start = self.launch.array(np.array([0, K], np.int32))
-        self._make_lists(min(K, FIRST_PAIRS) * self.tiles, K + FIRST_PAIRS * (self.tiles // 3 + 1))
+        self._make_lists(min(K, FIRST_PAIRS) * self.tiles, K + FIRST_PAIRS * (self.tiles // 4 + 1))
 
     def _make_lists(self, pairs, between):
         """Have room for so many pairs, and for so many entries of the lists of larger boxes."""
