@@ -162,7 +162,7 @@ FUNCTION double lower_bound(const double *anchor, const double *middle, const do
 // d = A_nowᵀ (μ − μ_now), z_now = B z + d: ‖z‖ changes by a factor of at most 1 ± ‖B − I‖, and then
 // by at most ± ‖d‖. The third is the change of the log weight.
 FUNCTION_ONCE void drift(const double *anchor, const double *record, double *moved) {
-    const double *A = anchor + 1 + NDIM, *now = record + 2 + NDIM;
+    const double *A = anchor + 1 + NDIM, *now = record + OF_STEERING;
     double inverse[LOWER], relative = 0, shift = 0;
     UNROLL for (int i = 0; i < NDIM; i++) {
         inverse[TRIANGLE(i, i)] = 1 / A[TRIANGLE(i, i)];
@@ -176,7 +176,7 @@ FUNCTION_ONCE void drift(const double *anchor, const double *record, double *mov
     UNROLL for (int j = 0; j < NDIM; j++) {
         double d = 0;
         UNROLL for (int i = j; i < NDIM; i++)
-            d += now[TRIANGLE(i, j)] * (anchor[1 + i] - record[2 + i]);
+            d += now[TRIANGLE(i, j)] * (anchor[1 + i] - record[OF_CENTRE + i]);
         shift += d * d;
         UNROLL for (int i = 0; i <= j; i++) {  // (i, j) of B: column i of now, row j of A⁻¹
             double element = i == j ? -1 : 0;

@@ -7,7 +7,11 @@
 #include "phases.cuh"
 
 #define LOWER (NDIM * (NDIM + 1) / 2)  // entries of a lower triangle
-#define RECORD (WIDTH + 1)             // numbers of a record: see derive
+#define RECORD (WIDTH + 1 + LOWER)     // numbers of a record: see derive
+#define OF_CENTRE 2
+#define OF_EXPERT (2 + NDIM)
+#define OF_QUADRATIC (OF_EXPERT + EXPERTS)
+#define OF_STEERING (OF_QUADRATIC + LOWER)
 #define AT_MU 1                        // where a row of parameters has μ, ...
 #define AT_A (1 + NDIM)
 #define AT_EXPERT (1 + NDIM + LOWER)
@@ -171,21 +175,29 @@ FUNCTION REAL sum(Pack pack) { return Sums<1, 1, 1>::of(&pack)[0]; }
 
 // ---- kernels of the model
 
-// A record: log weight (log π + Σ log|A_dd|, per pixel), sign of det A, centre in pixels, A per
-// pixel, and for each channel the expert's value at the centre and its slopes per pixel.
+// A record: log weight (log π + Σ log|A_dd|, per pixel), sign of det A, centre in pixels; for each channel
+// the expert's value at the centre and its slopes per pixel; the coefficients of u_i u_j, i ≤ j, of the
+// log2-gate; A per pixel.
 FUNCTION_ONCE void derive(const double *row, int longest, double *record) {
     double determinant = 1;
     UNROLL for (int d = 0; d < NDIM; d++) {
         determinant *= row[AT_A + TRIANGLE(d, d)] / longest;
-        record[2 + d] = row[AT_MU + d] * longest;
+        record[OF_CENTRE + d] = row[AT_MU + d] * longest;
     }
     record[0] = row[0] > 0 ? log(row[0] * fabs(determinant)) : DEAD;
     record[1] = determinant < 0 ? -1 : 1;
-    UNROLL for (int e = 0; e < LOWER; e++)
-        record[2 + NDIM + e] = row[AT_A + e] / longest;
+    double *A = record + OF_STEERING, *quadratic = record + OF_QUADRATIC;
+    UNROLL for (int e = 0; e < LOWER; e++) A[e] = row[AT_A + e] / longest;
+    UNROLL for (int i = 0; i < NDIM; i++) {
+        UNROLL for (int j = i; j < NDIM; j++) {
+            double precision = 0;
+            UNROLL for (int m = 0; m <= i; m++) precision += A[TRIANGLE(i, m)] * A[TRIANGLE(j, m)];
+            quadratic[PRODUCT(i, j) - 1 - NDIM] = precision * (i == j ? -0.5 * LOG2E : -LOG2E);
+        }
+    }
     UNROLL for (int c = 0; c < NCHAN; c++) {
         const double *expert = row + AT_EXPERT + c * (NDIM + 1);
-        double *of_record = record + 2 + NDIM + LOWER + c * (NDIM + 1);
+        double *of_record = record + OF_EXPERT + c * (NDIM + 1);
         double value = expert[0];
         UNROLL for (int d = 0; d < NDIM; d++) {
             value += expert[1 + d] * row[AT_MU + d];
@@ -195,34 +207,25 @@ FUNCTION_ONCE void derive(const double *row, int longest, double *record) {
     }
 }
 
-// The log-gate round a point, θ of φ(u), and origin − μ.
+// The log2-gate round a point, θ of φ(u), and origin − μ.
 FUNCTION void log_gate_of(const double *record, const double *origin, double *theta, double *offset) {
-    const double *A = record + 2 + NDIM;
-    double z[NDIM];
-    UNROLL for (int d = 0; d < NDIM; d++) offset[d] = origin[d] - record[2 + d];
-    theta[0] = record[0];
-    UNROLL for (int j = 0; j < NDIM; j++) {
-        z[j] = 0;
-        UNROLL for (int i = j; i < NDIM; i++) z[j] += A[TRIANGLE(i, j)] * offset[i];
-        theta[0] -= 0.5 * z[j] * z[j];
-    }
+    const double *quadratic = record + OF_QUADRATIC;
+    double twice = 0;
+    UNROLL for (int d = 0; d < NDIM; d++) offset[d] = origin[d] - record[OF_CENTRE + d];
     UNROLL for (int i = 0; i < NDIM; i++) {
         theta[1 + i] = 0;
-        UNROLL for (int j = 0; j <= i; j++) theta[1 + i] -= A[TRIANGLE(i, j)] * z[j];
+        UNROLL for (int j = 0; j < NDIM; j++)
+            theta[1 + i] += (i == j ? 2 : 1) * offset[j] *
+                            quadratic[(i < j ? PRODUCT(i, j) : PRODUCT(j, i)) - 1 - NDIM];
+        twice += theta[1 + i] * offset[i];
     }
-    UNROLL for (int i = 0; i < NDIM; i++) {
-        UNROLL for (int j = i; j < NDIM; j++) {
-            double precision = 0;
-            UNROLL for (int m = 0; m <= i; m++)
-                precision += A[TRIANGLE(i, m)] * A[TRIANGLE(j, m)];
-            theta[PRODUCT(i, j)] = i == j ? -0.5 * precision : -precision;
-        }
-    }
+    theta[0] = record[0] * LOG2E + 0.5 * twice;
+    UNROLL for (int e = 0; e < LOWER; e++) theta[1 + NDIM + e] = quadratic[e];
 }
 
 // Moments round a tile's centre, moved to round the centre of the kernel; offset = tile − kernel.
-FUNCTION void move_moments(double *moments, const double *offset) {
-    double first[NDIM];
+FUNCTION void move_moments(REAL *moments, const REAL *offset) {
+    REAL first[NDIM];
     UNROLL for (int i = 0; i < NDIM; i++) {
         first[i] = moments[1 + i];
         moments[1 + i] += offset[i] * moments[0];
@@ -233,7 +236,7 @@ FUNCTION void move_moments(double *moments, const double *offset) {
             moments[PRODUCT(i, j)] += offset[i] * moments[1 + j] + offset[j] * first[i];
     }
     UNROLL for (int c = 0; c < NCHAN; c++) {
-        double *expert = moments + MOMENTS + c * (NDIM + 1);
+        REAL *expert = moments + MOMENTS + c * (NDIM + 1);
         UNROLL for (int i = 0; i < NDIM; i++) expert[1 + i] += offset[i] * expert[0];
     }
 }

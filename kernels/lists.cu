@@ -95,7 +95,8 @@ KERNEL(anchor, LIST_THREADS, const int *control, const double *records, const do
             const double *record = records + k * RECORD;
             double *to = anchors + k * ANCHOR;
             to[0] = record[0];
-            UNROLL for (int e = 0; e < NDIM + LOWER; e++) to[1 + e] = record[2 + e];
+            UNROLL for (int d = 0; d < NDIM; d++) to[1 + d] = record[OF_CENTRE + d];
+            UNROLL for (int e = 0; e < LOWER; e++) to[1 + NDIM + e] = record[OF_STEERING + e];
             UNROLL for (int r = 0; r < 3; r++) {
                 to[ALLOWANCE + r] = steps > 0 ? steps * rates[3 * k + r] + LEAST[r] : ROUNDING;
             }

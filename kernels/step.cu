@@ -10,7 +10,7 @@ KERNEL(step, TILE_THREADS, int *control, const int *grid, const double *records,
 {
     if (!GOES_ON(control)) return;
     SHARED(REAL, terms, WIDTH * CHUNK);
-    SHARED(double, offsets, NDIM * CHUNK);
+    SHARED(REAL, offsets, NDIM * CHUNK);
     SHARED(REAL, gates, CHUNK * STRIDE);
     SHARED(int, steep, 2);
     SHARED(REAL, q, (1 + NCHAN) * PIXELS);  // −Σ_c q_c y_c, then q_c = r_c / S but for 2 / (N C)
@@ -83,12 +83,12 @@ KERNEL(step, TILE_THREADS, int *control, const int *grid, const double *records,
         }
         BARRIER;
         FOR_EACH(j, count) {
-            double moments[WIDTH], back[NDIM];
+            REAL moments[WIDTH], back[NDIM];
             UNROLL for (int w = 0; w < WIDTH; w++) moments[w] = sum_of_parts(partial, j, w);
             UNROLL for (int d = 0; d < NDIM; d++) back[d] = offsets[d * CHUNK + j];
             move_moments(moments, back);
             REAL *row = rows + (row0 + c * chunk + j) * ROW;
-            UNROLL for (int w = 0; w < WIDTH; w++) row[w] = (REAL)moments[w];
+            UNROLL for (int w = 0; w < WIDTH; w++) row[w] = moments[w];
         }
         BARRIER;
     }

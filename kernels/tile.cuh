@@ -28,8 +28,8 @@ FUNCTION void store_sums(const Pack *sums, int j, int part, Partial &partial) {
     UNROLL for (int w = 0; w < WIDTH; w++) partial[(w * PARTS + part) * CHUNK + j] = sums[w];
 }
 template <class Partial>
-FUNCTION double sum_of_parts(Partial &partial, int j, int w) {
-    double sum = (REAL)partial[w * PARTS * CHUNK + j];
+FUNCTION REAL sum_of_parts(Partial &partial, int j, int w) {
+    REAL sum = (REAL)partial[w * PARTS * CHUNK + j];
     UNROLL for (int p = 1; p < PARTS; p++) sum += (REAL)partial[(w * PARTS + p) * CHUNK + j];
     return sum;
 }
@@ -38,7 +38,7 @@ FUNCTION double sum_of_parts(Partial &partial, int j, int w) {
 FUNCTION void store_sums(const Pack *sums, int j, int, REAL *partial) {
     sum_all<WIDTH>(sums, partial + j * SUMS);
 }
-FUNCTION double sum_of_parts(const REAL *partial, int j, int w) {
+FUNCTION REAL sum_of_parts(const REAL *partial, int j, int w) {
     return partial[j * SUMS + w];
 }
 #endif
@@ -54,23 +54,23 @@ FUNCTION void prepare_pair(const double *record, const double *centre, const dou
     double theta[MOMENTS], offset[NDIM];
     log_gate_of(record, centre, theta, offset);
     UNROLL for (int m = 0; m < MOMENTS; m++)
-        terms[m * CHUNK + j] = (REAL)((theta[m] - winner[m]) * LOG2E);
+        terms[m * CHUNK + j] = (REAL)(theta[m] - winner[m]);
     UNROLL for (int c = 0; c < NCHAN; c++) {
-        const double *expert = record + 2 + NDIM + LOWER + c * (NDIM + 1);
+        const double *expert = record + OF_EXPERT + c * (NDIM + 1);
         double value = expert[0] - level[c];
         UNROLL for (int d = 0; d < NDIM; d++) value += expert[1 + d] * offset[d];
         terms[(MOMENTS + c * (NDIM + 1)) * CHUNK + j] = (REAL)value;
         UNROLL for (int d = 0; d < NDIM; d++)
             terms[(MOMENTS + c * (NDIM + 1) + 1 + d) * CHUNK + j] = (REAL)expert[1 + d];
     }
-    UNROLL for (int d = 0; d < NDIM; d++) offsets[d * CHUNK + j] = offset[d];
+    UNROLL for (int d = 0; d < NDIM; d++) offsets[d * CHUNK + j] = (REAL)offset[d];
 }
 
 // The level of a tile: the winner's expert at the tile's centre, from which the experts of its
 // neighbours differ by little. Where signed gates may add up to nothing there can be none.
 FUNCTION void find_level(const double *record, const double *offset, bool is_signed, double *level) {
     UNROLL for (int c = 0; c < NCHAN; c++) {
-        const double *expert = record + 2 + NDIM + LOWER + c * (NDIM + 1);
+        const double *expert = record + OF_EXPERT + c * (NDIM + 1);
         level[c] = 0;
         if (is_signed) continue;
         level[c] = expert[0];

@@ -246,7 +246,9 @@ class KernelEngine:
             rows[:, : 1 + D + len(entries)] = np.column_stack(
                 [state["pis"], state["musX"], *entries])
             self._upload(rows)
-            anchors = self.launch.host(self.records)[:, [0, *range(2, 2 + D + len(entries))]]
+            records = self.launch.host(self.records)
+            anchors = np.hstack([records[:, :1], records[:, 2 : 2 + D],
+                                 records[:, -len(entries) :]])
         self.anchors[...] = self.launch.array(np.hstack([anchors, state["allowance"][:, :K].T]))
         self._build_lists(self._lists)
         self.slots = np.asarray(state["slots"])
@@ -337,7 +339,7 @@ class KernelEngine:
         self.held = self._moments_given = None
         self.params, self.m, self.v = (zeros((K, self.width), self.dtype) for _ in range(3))
         self.sums = zeros((K, self.width), np.float64)
-        self.records = zeros((K, self.width + 1), np.float64)
+        self.records = zeros((K, self.width + 1 + lower), np.float64)
         self.anchors = zeros((K, 1 + D + lower + 3), np.float64)
         self.moved, self.rates = zeros((K, 3), np.float64), zeros((K, 3), np.float64)
         self.wins, self.pairs_of_kernel = zeros(K, np.int32), zeros(K, np.int32)
