@@ -55,10 +55,6 @@ typedef int Bits32 __attribute__((vector_size(PACK_BYTES)));
 typedef long long Bits64 __attribute__((vector_size(PACK_BYTES)));
 typedef float Floats __attribute__((vector_size(PACK_BYTES)));
 typedef double Doubles __attribute__((vector_size(PACK_BYTES)));
-template <int BYTES> struct LanesOf;
-template <> struct LanesOf<4> { typedef Bits32 type; };
-template <> struct LanesOf<8> { typedef Bits64 type; };
-typedef LanesOf<sizeof(REAL)>::type Lanes;
 
 FUNCTION Pack least(Pack a, Pack b) { return a < b ? a : b; }
 FUNCTION Pack most(Pack a, Pack b) { return a > b ? a : b; }
@@ -132,44 +128,48 @@ FUNCTION Pack product(int p, int q, int i) {
     return load_pack(COORDINATES.uu[PRODUCT(p, q) - 1 - NDIM] + i);
 }
 
-// The sums of up to LANES packs at once. A stage takes two packs that consist of groups of 2 H lanes
-// each, and adds the upper half of every group to the lower one: a group of the result has the H
-// lanes of the first, then those of the second. The last stage leaves the sum of pack w in lane w.
-#ifdef __clang__
-FUNCTION Pack shuffle(Pack a, Pack b, Lanes mask) {
-    Pack out;
-    for (int l = 0; l < LANES; l++) out[l] = mask[l] < LANES ? a[mask[l]] : b[mask[l] - LANES];
-    return out;
-}
+// The sums of up to L vectors of L lanes at once. A stage takes two vectors that consist of groups of
+// 2 H lanes each, and adds the upper half of every group to the lower one: a group of the result has the
+// H lanes of the first, then those of the second. The last stage leaves the sum of vector w in lane w.
+template <int L>
+struct Lanes {
+    typedef REAL Vector __attribute__((vector_size(L * REAL_BYTES)));
+    template <int H, int UPPER, int... I>
+    static inline __attribute__((always_inline)) Vector half_of_groups(Vector a, Vector b, Indices<I...>) {
+        constexpr int from = UPPER * H;
+#if defined(__clang__) || __GNUC__ >= 12
+        return __builtin_shufflevector(a, b, I / (2 * H) * 2 * H + I % H + (I / H % 2 ? L : 0) + from...);
 #else
-#define shuffle(a, b, mask) __builtin_shuffle(a, b, mask)
+        return Vector{(I / H % 2 ? b : a)[I / (2 * H) * 2 * H + I % H + from]...};
 #endif
-template <int H, int UPPER, int... L>
-FUNCTION Lanes half_of_groups(Indices<L...>) {
-    return Lanes{L / (2 * H) * 2 * H + L % H + (L / H % 2 ? LANES : 0) + UPPER * H...};
-}
-template <int N, int H, int APART>
-struct Sums {  // of N packs
-    static inline __attribute__((always_inline)) Pack of(const Pack *packs) {
-        const Pack first = Sums<(N + 1) / 2, 2 * H, 2 * APART>::of(packs);
-        const Pack second = Sums<(N > 1 ? N / 2 : 1), 2 * H, 2 * APART>::of(packs + (N > 1) * APART);
-        typedef typename Count<LANES>::indices All;
-        return shuffle(first, second, (half_of_groups<H, 0>(All()))) +
-               shuffle(first, second, (half_of_groups<H, 1>(All())));
+    }
+    template <int N, int H, int APART>
+    struct Sums {  // of N vectors
+        static inline __attribute__((always_inline)) Vector of(const Vector *packs) {
+            typedef typename Count<L>::indices All;
+            const Vector first = Sums<(N + 1) / 2, 2 * H, 2 * APART>::of(packs);
+            const Vector second =
+                Sums<(N > 1 ? N / 2 : 1), 2 * H, 2 * APART>::of(packs + (N > 1) * APART);
+            return half_of_groups<H, 0>(first, second, All()) +
+                   half_of_groups<H, 1>(first, second, All());
+        }
+    };
+    template <int N, int APART>
+    struct Sums<N, L, APART> {
+        static inline __attribute__((always_inline)) Vector of(const Vector *packs) { return packs[0]; }
+    };
+    template <int N>
+    static inline __attribute__((always_inline)) void sum(const Vector *packs, REAL *out) {
+        UNROLL for (int first = 0; first < N / L * L; first += L) {
+            const Vector sums = Sums<L, 1, 1>::of(packs + first);
+            memcpy(out + first, &sums, sizeof sums);
+        }
+        if (N % L == 0) return;
+        const Vector sums = Sums<(N % L ? N % L : 1), 1, 1>::of(packs + N / L * L);
+        memcpy(out + N / L * L, &sums, sizeof sums);
     }
 };
-template <int N, int APART>
-struct Sums<N, LANES, APART> {
-    static inline __attribute__((always_inline)) Pack of(const Pack *packs) { return packs[0]; }
-};
-template <int N>
-FUNCTION void sum_all(const Pack *packs, REAL *out) {
-    UNROLL for (int first = 0; first + LANES <= N; first += LANES)
-        store_pack(out + first, Sums<LANES, 1, 1>::of(packs + first));
-    const int rest = N % LANES;
-    if (rest) store_pack(out + N - rest, Sums<(rest ? rest : 1), 1, 1>::of(packs + N - rest));
-}
-FUNCTION REAL sum(Pack pack) { return Sums<1, 1, 1>::of(&pack)[0]; }
+FUNCTION REAL sum(Pack pack) { return Lanes<LANES>::Sums<1, 1, 1>::of(&pack)[0]; }
 
 #endif
 

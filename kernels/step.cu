@@ -76,11 +76,7 @@ KERNEL(step, TILE_THREADS, int *control, const int *grid, const double *records,
             else  // top is 0 where the tile is not steep
                 accumulate<true, true, false>(records, list + from, count, terms, gates, top, S, y);
         }
-        FOR_PARTS(j, part, count) {
-            Pack sums[WIDTH];
-            moments_of_pair(terms, gates, q, j, part, sums);
-            store_sums(sums, j, part, partial);
-        }
+        FOR_PARTS(j, part, count) store_moments(terms, gates, q, j, part, partial);
         BARRIER;
         FOR_EACH(j, count) {
             REAL moments[WIDTH], back[NDIM];
