@@ -11,21 +11,31 @@
 FUNCTION double larger(double a, double b) { return a > b ? a : b; }
 FUNCTION double smaller(double a, double b) { return a < b ? a : b; }
 
-// Candidates of a box, the numbers of each in a column of CANDIDATES, so that their bounds are found
-// many at a time: log weight, centre, A, A Aᵀ (lower triangle), 1 / its diagonal, the allowance.
+// Candidates of a box, each number of theirs in a column, so that their bounds are found many at a
+// time: log weight, centre, A, A Aᵀ (lower triangle), 1 / its diagonal, the allowance.
 #define CANDIDATES 128
+#define COLUMN (CANDIDATES + 8)  // so that columns lie in different sets of a cache
 #define CANDIDATE_NUMBERS (1 + NDIM + 2 * LOWER + NDIM + 3)
 #define OF_A (1 + NDIM)
 #define OF_PRECISION (OF_A + LOWER)
 #define OF_INVERSE (OF_PRECISION + LOWER)
 #define OF_ALLOWANCE (OF_INVERSE + NDIM)
-#define NUMBER_OF(candidates, what, j) (double)candidates[(what) * CANDIDATES + (j)]
+#define NUMBER_OF(candidates, what, j) (double)candidates[(what) * COLUMN + (j)]
 
 template <class Candidates>
 FUNCTION void take_candidate(const double *anchor, int j, Candidates &candidates) {
-    UNROLL for (int e = 0; e < 1 + NDIM + LOWER; e++) candidates[e * CANDIDATES + j] = anchor[e];
+    UNROLL for (int e = 0; e < 1 + NDIM + LOWER; e++) candidates[e * COLUMN + j] = anchor[e];
     UNROLL for (int r = 0; r < 3; r++)
-        candidates[(OF_ALLOWANCE + r) * CANDIDATES + j] = anchor[ALLOWANCE + r];
+        candidates[(OF_ALLOWANCE + r) * COLUMN + j] = anchor[ALLOWANCE + r];
+}
+
+#define PADDED(n) (((n) + 7) / 8 * 8)
+
+template <class Candidates>
+FUNCTION void no_candidate(int j, Candidates &candidates) {  // fills up where there are none
+    UNROLL for (int e = 0; e < CANDIDATE_NUMBERS; e++) candidates[e * COLUMN + j] = 0;
+    UNROLL for (int i = 0; i < NDIM; i++) candidates[(OF_A + TRIANGLE(i, i)) * COLUMN + j] = 1;
+    candidates[j] = DEAD;
 }
 
 template <class Candidates>
@@ -36,33 +46,54 @@ FUNCTION void complete_candidate(int j, Candidates &candidates) {
             UNROLL for (int m = 0; m <= k; m++)
                 precision += NUMBER_OF(candidates, OF_A + TRIANGLE(i, m), j) *
                              NUMBER_OF(candidates, OF_A + TRIANGLE(k, m), j);
-            candidates[(OF_PRECISION + TRIANGLE(i, k)) * CANDIDATES + j] = precision;
-            if (i == k) candidates[(OF_INVERSE + i) * CANDIDATES + j] = 1 / precision;
+            candidates[(OF_PRECISION + TRIANGLE(i, k)) * COLUMN + j] = precision;
+            if (i == k) candidates[(OF_INVERSE + i) * COLUMN + j] = 1 / precision;
         }
     }
 }
 
-// The log-gate of candidate j at a point.
-template <class Candidates>
-FUNCTION double log_gate_there(Candidates &candidates, int j, const double *point) {
-    double offset[NDIM], square = 0;
-    UNROLL for (int i = 0; i < NDIM; i++)
-        offset[i] = point[i] - NUMBER_OF(candidates, 1 + i, j);
+// The log-gate of candidate j in the middle of each of PARTS_ parts of a box: the whole, or its
+// CHILDREN, whose middles lie a quarter of its pixels off.
+template <int PARTS_, class Candidates, class Gates>
+FUNCTION void log_gates_in_parts(Candidates &candidates, int j, const double *middle,
+                                 const double *off, Gates &gates) {
+    double offset[NDIM], gate = NUMBER_OF(candidates, 0, j), slope[NDIM];
+    UNROLL for (int i = 0; i < NDIM; i++) {
+        offset[i] = middle[i] - NUMBER_OF(candidates, 1 + i, j);
+        slope[i] = 0;
+    }
     UNROLL for (int k = 0; k < NDIM; k++) {
         double z = 0;
         UNROLL for (int i = k; i < NDIM; i++)
             z += NUMBER_OF(candidates, OF_A + TRIANGLE(i, k), j) * offset[i];
-        square += z * z;
+        gate -= 0.5 * z * z;
+        UNROLL for (int i = k; i < NDIM; i++)
+            slope[i] -= NUMBER_OF(candidates, OF_A + TRIANGLE(i, k), j) * z;
     }
-    return NUMBER_OF(candidates, 0, j) - 0.5 * square;
+    if (PARTS_ == 1) {
+        gates[j] = gate;
+        return;
+    }
+    UNROLL for (int part = 0; part < PARTS_; part++) {
+        double there = gate;
+        UNROLL for (int i = 0; i < NDIM; i++) {
+            const double step = part >> (NDIM - 1 - i) & 1 ? off[i] : -off[i];
+            there += step * (slope[i] - 0.5 * step * NUMBER_OF(candidates, OF_PRECISION + TRIANGLE(i, i), j));
+            UNROLL for (int k = 0; k < i; k++)
+                there -= step * (part >> (NDIM - 1 - k) & 1 ? off[k] : -off[k]) *
+                         NUMBER_OF(candidates, OF_PRECISION + TRIANGLE(i, k), j);
+        }
+        gates[part * COLUMN + j] = there;
+    }
 }
 
-// An upper bound of the log-gate of candidate j over a box: at the nearest point.
+// Whether the log-gate of candidate j may reach `least` in a box: at the nearest point.
 //
 // A step of coordinate descent along each axis finds a point y near the minimum of the convex ‖Aᵀy‖²
 // over the box; then for any w, ‖z(x)‖ ≥ w·z(x)/‖w‖, which is linear in x; w = Aᵀy makes it tight.
 template <class Candidates>
-FUNCTION double upper_bound(Candidates &candidates, int j, const double *middle, const double *half) {
+FUNCTION bool may_reach(Candidates &candidates, int j, const double *middle, const double *half,
+                        double least) {
     double seen[NDIM], point[NDIM], norm = 0, reach = 0, w[NDIM];
     UNROLL for (int i = 0; i < NDIM; i++) {
         seen[i] = middle[i] - NUMBER_OF(candidates, 1 + i, j);
@@ -94,11 +125,14 @@ FUNCTION double upper_bound(Candidates &candidates, int j, const double *middle,
             along += NUMBER_OF(candidates, OF_A + TRIANGLE(i, k), j) * w[k];
         reach -= fabs(along) * half[i];
     }
+    // ‖z‖ ≥ factor · reach/‖w‖ − shift, and it must be at most √(2 (log weight − least)): squared, for
+    // the sake of speed, and with a root in float, made a little larger
     const double factor = (1 - ROUNDING) * (1 - NUMBER_OF(candidates, OF_ALLOWANCE, j));
-    double nearest = larger(reach, 0) / larger(sqrt(norm), 1e-300);
-    nearest = larger(nearest * factor - NUMBER_OF(candidates, OF_ALLOWANCE + 1, j), 0);
-    return NUMBER_OF(candidates, 0, j) + NUMBER_OF(candidates, OF_ALLOWANCE + 2, j) -
-           0.5 * nearest * nearest;
+    const double room = NUMBER_OF(candidates, 0, j) + NUMBER_OF(candidates, OF_ALLOWANCE + 2, j) - least;
+    const double root = (double)sqrtf((float)larger(2 * room, 0)) * (1 + 1e-6);
+    const double most = root + NUMBER_OF(candidates, OF_ALLOWANCE + 1, j);
+    reach = larger(reach, 0) * larger(factor, 0);
+    return (room >= 0) & ((room > 1e30) | (reach * reach <= most * most * norm));
 }
 
 // A lower bound of a log-gate over a box: ‖z‖² in the middle, and the most that half a box can add.
@@ -128,7 +162,7 @@ FUNCTION double lower_bound(const double *anchor, const double *middle, const do
 // d = A_nowᵀ (μ − μ_now), z_now = B z + d: ‖z‖ changes by a factor of at most 1 ± ‖B − I‖, and then
 // by at most ± ‖d‖. The third is the change of the log weight.
 FUNCTION_ONCE void drift(const double *anchor, const double *record, double *moved) {
-    const double *A = anchor + 1 + NDIM, *now = record + 2 + NDIM;
+    const double *A = anchor + 1 + NDIM, *now = record + OF_STEERING;
     double inverse[LOWER], relative = 0, shift = 0;
     UNROLL for (int i = 0; i < NDIM; i++) {
         inverse[TRIANGLE(i, i)] = 1 / A[TRIANGLE(i, i)];
@@ -142,7 +176,7 @@ FUNCTION_ONCE void drift(const double *anchor, const double *record, double *mov
     UNROLL for (int j = 0; j < NDIM; j++) {
         double d = 0;
         UNROLL for (int i = j; i < NDIM; i++)
-            d += now[TRIANGLE(i, j)] * (anchor[1 + i] - record[2 + i]);
+            d += now[TRIANGLE(i, j)] * (anchor[1 + i] - record[OF_CENTRE + i]);
         shift += d * d;
         UNROLL for (int i = 0; i <= j; i++) {  // (i, j) of B: column i of now, row j of A⁻¹
             double element = i == j ? -1 : 0;

@@ -7,7 +7,11 @@
 #include "phases.cuh"
 
 #define LOWER (NDIM * (NDIM + 1) / 2)  // entries of a lower triangle
-#define RECORD (WIDTH + 1)             // numbers of a record: see derive
+#define RECORD (WIDTH + 1 + LOWER)     // numbers of a record: see derive
+#define OF_CENTRE 2
+#define OF_EXPERT (2 + NDIM)
+#define OF_QUADRATIC (OF_EXPERT + EXPERTS)
+#define OF_STEERING (OF_QUADRATIC + LOWER)
 #define AT_MU 1                        // where a row of parameters has μ, ...
 #define AT_A (1 + NDIM)
 #define AT_EXPERT (1 + NDIM + LOWER)
@@ -55,10 +59,6 @@ typedef int Bits32 __attribute__((vector_size(PACK_BYTES)));
 typedef long long Bits64 __attribute__((vector_size(PACK_BYTES)));
 typedef float Floats __attribute__((vector_size(PACK_BYTES)));
 typedef double Doubles __attribute__((vector_size(PACK_BYTES)));
-template <int BYTES> struct LanesOf;
-template <> struct LanesOf<4> { typedef Bits32 type; };
-template <> struct LanesOf<8> { typedef Bits64 type; };
-typedef LanesOf<sizeof(REAL)>::type Lanes;
 
 FUNCTION Pack least(Pack a, Pack b) { return a < b ? a : b; }
 FUNCTION Pack most(Pack a, Pack b) { return a > b ? a : b; }
@@ -132,64 +132,76 @@ FUNCTION Pack product(int p, int q, int i) {
     return load_pack(COORDINATES.uu[PRODUCT(p, q) - 1 - NDIM] + i);
 }
 
-// The sums of up to LANES packs at once. A stage takes two packs that consist of groups of 2 H lanes
-// each, and adds the upper half of every group to the lower one: a group of the result has the H
-// lanes of the first, then those of the second. The last stage leaves the sum of pack w in lane w.
-#ifdef __clang__
-FUNCTION Pack shuffle(Pack a, Pack b, Lanes mask) {
-    Pack out;
-    for (int l = 0; l < LANES; l++) out[l] = mask[l] < LANES ? a[mask[l]] : b[mask[l] - LANES];
-    return out;
-}
+// The sums of up to L vectors of L lanes at once. A stage takes two vectors that consist of groups of
+// 2 H lanes each, and adds the upper half of every group to the lower one: a group of the result has the
+// H lanes of the first, then those of the second. The last stage leaves the sum of vector w in lane w.
+template <int L>
+struct Lanes {
+    typedef REAL Vector __attribute__((vector_size(L * REAL_BYTES)));
+    template <int H, int UPPER, int... I>
+    static inline __attribute__((always_inline)) Vector half_of_groups(Vector a, Vector b, Indices<I...>) {
+        constexpr int from = UPPER * H;
+#if defined(__clang__) || __GNUC__ >= 12
+        return __builtin_shufflevector(a, b, I / (2 * H) * 2 * H + I % H + (I / H % 2 ? L : 0) + from...);
 #else
-#define shuffle(a, b, mask) __builtin_shuffle(a, b, mask)
+        return Vector{(I / H % 2 ? b : a)[I / (2 * H) * 2 * H + I % H + from]...};
 #endif
-template <int H, int UPPER, int... L>
-FUNCTION Lanes half_of_groups(Indices<L...>) {
-    return Lanes{L / (2 * H) * 2 * H + L % H + (L / H % 2 ? LANES : 0) + UPPER * H...};
-}
-template <int N, int H, int APART>
-struct Sums {  // of N packs
-    static inline __attribute__((always_inline)) Pack of(const Pack *packs) {
-        const Pack first = Sums<(N + 1) / 2, 2 * H, 2 * APART>::of(packs);
-        const Pack second = Sums<(N > 1 ? N / 2 : 1), 2 * H, 2 * APART>::of(packs + (N > 1) * APART);
-        typedef typename Count<LANES>::indices All;
-        return shuffle(first, second, (half_of_groups<H, 0>(All()))) +
-               shuffle(first, second, (half_of_groups<H, 1>(All())));
+    }
+    template <int N, int H, int APART>
+    struct Sums {  // of N vectors
+        static inline __attribute__((always_inline)) Vector of(const Vector *packs) {
+            typedef typename Count<L>::indices All;
+            const Vector first = Sums<(N + 1) / 2, 2 * H, 2 * APART>::of(packs);
+            const Vector second =
+                Sums<(N > 1 ? N / 2 : 1), 2 * H, 2 * APART>::of(packs + (N > 1) * APART);
+            return half_of_groups<H, 0>(first, second, All()) +
+                   half_of_groups<H, 1>(first, second, All());
+        }
+    };
+    template <int N, int APART>
+    struct Sums<N, L, APART> {
+        static inline __attribute__((always_inline)) Vector of(const Vector *packs) { return packs[0]; }
+    };
+    template <int N>
+    static inline __attribute__((always_inline)) void sum(const Vector *packs, REAL *out) {
+        UNROLL for (int first = 0; first < N / L * L; first += L) {
+            const Vector sums = Sums<L, 1, 1>::of(packs + first);
+            memcpy(out + first, &sums, sizeof sums);
+        }
+        if (N % L == 0) return;
+        const Vector sums = Sums<(N % L ? N % L : 1), 1, 1>::of(packs + N / L * L);
+        memcpy(out + N / L * L, &sums, sizeof sums);
     }
 };
-template <int N, int APART>
-struct Sums<N, LANES, APART> {
-    static inline __attribute__((always_inline)) Pack of(const Pack *packs) { return packs[0]; }
-};
-template <int N>
-FUNCTION void sum_all(const Pack *packs, REAL *out) {
-    UNROLL for (int first = 0; first + LANES <= N; first += LANES)
-        store_pack(out + first, Sums<LANES, 1, 1>::of(packs + first));
-    const int rest = N % LANES;
-    if (rest) store_pack(out + N - rest, Sums<(rest ? rest : 1), 1, 1>::of(packs + N - rest));
-}
-FUNCTION REAL sum(Pack pack) { return Sums<1, 1, 1>::of(&pack)[0]; }
+FUNCTION REAL sum(Pack pack) { return Lanes<LANES>::Sums<1, 1, 1>::of(&pack)[0]; }
 
 #endif
 
 // ---- kernels of the model
 
-// A record: log weight (log π + Σ log|A_dd|, per pixel), sign of det A, centre in pixels, A per
-// pixel, and for each channel the expert's value at the centre and its slopes per pixel.
+// A record: log weight (log π + Σ log|A_dd|, per pixel), sign of det A, centre in pixels; for each channel
+// the expert's value at the centre and its slopes per pixel; the coefficients of u_i u_j, i ≤ j, of the
+// log2-gate; A per pixel.
 FUNCTION_ONCE void derive(const double *row, int longest, double *record) {
     double determinant = 1;
     UNROLL for (int d = 0; d < NDIM; d++) {
         determinant *= row[AT_A + TRIANGLE(d, d)] / longest;
-        record[2 + d] = row[AT_MU + d] * longest;
+        record[OF_CENTRE + d] = row[AT_MU + d] * longest;
     }
-    record[0] = row[0] > 0 ? log(row[0]) + log(fabs(determinant)) : DEAD;
+    record[0] = row[0] > 0 ? log(row[0] * fabs(determinant)) : DEAD;
     record[1] = determinant < 0 ? -1 : 1;
-    UNROLL for (int e = 0; e < LOWER; e++)
-        record[2 + NDIM + e] = row[AT_A + e] / longest;
+    double *A = record + OF_STEERING, *quadratic = record + OF_QUADRATIC;
+    UNROLL for (int e = 0; e < LOWER; e++) A[e] = row[AT_A + e] / longest;
+    UNROLL for (int i = 0; i < NDIM; i++) {
+        UNROLL for (int j = i; j < NDIM; j++) {
+            double precision = 0;
+            UNROLL for (int m = 0; m <= i; m++) precision += A[TRIANGLE(i, m)] * A[TRIANGLE(j, m)];
+            quadratic[PRODUCT(i, j) - 1 - NDIM] = precision * (i == j ? -0.5 * LOG2E : -LOG2E);
+        }
+    }
     UNROLL for (int c = 0; c < NCHAN; c++) {
         const double *expert = row + AT_EXPERT + c * (NDIM + 1);
-        double *of_record = record + 2 + NDIM + LOWER + c * (NDIM + 1);
+        double *of_record = record + OF_EXPERT + c * (NDIM + 1);
         double value = expert[0];
         UNROLL for (int d = 0; d < NDIM; d++) {
             value += expert[1 + d] * row[AT_MU + d];
@@ -199,34 +211,25 @@ FUNCTION_ONCE void derive(const double *row, int longest, double *record) {
     }
 }
 
-// The log-gate round a point, θ of φ(u), and origin − μ.
+// The log2-gate round a point, θ of φ(u), and origin − μ.
 FUNCTION void log_gate_of(const double *record, const double *origin, double *theta, double *offset) {
-    const double *A = record + 2 + NDIM;
-    double z[NDIM];
-    UNROLL for (int d = 0; d < NDIM; d++) offset[d] = origin[d] - record[2 + d];
-    theta[0] = record[0];
-    UNROLL for (int j = 0; j < NDIM; j++) {
-        z[j] = 0;
-        UNROLL for (int i = j; i < NDIM; i++) z[j] += A[TRIANGLE(i, j)] * offset[i];
-        theta[0] -= 0.5 * z[j] * z[j];
-    }
+    const double *quadratic = record + OF_QUADRATIC;
+    double twice = 0;
+    UNROLL for (int d = 0; d < NDIM; d++) offset[d] = origin[d] - record[OF_CENTRE + d];
     UNROLL for (int i = 0; i < NDIM; i++) {
         theta[1 + i] = 0;
-        UNROLL for (int j = 0; j <= i; j++) theta[1 + i] -= A[TRIANGLE(i, j)] * z[j];
+        UNROLL for (int j = 0; j < NDIM; j++)
+            theta[1 + i] += (i == j ? 2 : 1) * offset[j] *
+                            quadratic[(i < j ? PRODUCT(i, j) : PRODUCT(j, i)) - 1 - NDIM];
+        twice += theta[1 + i] * offset[i];
     }
-    UNROLL for (int i = 0; i < NDIM; i++) {
-        UNROLL for (int j = i; j < NDIM; j++) {
-            double precision = 0;
-            UNROLL for (int m = 0; m <= i; m++)
-                precision += A[TRIANGLE(i, m)] * A[TRIANGLE(j, m)];
-            theta[PRODUCT(i, j)] = i == j ? -0.5 * precision : -precision;
-        }
-    }
+    theta[0] = record[0] * LOG2E + 0.5 * twice;
+    UNROLL for (int e = 0; e < LOWER; e++) theta[1 + NDIM + e] = quadratic[e];
 }
 
 // Moments round a tile's centre, moved to round the centre of the kernel; offset = tile − kernel.
-FUNCTION void move_moments(double *moments, const double *offset) {
-    double first[NDIM];
+FUNCTION void move_moments(REAL *moments, const REAL *offset) {
+    REAL first[NDIM];
     UNROLL for (int i = 0; i < NDIM; i++) {
         first[i] = moments[1 + i];
         moments[1 + i] += offset[i] * moments[0];
@@ -237,7 +240,7 @@ FUNCTION void move_moments(double *moments, const double *offset) {
             moments[PRODUCT(i, j)] += offset[i] * moments[1 + j] + offset[j] * first[i];
     }
     UNROLL for (int c = 0; c < NCHAN; c++) {
-        double *expert = moments + MOMENTS + c * (NDIM + 1);
+        REAL *expert = moments + MOMENTS + c * (NDIM + 1);
         UNROLL for (int i = 0; i < NDIM; i++) expert[1 + i] += offset[i] * expert[0];
     }
 }

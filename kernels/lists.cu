@@ -12,6 +12,7 @@
 #define REACH 5.0         // ‖z‖ beyond which a kernel usually matters no longer
 #define BUILD 0.5         // iterations that building lists costs
 #define LONGEST 20.0      // steps that lists are meant to last at most
+#define FALLS 3.0         // see bound
 #define WEAK 0.5          // see allowance_of
 CONSTANT double LEAST[3] = {0.03, 0.15, 0.15};
 CONSTANT double MOST[3] = {0.5, 10, 10};
@@ -94,7 +95,8 @@ KERNEL(anchor, LIST_THREADS, const int *control, const double *records, const do
             const double *record = records + k * RECORD;
             double *to = anchors + k * ANCHOR;
             to[0] = record[0];
-            UNROLL for (int e = 0; e < NDIM + LOWER; e++) to[1 + e] = record[2 + e];
+            UNROLL for (int d = 0; d < NDIM; d++) to[1 + d] = record[OF_CENTRE + d];
+            UNROLL for (int e = 0; e < LOWER; e++) to[1 + NDIM + e] = record[OF_STEERING + e];
             UNROLL for (int r = 0; r < 3; r++) {
                 to[ALLOWANCE + r] = steps > 0 ? steps * rates[3 * k + r] + LEAST[r] : ROUNDING;
             }
@@ -138,82 +140,124 @@ FUNCTION void extent_of_box(const int *grid, int level, const int *corner, doubl
     }
 }
 
-// A box of level + 1, the parent: which kernels of its list each of its children keeps. Whoever has the
-// largest log-gate in the middle of a child is taken for its winner.
+// How far the middles of the halves of a box lie from its own, along each axis, and half their extent:
+// together they have all its pixel centres.
+FUNCTION void halve(const double *half, double *off, double *half_of_half) {
+    UNROLL for (int d = 0; d < NDIM; d++) {
+        const double spare = (int)(2 * half[d] + 1.5) % 2 ? 0 : 0.25;  // between two pixels
+        off[d] = 0.5 * half[d] + spare;
+        half_of_half[d] = 0.5 * half[d] - spare;
+    }
+}
+
+// A box of level + 1, the parent: which kernels of its list each of its children keeps, judged by a
+// winner: whoever has the largest log-gate in the middle. Children of level 0, tiles, in which a winner
+// falls off by more than FALLS, have a winner in each of their parts instead, and are judged by the
+// weakest of these.
 KERNEL(bound, LIST_THREADS, const int *control, const double *settings, const int *grid, int level,
        const double *anchors, const int *parent_start, const int *parent_list, unsigned char *keep,
        int *counts, int *winners, int *wins)
 {
     if (!BUILDS_LISTS(control)) return;
-    SHARED(double, candidates, CANDIDATE_NUMBERS * CANDIDATES);
-    SHARED(double, gates, CANDIDATES);
+    SHARED(double, candidates, CANDIDATE_NUMBERS * COLUMN);
+    SHARED(double, gates, CHILDREN * COLUMN);
     SHARED(double, bests, LIST_THREADS);
     SHARED(int, found, LIST_THREADS);
-    SHARED(double, best_gate, CHILDREN);
-    SHARED(int, best_of, CHILDREN);
+    SHARED(double, best_gate, CHILDREN * CHILDREN);
+    SHARED(int, best_of, CHILDREN * CHILDREN);
     SHARED(int, kept, CHILDREN);
+    SHARED(int, keeps, CANDIDATES);
     int parent[NDIM];
     place_of_box(grid, level + 1, BLOCK, parent);
     const int first = parent_start[BLOCK], n = parent_start[BLOCK + 1] - first;
     const int *list = parent_list + first;
-    FOR_EACH_PLAIN(child, CHILDREN) {
-        best_gate[child] = -1e300;
-        best_of[child] = list[0];
-        kept[child] = 0;
-    }
-    for (int phase = 0; phase < 2; phase++) {  // winners, then who is kept beside them
+    int parts = 1;
+    FOR_EACH_PLAIN(child, CHILDREN) kept[child] = 0;
+    enum { WHOLE, IN_PARTS, KEEP };
+    for (int phase = WHOLE; phase <= KEEP; phase++) {
+        if (phase == IN_PARTS && parts == 1) continue;
+        if (phase < KEEP) {
+            FOR_EACH_PLAIN(e, CHILDREN * CHILDREN) {
+                best_gate[e] = -1e300;
+                best_of[e] = list[0];
+            }
+        }
         for (int from = 0; from < n; from += CANDIDATES) {
             const int count = n - from < CANDIDATES ? n - from : CANDIDATES;
-            if (phase == 0 || n > CANDIDATES) {
+            BARRIER;
+            if (phase == WHOLE || n > CANDIDATES) {
                 FOR_EACH_PLAIN(j, count)
                     take_candidate(anchors + (long long)list[from + j] * ANCHOR, j, candidates);
-                FOR_EACH(j, count) complete_candidate(j, candidates);
+                FOR_THREADS(t) STRIDED(j, count + t, PADDED(count)) no_candidate(j, candidates);
+                FOR_EACH_PADDED(j, count) complete_candidate(j, candidates);
             }
+            BARRIER;
             for (int child = 0; child < CHILDREN; child++) {
                 int corner[NDIM];
-                double middle[NDIM], half[NDIM];
+                double middle[NDIM], half[NDIM], off[NDIM], half_of_part[NDIM];
                 UNROLL for (int d = 0; d < NDIM; d++)
                     corner[d] = 2 * parent[d] + (child >> (NDIM - 1 - d) & 1);
                 if (number_of_box(grid, level, corner) < 0) continue;
                 extent_of_box(grid, level, corner, middle, half);
-                if (phase == 0) {
-                    FOR_EACH(j, count) gates[j] = log_gate_there(candidates, j, middle);
-                    FOR_THREADS(t) {
-                        double best = -1e300;
-                        int at = count - 1;
-                        STRIDED_MAX(j, t, count, best) best = larger(best, gates[j]);
-                        STRIDED_MIN(j, t, count, at)
-                            at = (double)gates[j] == best && j < at ? j : at;
-                        bests[t] = best;
-                        found[t] = at;
-                    }
+                halve(half, off, half_of_part);
+                if (phase < KEEP) {
+                    if (phase == IN_PARTS)
+                        FOR_EACH_PADDED(j, count)
+                            log_gates_in_parts<CHILDREN>(candidates, j, middle, off, gates);
+                    else
+                        FOR_EACH_PADDED(j, count)
+                            log_gates_in_parts<1>(candidates, j, middle, off, gates);
                     BARRIER;
-                    ONE_THREAD {
-                        for (int t = 0; t < THREADS; t++) {
-                            const double best = bests[t], so_far = best_gate[child];
-                            if (best < so_far || (best == so_far && list[from + found[t]] > best_of[child]))
-                                continue;
-                            best_gate[child] = best;
-                            best_of[child] = list[from + found[t]];
+                    for (int part = 0; part < parts; part++) {
+                        FOR_THREADS(t) {
+                            double best = -1e300;
+                            int at = count - 1;
+                            STRIDED_MAX(j, t, count, best)
+                                best = larger(best, (double)gates[part * COLUMN + j]);
+                            STRIDED_MIN(j, t, count, at)
+                                at = (double)gates[part * COLUMN + j] == best && j < at ? j : at;
+                            bests[t] = best;
+                            found[t] = at;
                         }
+                        BARRIER;
+                        ONE_THREAD {
+                            const int e = child * CHILDREN + part;
+                            for (int t = 0; t < THREADS; t++) {
+                                const double best = bests[t], so_far = best_gate[e];
+                                const int k = list[from + found[t]];
+                                if (best > so_far || (best == so_far && k < best_of[e])) {
+                                    best_gate[e] = best;
+                                    best_of[e] = k;
+                                }
+                            }
+                        }
+                        BARRIER;
                     }
-                    BARRIER;
                     continue;
                 }
-                const double *winner = anchors + (long long)best_of[child] * ANCHOR;
-                const double least =
-                    control[SIGNED] ? -1e300 : lower_bound(winner, middle, half) - settings[TAU];
+                double least = 1e300;
+                for (int part = 0; part < parts; part++) {
+                    const int k = best_of[child * CHILDREN + part];
+                    const double *winner = anchors + (long long)k * ANCHOR;
+                    double of_part[NDIM];
+                    UNROLL for (int d = 0; d < NDIM; d++)
+                        of_part[d] = middle[d] + (part >> (NDIM - 1 - d) & 1 ? off[d] : -off[d]);
+                    least = smaller(least, parts > 1 ? lower_bound(winner, of_part, half_of_part)
+                                                     : lower_bound(winner, middle, half));
+                }
+                least = control[SIGNED] ? -1e300 : least - settings[TAU];
                 unsigned char *kept_here =
                     keep + ((long long)first * CHILDREN + (long long)child * n + from);
-                FOR_EACH(j, count) gates[j] = upper_bound(candidates, j, middle, half);
+                FOR_EACH_PADDED(j, count)
+                    keeps[j] = may_reach(candidates, j, middle, half, least);
+                BARRIER;
                 FOR_THREADS(t) {
-                    int keeps = 0;
-                    STRIDED_SUM(j, t, count, keeps) {
-                        const unsigned char keep_this = (double)gates[j] >= least;
-                        kept_here[j] = keep_this;
-                        keeps += keep_this;
+                    int sum = 0;
+                    STRIDED_SUM(j, t, count, sum) {
+                        kept_here[j] = (unsigned char)keeps[j];
+                        sum += keeps[j];
                     }
-                    found[t] = keeps;
+                    found[t] = sum;
                 }
                 BARRIER;
                 ONE_THREAD {
@@ -224,17 +268,38 @@ KERNEL(bound, LIST_THREADS, const int *control, const double *settings, const in
                 BARRIER;
             }
         }
+        if (phase == WHOLE && level == 0) {
+            for (int child = 0; child < CHILDREN; child++) {
+                int corner[NDIM];
+                double middle[NDIM], half[NDIM];
+                UNROLL for (int d = 0; d < NDIM; d++)
+                    corner[d] = 2 * parent[d] + (child >> (NDIM - 1 - d) & 1);
+                if (number_of_box(grid, level, corner) < 0) continue;
+                extent_of_box(grid, level, corner, middle, half);
+                const double *winner = anchors + (long long)best_of[child * CHILDREN] * ANCHOR;
+                if (best_gate[child * CHILDREN] - lower_bound(winner, middle, half) > FALLS)
+                    parts = CHILDREN;
+            }
+            BARRIER;
+        }
     }
     FOR_EACH_PLAIN(child, CHILDREN) {
         int corner[NDIM];
+        double middle[NDIM], half[NDIM], best = -1e300;
         UNROLL for (int d = 0; d < NDIM; d++)
             corner[d] = 2 * parent[d] + (child >> (NDIM - 1 - d) & 1);
         const int number = number_of_box(grid, level, corner);
         if (number >= 0) {
             counts[number] = kept[child];
-            if (level == 0) {
-                winners[number] = best_of[child];
-                wins[best_of[child]] = 1;
+            extent_of_box(grid, level, corner, middle, half);
+            for (int part = 0; part < parts && level == 0; part++) {
+                const int k = best_of[child * CHILDREN + part];
+                const double lower = lower_bound(anchors + (long long)k * ANCHOR, middle, half);
+                if (lower > best) {
+                    best = lower;
+                    winners[number] = k;
+                }
+                wins[k] = 1;
             }
         }
     }

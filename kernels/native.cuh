@@ -33,9 +33,12 @@ static const int SHARES = 16;        // parts of a launch that a thread takes, o
 static const int SPINS = 4000;       // looks at a flag before the processor is given to others
 static const double LINGER = 1e-4;   // seconds that an idle thread looks out for work
 
-static inline void relax() {
+static inline void wait_a_moment(int &spins) {
+    if (++spins > SPINS)
+        sched_yield();
 #if defined(__x86_64__) || defined(__i386__)
-    __builtin_ia32_pause();
+    else
+        __builtin_ia32_pause();
 #endif
 }
 
@@ -54,119 +57,85 @@ static inline double now() {
     return t.tv_sec + 1e-9 * t.tv_nsec;
 }
 
-// Threads that go through the launches of a sequence in step.
-struct Team {
-    int size;
-    std::atomic<int> arrived{0}, turn{0};
-    std::atomic<int> next[3] = {{0}, {0}, {0}};  // block of the last, this, and the next launch
-    const int *control;
-    double until, build_seconds = 0;
-    enum { BUILD, STEP_ON, END } decision = END;
-
-    void decide() {
-        const bool late = control[STEP] > 0 && now() > until;
-        if (control[HALT] != 0 || control[STEP] >= control[TARGET] || late)
-            decision = END;
-        else
-            decision = control[STALE] ? BUILD : STEP_ON;
-    }
-
-    void meet() {
-        if (size == 1) return;
-        const int before = turn.load(std::memory_order_acquire);
-        if (arrived.fetch_add(1, std::memory_order_acq_rel) == size - 1) {
-            arrived.store(0, std::memory_order_relaxed);
-            turn.store(before + 1, std::memory_order_release);
-            return;
-        }
-        for (int spins = 0; turn.load(std::memory_order_acquire) == before; spins++)
-            spins < SPINS ? relax() : (void)sched_yield();
-    }
-
-    void run(const Launch *launches, int count, int rank, int &number) {
-        for (int l = 0; l < count; l++, number++) {
-            const Launch &launch = launches[l];
-            const int share = launch.blocks / (size * SHARES) + 1;
-            std::atomic<int> &at = next[number % 3];
-            if (rank == 0) next[(number + 1) % 3].store(0, std::memory_order_relaxed);
-            for (int first; (first = at.fetch_add(share, std::memory_order_relaxed)) < launch.blocks;) {
-                const int last = first + share < launch.blocks ? first + share : launch.blocks;
-                launch.kernel(launch.arguments, first, last, launch.threads);
-            }
-            meet();
-        }
-    }
-};
-
-struct Work {  // a sequence to run once, or two between which `control` decides
-    const Launch *build, *step;
-    int builds, steps;
-    Team *team;
-
-    void operator()(int rank) const {
-        const FlushToZero flush;
-        int number = 0;
-        if (!build) {
-            team->run(step, steps, rank, number);
-            return;
-        }
-        for (;;) {
-            if (rank == 0) team->decide();  // for all: what it looks at changes under way
-            team->meet();
-            if (team->decision == Team::END) return;
-            const double begun = now();
-            if (team->decision == Team::BUILD) {
-                team->run(build, builds, rank, number);
-                if (rank == 0) team->build_seconds += now() - begun;
-            } else {
-                team->run(step, steps, rank, number);
-            }
-        }
-    }
-};
-
-// Threads that wait for work. There is one pool for a process, and it is never taken down.
+// Threads that share the blocks of a launch. One leads: it opens a launch, takes part, and goes on
+// when all blocks are done. The others help where a launch is open; none is waited for that has taken
+// no blocks, so that a thread which gets no processor holds nobody up. There is one pool for a
+// process; it is never taken down.
 struct Pool {
-    std::mutex in_use, mutex;
+    std::mutex leading, mutex;
     std::condition_variable wake;
-    std::atomic<long> jobs{0};
-    std::atomic<int> busy{0};
-    const Work *work = nullptr;
-    int threads = 1, wanted = 0;
-    pid_t process = getpid();
+    std::atomic<bool> active{false};
+    std::atomic<int> size{1};  // threads that may take part
+    // The launch that is open: its number (upper half) and its next block (lower half). While it is
+    // changed the next block is CLOSED; who took blocks by the number has the launch of that number.
+    std::atomic<unsigned long long> open{CLOSED};
+    std::atomic<const Launch *> launch{nullptr};
+    std::atomic<int> done{0};
+    int threads = 1;
+    const pid_t process = getpid();
+    static const unsigned CLOSED = 0xffffffffu;
+
+    // Take blocks of the open launch and do them, until there are none left.
+    void take_part() {
+        for (;;) {
+            unsigned long long ticket = open.load(std::memory_order_acquire);
+            const unsigned next = (unsigned)ticket;
+            if (next == CLOSED) return;
+            const Launch *current = launch.load(std::memory_order_acquire);
+            const unsigned blocks = current->blocks;
+            if (next >= blocks) return;
+            const unsigned share = blocks / (size.load(std::memory_order_relaxed) * SHARES) + 1;
+            const unsigned last = blocks - next < share ? blocks : next + share;
+            if (!open.compare_exchange_weak(ticket, ticket - next + last, std::memory_order_acq_rel))
+                continue;
+            current->kernel(current->arguments, (int)next, (int)last, current->threads);
+            done.fetch_add((int)(last - next), std::memory_order_acq_rel);
+        }
+    }
 
     void worker(int rank) {
-        for (long done = 0;;) {
-            const double idle = now();
-            while (jobs.load(std::memory_order_acquire) == done && now() - idle < LINGER) relax();
-            {
-                std::unique_lock<std::mutex> lock(mutex);
-                wake.wait(lock, [&] { return jobs.load() != done; });
-                done = jobs.load();
-                if (rank >= wanted) continue;
+        const FlushToZero flush;
+        for (double idle = now(); ;) {
+            int spins = 0;
+            while (active.load(std::memory_order_relaxed) && rank < size.load(std::memory_order_relaxed)) {
+                take_part();
+                wait_a_moment(spins);
+                idle = now();
             }
-            (*work)(rank);
-            busy.fetch_sub(1, std::memory_order_release);
+            while (!active.load(std::memory_order_relaxed) && now() - idle < LINGER)
+                wait_a_moment(spins = 0);
+            std::unique_lock<std::mutex> lock(mutex);
+            wake.wait(lock, [&] { return active.load() && rank < size.load(); });
         }
     }
 
-    void run(const Work &job, int size) {
+    // Do a launch with all that help.
+    void run(const Launch &wanted) {
+        if (wanted.blocks <= 1 || size.load(std::memory_order_relaxed) == 1) {
+            wanted.kernel(wanted.arguments, 0, wanted.blocks, wanted.threads);
+            return;
+        }
+        const unsigned long long number = (open.load(std::memory_order_relaxed) >> 32) + 1;
+        done.store(0, std::memory_order_relaxed);
+        launch.store(&wanted, std::memory_order_release);
+        open.store(number << 32, std::memory_order_release);
+        take_part();
+        for (int spins = 0; done.load(std::memory_order_acquire) < wanted.blocks;) wait_a_moment(spins);
+        open.store((number << 32) | CLOSED, std::memory_order_release);
+    }
+
+    void begin(int threads_wanted) {
         {
             std::lock_guard<std::mutex> lock(mutex);
-            while (threads < size) {
+            for (; threads < threads_wanted; threads++)
                 std::thread(&Pool::worker, this, threads).detach();
-                threads++;
-            }
-            work = &job;
-            wanted = size;
-            busy.store(size - 1);
-            jobs.fetch_add(1);
+            size.store(threads_wanted);
+            active.store(true);
         }
         wake.notify_all();
-        job(0);
-        for (int spins = 0; busy.load(std::memory_order_acquire) > 0; spins++)
-            spins < SPINS ? relax() : (void)sched_yield();
     }
+
+    void end() { active.store(false); }
 };
 
 static Pool *pool() {
@@ -175,37 +144,58 @@ static Pool *pool() {
     if (found && found->process == getpid()) return found;
     // a child that was forked has none of its parent's threads, and must not touch their locks
     Pool *made = new Pool;
-    current.store(made);
-    return made;
+    return current.compare_exchange_strong(found, made) ? made : found;
 }
 
-static double run(Work work, const int *control, int threads, double seconds) {
-    Team team;
-    Pool *shared = pool();
-    const bool free = threads > 1 && shared->in_use.try_lock();  // else alone, with the same result
-    team.size = !free ? 1 : threads < MOST_THREADS ? threads : MOST_THREADS;
-    team.control = control;
-    team.until = now() + seconds;
-    work.team = &team;
-    if (free) {
-        shared->run(work, team.size);
-        shared->in_use.unlock();
-    } else {
-        work(0);
+// Leads the pool while it lives; where someone else leads it, works alone, with the same results.
+struct Lead {
+    Pool *team = nullptr;
+    const FlushToZero flush;
+
+    explicit Lead(int threads) {
+        if (threads > 1 && pool()->leading.try_lock()) {
+            team = pool();
+            team->begin(threads < MOST_THREADS ? threads : MOST_THREADS);
+        }
     }
-    return team.build_seconds;
-}
+    ~Lead() {
+        if (!team) return;
+        team->end();
+        team->leading.unlock();
+    }
+    void run(const Launch *launches, int count) {
+        for (int l = 0; l < count; l++) {
+            if (team)
+                team->run(launches[l]);
+            else
+                launches[l].kernel(launches[l].arguments, 0, launches[l].blocks, launches[l].threads);
+        }
+    }
+};
 
 }  // namespace native
 
 // Run launches one after the other.
 extern "C" void smoe_run(const native::Launch *launches, int count, int threads) {
-    native::run({nullptr, launches, 0, count, nullptr}, nullptr, threads, 0);
+    native::Lead(threads).run(launches, count);
 }
 
 // Build lists where they are stale and take steps otherwise, until control says that there are
 // enough, or for some seconds, but one step at least. Returns the seconds spent on lists.
 extern "C" double smoe_train(const native::Launch *build, int builds, const native::Launch *step,
                              int steps, const int *control, int threads, double seconds) {
-    return native::run({build, step, builds, steps, nullptr}, control, threads, seconds);
+    native::Lead lead(threads);
+    const double until = native::now() + seconds;
+    double building = 0;
+    while (control[HALT] == 0 && control[STEP] < control[TARGET] &&
+           (control[STEP] == 0 || native::now() <= until)) {
+        const double begun = native::now();
+        if (control[STALE]) {
+            lead.run(build, builds);
+            building += native::now() - begun;
+        } else {
+            lead.run(step, steps);
+        }
+    }
+    return building;
 }

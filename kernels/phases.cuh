@@ -327,11 +327,15 @@ FUNCTION void run_blocks(
 #define STRIDED(j, t, n) for (int j = (t); j < (n); j += THREADS)
 // ... that finds a maximum, a minimum, or a sum of integers, and nothing else
 #ifdef SCALAR_PACKS
+#define FOR_EACH_PADDED(j, n) FOR_EACH(j, n)
 #define STRIDED_MAX(j, t, n, most) STRIDED(j, t, n)
 #define STRIDED_MIN(j, t, n, least) STRIDED(j, t, n)
 #define STRIDED_SUM(j, t, n, sum) STRIDED(j, t, n)
 #else
 #define OMP(text) _Pragma(#text)
+// ... of items up to the next multiple of 8: there is no remainder to be done one by one
+#define FOR_EACH_PADDED(j, n) \
+    for (int j##_ = 0; j##_ < (n); j##_ += 8) OMP(omp simd) for (int j = j##_; j < j##_ + 8; j++)
 #define STRIDED_MAX(j, t, n, most) OMP(omp simd reduction(max : most)) for (int j = 0; j < (n); j++)
 #define STRIDED_MIN(j, t, n, least) OMP(omp simd reduction(min : least)) for (int j = 0; j < (n); j++)
 #define STRIDED_SUM(j, t, n, sum) OMP(omp simd reduction(+ : sum)) for (int j = 0; j < (n); j++)

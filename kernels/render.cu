@@ -20,7 +20,7 @@ KERNEL(render, TILE_THREADS, const int *control, const int *grid, const double *
 {
     if (control[HALT]) return;
     SHARED(REAL, terms, WIDTH * CHUNK);
-    SHARED(double, offsets, NDIM * CHUNK);
+    SHARED(REAL, offsets, NDIM * CHUNK);
     SHARED(REAL, gates, CHUNK * STRIDE);
     SHARED(int, steep, 2);
     SHARED(REAL, drawn, NCHAN * PIXELS);
@@ -63,7 +63,7 @@ KERNEL(gating, TILE_THREADS, const int *control, const int *grid, const double *
 {
     if (control[HALT]) return;
     SHARED(REAL, terms, WIDTH * CHUNK);
-    SHARED(double, offsets, NDIM * CHUNK);
+    SHARED(REAL, offsets, NDIM * CHUNK);
     SHARED(REAL, gates, CHUNK * STRIDE);
     SHARED(double, signs, CHUNK);
     const int tile = BLOCK, first = start[tile], pairs = start[tile + 1] - first;

@@ -10,7 +10,7 @@ KERNEL(step, TILE_THREADS, int *control, const int *grid, const double *records,
 {
     if (!GOES_ON(control)) return;
     SHARED(REAL, terms, WIDTH * CHUNK);
-    SHARED(double, offsets, NDIM * CHUNK);
+    SHARED(REAL, offsets, NDIM * CHUNK);
     SHARED(REAL, gates, CHUNK * STRIDE);
     SHARED(int, steep, 2);
     SHARED(REAL, q, (1 + NCHAN) * PIXELS);  // −Σ_c q_c y_c, then q_c = r_c / S but for 2 / (N C)
@@ -76,19 +76,15 @@ KERNEL(step, TILE_THREADS, int *control, const int *grid, const double *records,
             else  // top is 0 where the tile is not steep
                 accumulate<true, true, false>(records, list + from, count, terms, gates, top, S, y);
         }
-        FOR_PARTS(j, part, count) {
-            Pack sums[WIDTH];
-            moments_of_pair(terms, gates, q, j, part, sums);
-            store_sums(sums, j, part, partial);
-        }
+        FOR_PARTS(j, part, count) store_moments(terms, gates, q, j, part, partial);
         BARRIER;
         FOR_EACH(j, count) {
-            double moments[WIDTH], back[NDIM];
+            REAL moments[WIDTH], back[NDIM];
             UNROLL for (int w = 0; w < WIDTH; w++) moments[w] = sum_of_parts(partial, j, w);
             UNROLL for (int d = 0; d < NDIM; d++) back[d] = offsets[d * CHUNK + j];
             move_moments(moments, back);
             REAL *row = rows + (row0 + c * chunk + j) * ROW;
-            UNROLL for (int w = 0; w < WIDTH; w++) row[w] = (REAL)moments[w];
+            UNROLL for (int w = 0; w < WIDTH; w++) row[w] = moments[w];
         }
     }
 }

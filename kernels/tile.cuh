@@ -28,20 +28,21 @@ FUNCTION void store_sums(const Pack *sums, int j, int part, Partial &partial) {
     UNROLL for (int w = 0; w < WIDTH; w++) partial[(w * PARTS + part) * CHUNK + j] = sums[w];
 }
 template <class Partial>
-FUNCTION double sum_of_parts(Partial &partial, int j, int w) {
-    double sum = (REAL)partial[w * PARTS * CHUNK + j];
+FUNCTION REAL sum_of_parts(Partial &partial, int j, int w) {
+    REAL sum = (REAL)partial[w * PARTS * CHUNK + j];
     UNROLL for (int p = 1; p < PARTS; p++) sum += (REAL)partial[(w * PARTS + p) * CHUNK + j];
     return sum;
 }
 #else
 #define SUMS ROW
 FUNCTION void store_sums(const Pack *sums, int j, int, REAL *partial) {
-    sum_all<WIDTH>(sums, partial + j * SUMS);
+    Lanes<LANES>::sum<WIDTH>(sums, partial + j * SUMS);
 }
-FUNCTION double sum_of_parts(const REAL *partial, int j, int w) {
+FUNCTION REAL sum_of_parts(const REAL *partial, int j, int w) {
     return partial[j * SUMS + w];
 }
 #endif
+
 #define STEEP 80.0  // a spread of log2-gates in a tile beyond which a pixel needs its own maximum
 #define SHARP 1.0   // a curvature of log2-gates beyond which they cannot be followed by differences
 #define TINY 1e-19  // a sum of signed gates, relative to the largest, that is not positive
@@ -54,23 +55,23 @@ FUNCTION void prepare_pair(const double *record, const double *centre, const dou
     double theta[MOMENTS], offset[NDIM];
     log_gate_of(record, centre, theta, offset);
     UNROLL for (int m = 0; m < MOMENTS; m++)
-        terms[m * CHUNK + j] = (REAL)((theta[m] - winner[m]) * LOG2E);
+        terms[m * CHUNK + j] = (REAL)(theta[m] - winner[m]);
     UNROLL for (int c = 0; c < NCHAN; c++) {
-        const double *expert = record + 2 + NDIM + LOWER + c * (NDIM + 1);
+        const double *expert = record + OF_EXPERT + c * (NDIM + 1);
         double value = expert[0] - level[c];
         UNROLL for (int d = 0; d < NDIM; d++) value += expert[1 + d] * offset[d];
         terms[(MOMENTS + c * (NDIM + 1)) * CHUNK + j] = (REAL)value;
         UNROLL for (int d = 0; d < NDIM; d++)
             terms[(MOMENTS + c * (NDIM + 1) + 1 + d) * CHUNK + j] = (REAL)expert[1 + d];
     }
-    UNROLL for (int d = 0; d < NDIM; d++) offsets[d * CHUNK + j] = offset[d];
+    UNROLL for (int d = 0; d < NDIM; d++) offsets[d * CHUNK + j] = (REAL)offset[d];
 }
 
 // The level of a tile: the winner's expert at the tile's centre, from which the experts of its
 // neighbours differ by little. Where signed gates may add up to nothing there can be none.
 FUNCTION void find_level(const double *record, const double *offset, bool is_signed, double *level) {
     UNROLL for (int c = 0; c < NCHAN; c++) {
-        const double *expert = record + 2 + NDIM + LOWER + c * (NDIM + 1);
+        const double *expert = record + OF_EXPERT + c * (NDIM + 1);
         level[c] = 0;
         if (is_signed) continue;
         level[c] = expert[0];
@@ -211,54 +212,87 @@ FUNCTION void accumulate(const double *records, const int *list, int count, Term
 
 // The moments of pair j in a tile, over the pixels of one part: Σ g φ(u), and for each channel Σ w r
 // and Σ w r u, but for a factor.
-template <class Terms, class Gates, class Residuals>
-FUNCTION void moments_of_pair(Terms &terms, Gates &gates, Residuals &q, int j, int part, Pack *sums) {
-    Pack u[NDIM], expert[NCHAN];
-    UNROLL for (int w = 0; w < WIDTH; w++) sums[w] = Pack{};
 #if WALKS
-    Pack once = Pack{}, twice = Pack{}, of_expert[NCHAN];  // Σ b g, Σ b² g; Σ b h
+// Along axis 0, u = ADVANCE b + c, with b of the pack and c within it, both counted from the middle. The
+// lanes of a pack that differ in c are added up first; then there is a Line of sums over the other axes.
+#define LINE (PIXELS / SIDE)
+typedef Lanes<LINE>::Vector Line;
+
+struct Folded {  // Σ p and Σ c p over lanes that differ in c; Σ c² p
+    Line sum, once, twice;
+};
+
+FUNCTION Folded fold(Pack pack) {
+    Folded folded = {Line{}, Line{}, Line{}};
+    UNROLL for (int c = 0; c < ADVANCE; c++) {
+        Line part;
+        memcpy(&part, (const char *)&pack + c * sizeof part, sizeof part);
+        const REAL place = (REAL)c - (REAL)(ADVANCE - 1) / 2;
+        folded.sum += part;
+        if (ADVANCE > 1) folded.once += part * place;
+        if (ADVANCE > 1) folded.twice += part * (place * place);
+    }
+    return folded;
+}
+
+template <class Terms>
+FUNCTION void store_moments(Terms &terms, const REAL *gates, const REAL *q, int j, int, REAL *partial) {
+    Pack u[NDIM], expert[NCHAN], g0 = Pack{}, g1 = Pack{}, g2 = Pack{};  // Σ g, Σ b g, Σ b² g
+    Pack h0[NCHAN], h1[NCHAN];                                         // Σ h, Σ b h
     UNROLL for (int d = 0; d < NDIM; d++) u[d] = coordinate(d, 0);
     UNROLL for (int c = 0; c < NCHAN; c++) {
         expert[c] = expert_at(terms, j, c, u);
-        of_expert[c] = Pack{};
+        h0[c] = h1[c] = Pack{};
     }
     UNROLL for (int b = 0; b < PACKS; b++) {
+        const REAL place = (REAL)b - (REAL)(PACKS - 1) / 2;
         const Pack gate = load_pack(gates + j * STRIDE + b * LANES);
         Pack pull = load_pack(q + b * LANES);
         UNROLL for (int c = 0; c < NCHAN; c++) {
             const Pack q_c = load_pack(q + (1 + c) * PIXELS + b * LANES), h = gate * q_c;
             pull += q_c * expert[c];
-            sums[MOMENTS + c * (NDIM + 1)] += h;
-            of_expert[c] += h * (REAL)b;
+            h0[c] += h;
+            h1[c] += h * place;
             expert[c] += ADVANCE * expert_slope(terms, j, c);
         }
         const Pack g = gate * pull;
-        sums[0] += g;
-        once += g * (REAL)b;
-        twice += g * (REAL)(b * b);
+        g0 += g;
+        g1 += g * place;
+        g2 += g * (place * place);
     }
-    sums[1] = u[0] * sums[0] + (REAL)ADVANCE * once;
-    sums[PRODUCT(0, 0)] = u[0] * sums[1] + (REAL)ADVANCE * (u[0] * once + (REAL)ADVANCE * twice);
+    const REAL step = ADVANCE;
+    const Folded f0 = fold(g0), f1 = fold(g1), f2 = fold(g2);
+    Line sums[WIDTH], v[NDIM];
+    UNROLL for (int d = 1; d < NDIM; d++) memcpy(&v[d], &u[d], sizeof v[d]);
+    sums[0] = f0.sum;
+    sums[1] = f0.once + step * f1.sum;
+    sums[PRODUCT(0, 0)] = f0.twice + 2 * step * f1.once + step * step * f2.sum;
     UNROLL for (int d = 1; d < NDIM; d++) {
-        sums[1 + d] = u[d] * sums[0];
-        sums[PRODUCT(0, d)] = u[d] * sums[1];
-        UNROLL for (int k = d; k < NDIM; k++) sums[PRODUCT(d, k)] = product(d, k, 0) * sums[0];
+        sums[1 + d] = v[d] * sums[0];
+        sums[PRODUCT(0, d)] = v[d] * sums[1];
+        UNROLL for (int k = d; k < NDIM; k++) sums[PRODUCT(d, k)] = v[k] * sums[1 + d];
     }
     UNROLL for (int c = 0; c < NCHAN; c++) {
-        Pack *of_channel = sums + MOMENTS + c * (NDIM + 1);
-        of_channel[1] = u[0] * of_channel[0] + (REAL)ADVANCE * of_expert[c];
-        UNROLL for (int d = 1; d < NDIM; d++) of_channel[1 + d] = u[d] * of_channel[0];
+        const Folded of_gate = fold(h0[c]), of_b = fold(h1[c]);
+        Line *of_channel = sums + MOMENTS + c * (NDIM + 1);
+        of_channel[0] = of_gate.sum;
+        of_channel[1] = of_gate.once + step * of_b.sum;
+        UNROLL for (int d = 1; d < NDIM; d++) of_channel[1 + d] = v[d] * of_channel[0];
     }
-    (void)part;
+    Lanes<LINE>::sum<WIDTH>(sums, partial + j * SUMS);
+}
 #else
+template <class Terms, class Gates, class Residuals, class Partial>
+FUNCTION void store_moments(Terms &terms, Gates &gates, Residuals &q, int j, int part, Partial &partial) {
+    Pack u[NDIM], sums[WIDTH];
+    UNROLL for (int w = 0; w < WIDTH; w++) sums[w] = Pack{};
     UNROLL for (int i = part * LANES; i < PIXELS; i += PARTS * LANES) {
         UNROLL for (int d = 0; d < NDIM; d++) u[d] = coordinate(d, i);
         const Pack gate = LOAD(gates, j * STRIDE + i);
         Pack pull = LOAD(q, i);
         UNROLL for (int c = 0; c < NCHAN; c++) {
             const Pack q_c = LOAD(q, (1 + c) * PIXELS + i), h = gate * q_c;
-            expert[c] = expert_at(terms, j, c, u);
-            pull += q_c * expert[c];
+            pull += q_c * expert_at(terms, j, c, u);
             sums[MOMENTS + c * (NDIM + 1)] += h;
             UNROLL for (int d = 0; d < NDIM; d++) sums[MOMENTS + c * (NDIM + 1) + 1 + d] += h * u[d];
         }
@@ -269,8 +303,9 @@ FUNCTION void moments_of_pair(Terms &terms, Gates &gates, Residuals &q, int j, i
             UNROLL for (int k = d; k < NDIM; k++) sums[PRODUCT(d, k)] += g * product(d, k, i);
         }
     }
-#endif
+    store_sums(sums, j, part, partial);
 }
+#endif
 
 // All pairs of a tile: the gates' sum S and y, each channel's Σ w e − level, and what is taken off
 // log2-gates before they become gates. `terms` and `gates` are left with the last chunk.

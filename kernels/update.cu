@@ -121,19 +121,23 @@ FUNCTION void take_step(int *control, const double *settings, double correction,
         }
     }
     bool finite = true;
+    double rates[WIDTH];
     UNROLL for (int w = 0; w < WIDTH; w++) {
         int kind = RATE_PIS;
         if (w >= AT_MU) kind = RATE_MU;
         if (w >= AT_A) kind = RATE_A;
         if (w >= AT_EXPERT) kind = (w - AT_EXPERT) % (NDIM + 1) == 0 ? RATE_NU : RATE_GAMMA;
-        const double rate = settings[kind], clip = settings[GRAD_CLIP];
-        if (rate < 0) continue;
-        const double g = smaller(larger(gradient[w], -clip), clip);
+        rates[w] = settings[kind];
+    }
+    for (int w = 0; w < WIDTH; w++) {  // not unrolled: a CPU takes several at a time
+        const double g = smaller(larger(gradient[w], -settings[GRAD_CLIP]), settings[GRAD_CLIP]);
         const double m_now = m[w] + (1 - BETA1) * (g - m[w]);
         const double v_now = v[w] + (1 - BETA2) * (g * g - v[w]);
-        m[w] = (REAL)m_now;
-        v[w] = (REAL)v_now;
-        row[w] = (REAL)(row[w] - rate * correction * m_now / (sqrt(v_now) + settings[EPSILON]));
+        const double change = rates[w] * correction * m_now / (sqrt(v_now) + settings[EPSILON]);
+        const bool trained = rates[w] >= 0;
+        m[w] = trained ? (REAL)m_now : m[w];
+        v[w] = trained ? (REAL)v_now : v[w];
+        row[w] = trained ? (REAL)(row[w] - change) : row[w];
     }
     UNROLL for (int w = 0; w < WIDTH; w++) finite = finite && row[w] - row[w] == 0;
     UNROLL for (int d = 0; d < NDIM; d++) {  // A_dd stays above 0

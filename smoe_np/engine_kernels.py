@@ -3,8 +3,8 @@
 One host side for both: the buffers, and the order of launches. What differs is the launcher
 (``launch_native``, ``launch_cuda``), which has arrays, records sequences of launches and runs them.
 
-Parameters of all kernels, their Adam moments and their gradients are rows (K, W) of W numbers: π, μ,
-the lower triangle of A, then for each channel ν and γ. A step of training is the sequence
+Parameters of all kernels, their Adam moments and their gradients are rows (K, W) of W numbers: π,
+μ, the lower triangle of A, then for each channel ν and γ. A step of training is the sequence
 
     step, gather    of each batch of tiles: moments of every pair, then their sums by kernel
     judge           the loss, and whether it exploded
@@ -243,9 +243,12 @@ class KernelEngine:
             anchors = state["anchor"]
         else:  # of another engine
             rows = np.zeros((K, self.width))
-            rows[:, : 1 + D + len(entries)] = np.column_stack([state["pis"], state["musX"], *entries])
+            rows[:, : 1 + D + len(entries)] = np.column_stack(
+                [state["pis"], state["musX"], *entries])
             self._upload(rows)
-            anchors = self.launch.host(self.records)[:, [0, *range(2, 2 + D + len(entries))]]
+            records = self.launch.host(self.records)
+            anchors = np.hstack([records[:, :1], records[:, 2 : 2 + D],
+                                 records[:, -len(entries) :]])
         self.anchors[...] = self.launch.array(np.hstack([anchors, state["allowance"][:, :K].T]))
         self._build_lists(self._lists)
         self.slots = np.asarray(state["slots"])
@@ -336,7 +339,7 @@ class KernelEngine:
         self.held = self._moments_given = None
         self.params, self.m, self.v = (zeros((K, self.width), self.dtype) for _ in range(3))
         self.sums = zeros((K, self.width), np.float64)
-        self.records = zeros((K, self.width + 1), np.float64)
+        self.records = zeros((K, self.width + 1 + lower), np.float64)
         self.anchors = zeros((K, 1 + D + lower + 3), np.float64)
         self.moved, self.rates = zeros((K, 3), np.float64), zeros((K, 3), np.float64)
         self.wins, self.pairs_of_kernel = zeros(K, np.int32), zeros(K, np.int32)
@@ -344,7 +347,7 @@ class KernelEngine:
         self.pace_sums = zeros(5 * self._blocks(LIST_THREADS), np.float64)
         self.all_kernels = self.launch.array(np.arange(K, dtype=np.int32))
         self.all_start = self.launch.array(np.array([0, K], np.int32))
-        self._make_lists(min(K, FIRST_PAIRS) * self.tiles, K + FIRST_PAIRS * (self.tiles // 3 + 1))
+        self._make_lists(min(K, FIRST_PAIRS) * self.tiles, K + FIRST_PAIRS * (self.tiles // 4 + 1))
 
     def _make_lists(self, pairs, between):
         """Have room for so many pairs, and for so many entries of the lists of larger boxes."""
@@ -448,7 +451,8 @@ class KernelEngine:
             elif halt == _NO_ROOM:
                 self.control[_HALT] = 0
                 starts = self.launch.host(self.start)
-                most = max(int(starts[last] - starts[first]) for first, last in self._batch_bounds())
+                bounds = self._batch_bounds()
+                most = max(int(starts[last] - starts[first]) for first, last in bounds)
                 self.room = int(ROOM * most) + self.grid.pixels
                 self.rows = None  # before there is another
                 self.rows = self.launch.zeros(self.room * self.row_width, self.dtype)

@@ -81,7 +81,7 @@ class NumpyEngine:
     @staticmethod
     def why_not(D=2, C=1):
         """Say in one sentence why this engine cannot be used here; ``None``: it always can."""
-        return None
+        return
 
     def loss_and_gradients(self, params):
         """The mean squared error and its gradients; needs a target.

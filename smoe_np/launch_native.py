@@ -1,8 +1,8 @@
 """Kernels on a CPU: the kernel sources compiled by the machine's C++ compiler, and their launches.
 
 Compiled code is kept in a folder of the user, under a name made of all that it depends on: source,
-options, compiler, processor. A file is used only if it lies where nobody else can write, and has the
-digest that was noted beside it.
+options, compiler, processor. A file is used only if it lies where nobody else can write, and has
+the digest that was noted beside it.
 """
 
 import contextlib
@@ -195,8 +195,8 @@ def find_compiler():
     for name in COMPILERS:
         if shutil.which(name):
             return [name]
-    raise NativeUnavailable(f"no C++ compiler ({', '.join(COMPILERS)}) is on the PATH; install one, "
-                            f"such as g++")
+    raise NativeUnavailable(f"no C++ compiler ({', '.join(COMPILERS)}) is on the PATH; install "
+                            f"one, such as g++")
 
 
 @cache
@@ -210,7 +210,8 @@ def _version(compiler):
     try:
         return _version_of(tuple(compiler))
     except (OSError, subprocess.SubprocessError) as error:
-        raise NativeUnavailable(f"the compiler {compiler[0]} does not start ({_brief(error)})") from None
+        raise NativeUnavailable(
+            f"the compiler {compiler[0]} does not start ({_brief(error)})") from None
 
 
 def _for_this_processor():
@@ -248,7 +249,8 @@ def compile_kernels(compiler, options, source, path):
         done = subprocess.run(command, input=source, capture_output=True, text=True, check=False,
                               timeout=TIME_LIMIT, encoding="utf-8", errors="replace")
     except (OSError, subprocess.SubprocessError) as error:
-        raise NativeUnavailable(f"the compiler {compiler[0]} does not run ({_brief(error)})") from None
+        raise NativeUnavailable(
+            f"the compiler {compiler[0]} does not run ({_brief(error)})") from None
     if done.returncode != 0 or not path.is_file():
         complaints = [line for line in done.stderr.splitlines() if "error" in line.lower()]
         first = (complaints or done.stderr.splitlines() or ["no message"])[0].strip()

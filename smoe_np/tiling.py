@@ -21,6 +21,7 @@ from .gate import precisions
 
 STEEP = 60.0  # a spread of log-gates in a tile above which exp needs the pixel's own maximum
 PIECE = 16384  # pairs that are bounded at a time: about 20 arrays of it fit a core's L2 cache
+FEW = 1 << 15  # kernels × tiles that are bounded all at once rather than searched
 PARTS = 2  # parts of a tile along an axis, each of which may have a winner of its own
 NEIGHBOURS = 8  # tiles along an axis that stand together in the order of lists
 ROUNDING = 1e-9  # relative error of a bound, far above that of float64
@@ -61,7 +62,7 @@ class Grid:
         return (corner + 0.5) * self.tile
 
     def parts(self):
-        """Parts of a tile: of each its middle (D,), from the tile's centre, and half its extent.
+        """Parts of a tile: their middles (D, parts), from the tile's centre, and half extents.
 
         The extent is that of the pixel centres.
         """
@@ -69,7 +70,7 @@ class Grid:
         for s in self.tile:
             cuts = np.linspace(0, s, min(PARTS, s) + 1).astype(int)
             axes.append([((a + b - s) / 2, (b - a - 1) / 2) for a, b in itertools.pairwise(cuts)])
-        return [tuple(np.array(part).T) for part in itertools.product(*axes)]
+        return np.array(list(itertools.product(*axes))).T  # (2, D, parts)
 
     def inside(self, tiles):
         """(T, P) bool: whether a pixel of a tile belongs to the picture."""
@@ -183,7 +184,8 @@ def rebuild_lists(kernels, grid, tau, allowance, old, pool=map):
     """What ``build_lists`` does, from the winners of lists of the same kernels a few steps ago.
 
     The old winners give every tile a lower bound; that bounds how far each kernel can matter, and
-    with it a box of tiles; the pairs in these boxes are the candidates.
+    with it a box of tiles; the pairs in these boxes are the candidates. Of a few kernels in a few
+    tiles all pairs are.
 
     Parameters
     ----------
@@ -202,11 +204,12 @@ def rebuild_lists(kernels, grid, tau, allowance, old, pool=map):
     heir = np.maximum.accumulate(np.where(there, np.arange(len(there)), there.argmax()))
     winners = old.winners.ravel()[heir].reshape(old.winners.shape)
     bounds = _Bounds(kernels, grid, tau, allowance)
-    centres = grid.centres(old.tiles)
+    middles, halves = grid.parts()
+    middle = grid.centres(old.tiles).T[:, :, None] + middles[:, None]  # (D, T, parts)
     best = np.empty(grid.num_tiles)
-    best[old.tiles] = np.min([
-        bounds.lower(winners[:, i], list((centres + middle).T), half)
-        for i, (middle, half) in enumerate(grid.parts())], axis=0)
+    best[old.tiles] = bounds.lower(winners, list(middle), halves).min(axis=1)
+    if K * grid.num_tiles <= FEW:
+        return bounds.by_tile([bounds.everywhere(best)])
     reach, first, last = bounds.tile_ranges(best.reshape(grid.counts))
     boxes = (last - first).prod(axis=0)
     if boxes.sum() > 8 * len(old.kernels) + 16 * PIECE:
@@ -227,14 +230,8 @@ class _Boxes(NamedTuple):
 
     def pieces(self):
         """The boxes in parts of at most PIECE pairs (or one box)."""
-        ends = np.cumsum(self.counts)
-        first = 0
-        while first < len(ends):
-            before = ends[first - 1] if first else 0
-            last = max(first + 1, int(np.searchsorted(ends, before + PIECE, side="right")))
-            yield _Boxes(self.level, self.corner[first:last], self.counts[first:last],
-                         self.kernels[before : ends[last - 1]])
-            first = last
+        for boxes, pairs in _pieces(self.counts, PIECE):
+            yield _Boxes(self.level, self.corner[boxes], self.counts[boxes], self.kernels[pairs])
 
 
 class _Bounds:
@@ -281,6 +278,17 @@ class _Bounds:
         keep, upper, best = self.bound(boxes)
         tile = np.repeat(np.ravel_multi_index(boxes.corner.T, self.grid.counts), boxes.counts)
         return boxes.kernels[keep], tile[keep], upper[keep], (upper >= best)[keep]
+
+    def everywhere(self, best):
+        """The pairs of all kernels that matter, tile by tile: what ``by_tile`` takes."""
+        order = self.grid.order
+        centres = self.grid.centres(order).T[:, :, None]  # (D, T, 1)
+        upper = self.upper(np.arange(len(self.log_weight) - 1), list(centres),
+                           [(t - 1) / 2 for t in self.grid.tile])  # (T, K)
+        best = best[order][:, None]
+        place, kernels = np.nonzero(upper >= best - self.tau)
+        upper = upper[place, kernels]
+        return kernels, order[place], upper, upper >= best[place, 0]
 
     def tile_ranges(self, best):
         """How far each kernel may matter: ‖z‖ (K,), and boxes of tiles, first and last + 1 (D, K).
@@ -384,17 +392,21 @@ class _Bounds:
         counts = np.bincount(rank, minlength=grid.num_tiles)
         starts = _starts(counts)
         candidates, able_counts = kernels[able], np.add.reduceat(able, starts, dtype=np.int64)
-        able_starts = _starts(able_counts)
         centres = grid.centres(grid.order).T  # (D, T)
-        around = np.repeat(centres, able_counts, axis=1)
-        best, winners = np.inf, []
-        for middle, half in grid.parts():
-            lower = self.lower(candidates, around + middle[:, None], half)
-            best_of_part = np.maximum.reduceat(lower, able_starts)
-            is_best = lower == np.repeat(best_of_part, able_counts)
-            winners.append(candidates[_first_of_run(is_best, able_starts)])
-            best = np.minimum(best, best_of_part)
-        winners = np.stack(winners)  # (parts, T)
+        middles, halves = grid.parts()
+        winners = np.empty((middles.shape[1], grid.num_tiles), kernels.dtype)
+        best = np.empty(grid.num_tiles)
+        for run, pairs in _pieces(able_counts, PIECE // len(winners)):
+            k, run_counts = candidates[pairs], able_counts[run]
+            tile = np.repeat(np.arange(len(run_counts)), run_counts)
+            middle = centres[:, run].take(tile, axis=1)[:, None] + middles[:, :, None]
+            lower = self.lower(k, list(middle), halves[:, :, None])  # (parts, pairs)
+            run_starts = _starts(run_counts)
+            best_of_part = np.maximum.reduceat(lower, run_starts, axis=1)
+            is_best = lower == best_of_part.take(tile, axis=1)
+            for part, mask in enumerate(is_best):
+                winners[part, run] = k[_first_of_run(mask, run_starts)]
+            best[run] = best_of_part.min(axis=0)
         lower = self.lower(winners, centres[:, None], [(t - 1) / 2 for t in grid.tile])
         winner = np.take_along_axis(winners, lower.argmax(axis=0)[None], axis=0)[0]
         steep = np.maximum.reduceat(upper, starts) - lower.max(axis=0) > STEEP
@@ -514,6 +526,17 @@ def _first_of_run(mask, starts):
     """The first index in each run, from ``starts``, at which ``mask`` holds."""
     true = np.flatnonzero(mask)
     return true[np.searchsorted(true, starts)]
+
+
+def _pieces(counts, most):
+    """Slices of runs of ``counts`` entries, and of their entries: ``most`` of these, or one run."""
+    ends = np.cumsum(counts)
+    first = 0
+    while first < len(ends):
+        before = int(ends[first - 1]) if first else 0
+        last = max(first + 1, int(np.searchsorted(ends, before + most, side="right")))
+        yield slice(first, last), slice(before, int(ends[last - 1]))
+        first = last
 
 
 def _stable_order(keys):

@@ -21,7 +21,7 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="module", params=["numpy", "native"])
 def each_engine(request):
-    """What "auto" stands for: each engine in turn. A look at the user's wishes follows each step."""
+    """What "auto" stands for: each engine in turn; training looks up after each step."""
     chosen = engine.ENGINES[request.param]
     if chosen.why_not() is not None:
         pytest.skip(chosen.why_not())
