@@ -2,8 +2,9 @@
 //
 // A kernel is a sequence of phases. A block owns a tile, a box of tiles or some kernels of the
 // model; within a phase every pixel (FOR_PIXELS) or every item (FOR_EACH) is independent of the
-// others; BARRIER stands between two phases of which the second reads what the first wrote into
-// SHARED arrays.
+// others; BARRIER stands between two phases of which the second reads what other threads wrote into
+// SHARED arrays in the first, or the other way round. FOR_PIXELS(i), FOR_EACH(i, n) and
+// STRIDED(i, t, n) all give i to the same thread, which needs no BARRIER to find its own again.
 //
 //                    a GPU                        a CPU
 //   a block          a thread block               one call
@@ -13,10 +14,13 @@
 //   FOR_THREADS(t)   the thread                   once; THREADS is 1 there
 //   PER_PIXEL(p)     a register                   an array over the tile's packs
 //   BARRIER          __syncthreads()              nothing
+//   WATCHED          a pointer                    a pointer
 //
-// With EMULATE_GPU a CPU does what a GPU would: a block has threads, visited backwards; SHARED
-// arrays and PER_PIXEL packs are poisoned at the start of a block; and an element of a SHARED array
-// that two threads touch without a BARRIER between them, one of them writing, counts as a race.
+// With EMULATE_GPU a CPU does what a GPU would: a block has the threads that it was launched with,
+// visited backwards. Counted (smoe_races) are races, where two threads touch an element of
+// a SHARED array or of WATCHED memory without a BARRIER between them, one of them writing; reads of an
+// element of a SHARED array or a PER_PIXEL pack that nothing was written to; a BARRIER that not all
+// threads reach; and more threads than a kernel is declared for. A fraction read at fault is NaN.
 //
 // -D sets NDIM, NCHAN (dimensions and channels), REAL (float or double) and REAL_BYTES.
 #pragma once
@@ -43,6 +47,7 @@
 #define SCALAR_PACKS
 typedef REAL Pack;
 #define SHARED(type, name, size) __shared__ type name[size]
+#define WATCHED(type, name, from) type *name = from
 #define PER_PIXEL(name) Pack name
 #define PER_PIXEL_OF(name, n) Pack name[n]
 #define AT(name, i) name
@@ -65,16 +70,24 @@ typedef REAL Pack;
 #ifdef __x86_64__
 #include <immintrin.h>
 #endif
+#ifdef EMULATE_GPU
+#include <unordered_map>
+#endif
 
 #include "native.cuh"
 
 #define ON_GPU 0
+#if defined(EMULATE_GPU) || !defined(__OPTIMIZE__)  // to be compiled soon, not to run fast
+#define UNROLL
+#define FUNCTION static inline
+#else
 #ifdef __clang__
 #define UNROLL _Pragma("unroll")
 #else
 #define UNROLL _Pragma("GCC unroll 64")
 #endif
 #define FUNCTION static inline __attribute__((always_inline))
+#endif
 // ... of which there is one compiled body, so that its results are the same bits wherever it is called
 #define FUNCTION_ONCE static __attribute__((noinline))
 #define CONSTANT static const
@@ -90,71 +103,151 @@ typedef REAL Pack;
 #define THREADS emulation::threads
 
 namespace emulation {
-static thread_local int block, threads, thread = -1, epoch = 0;
-static long races = 0;
-enum { MARKER = -3, SEVERAL = -2 };
+static thread_local int block, threads, thread = -1;  // −1: all of them do the same
+static thread_local long epoch = 0;                   // BARRIERs so far
+static long races = 0;  // and other faults
+static int without = 0;  // the line of a BARRIER that is passed over, to prove that it is needed
+enum { NOBODY = -4, MARKER = -3, SEVERAL = -2 };
+
+static void fault() { __atomic_fetch_add(&races, 1, __ATOMIC_RELAXED); }
+
+static void barrier(int line) {
+    if (thread >= 0) fault();
+    if (line != without) epoch++;
+}
 
 template <class T>
-struct Element {  // of a SHARED array: knows who touched it last, and when
-    T value;
-    int written = -1, writer = -1, seen = -1, reader = -1;
-    void race() {
-        __atomic_fetch_add(&races, 1, __ATOMIC_RELAXED);
-        memset(&value, 0xff, sizeof value);
-    }
-    operator T() {
-        if (written == epoch && writer != thread) race();
+static void spoil(T &value) {  // a number that is read at fault; whole ones would lead anywhere
+    if ((T)0.5 != 0) memset((void *)&value, 0xff, sizeof value);
+}
+
+struct Touched {  // who wrote an element last and who read it last, and when
+    long written = -1, seen = -1;
+    int writer = NOBODY, reader = NOBODY;
+    bool may_read() {
+        const bool raced = written == epoch && writer != thread;
         reader = seen == epoch && reader != thread ? SEVERAL : thread;
         seen = epoch;
+        return !raced;
+    }
+    bool may_write() {
+        const bool raced = (thread < 0 && threads > 1) || (seen == epoch && reader != thread) ||
+                           (written == epoch && writer != thread);
+        written = epoch, writer = thread;
+        return !raced;
+    }
+    bool may_mark() {
+        const bool raced = seen == epoch || (written == epoch && writer != MARKER);
+        written = epoch, writer = MARKER;
+        return !raced;
+    }
+};
+
+template <class T>
+struct Element {  // of a SHARED array
+    T value = 0;
+    Touched touched;
+    void check(bool fine) {
+        if (fine) return;
+        fault();
+        spoil(value);
+    }
+    operator T() {
+        check(touched.may_read() && touched.writer != NOBODY);
         return value;
     }
     Element &operator=(const T &other) {
-        const bool read = seen == epoch && reader != thread;
-        const bool overwritten = written == epoch && writer != thread;
         value = other;
-        if (read || overwritten) race();
-        written = epoch, writer = thread;
+        check(touched.may_write());
         return *this;
     }
     Element &operator=(const Element &other) { return *this = (T) const_cast<Element &>(other); }
     Element &operator+=(const T &other) { return *this = (T) * this + other; }
     void mark() {
-        if (seen == epoch || (written == epoch && writer != MARKER)) race();
-        value = 1, written = epoch, writer = MARKER;
+        value = 1;
+        check(touched.may_mark());
     }
 };
 
 template <class T, int N>
 struct Array {
     Element<T> element[N];
-    Array() {
-        for (auto &e : element) memset(&e.value, 0xff, sizeof e.value);
-    }
     Element<T> &operator[](int i) {
         if (i < 0 || i >= N) __builtin_trap();
         return element[i];
     }
 };
 
+// Memory of the launch through which threads of a block tell each other something.
+template <class T>
+struct Watched {
+    T *from;
+    std::unordered_map<long long, Touched> touched;
+    struct Place {
+        Watched &all;
+        long long i;
+        operator T() {
+            if (!all.touched[i].may_read()) fault();
+            return all.from[i];
+        }
+        Place &operator=(T value) {
+            if (!all.touched[i].may_write()) fault();
+            all.from[i] = value;
+            return *this;
+        }
+        Place &operator=(Place other) { return *this = (T)other; }
+    };
+    Place operator[](long long i) { return {*this, i}; }
+};
+
+struct OfPixel {  // a PER_PIXEL pack, which its own thread alone can reach
+    Pack value;
+    bool written = false;
+    operator Pack() {
+        if (!written) {
+            fault();
+            spoil(value);
+        }
+        return value;
+    }
+    OfPixel &operator=(Pack other) {
+        value = other, written = true;
+        return *this;
+    }
+    OfPixel &operator=(const OfPixel &other) { return *this = (Pack) const_cast<OfPixel &>(other); }
+    OfPixel &operator/=(Pack other) { return *this = (Pack) * this / other; }
+};
+
 struct PixelArray {
-    Pack value[PIXELS];
-    PixelArray() { memset(value, 0xff, sizeof value); }
+    OfPixel value[PIXELS];
+    OfPixel &at(int i) {
+        if (i < 0 || i >= PIXELS || i != thread) fault();
+        return value[i];
+    }
 };
 }  // namespace emulation
+
+// Races and other faults so far, or since they were forgotten.
+extern "C" long smoe_races() { return __atomic_load_n(&emulation::races, __ATOMIC_RELAXED); }
+extern "C" void smoe_forget_races() { __atomic_store_n(&emulation::races, 0, __ATOMIC_RELAXED); }
+// Pass over the BARRIER in a line of the source from now on; 0: over none.
+extern "C" void smoe_without_barrier(int line) { emulation::without = line; }
 
 #define SHARED(type, name, size) emulation::Array<type, size> name
 #define PER_PIXEL(name) emulation::PixelArray name
 #define PER_PIXEL_OF(name, n) emulation::PixelArray name[n]
 #define MARK(element) (element).mark()
-#define AT(name, i) name.value[i]
+#define AT(name, i) name.at(i)
+#define WATCHED(type, name, from) emulation::Watched<type> name{from, {}}
 #define OF_THREAD(t) (emulation::thread = (t) % THREADS, true)
 #define UNIFORM (emulation::thread = -1, false)
-#define FOR_PIXELS(i) for (int i = PIXELS - 1; i >= 0 ? OF_THREAD(i) : UNIFORM; i--)
+#define FOR_PIXELS(i) \
+    for (int i = (THREADS < PIXELS ? THREADS : PIXELS) - 1; i >= 0 ? OF_THREAD(i) : UNIFORM; i--)
 #define FOR_EACH(j, n) for (int j = (n) - 1; j >= 0 ? OF_THREAD(j) : UNIFORM; j--)
 #define FOR_EACH_PLAIN(j, n) FOR_EACH(j, n)
 #define FOR_THREADS(t) for (int t = THREADS - 1; t >= 0 ? OF_THREAD(t) : UNIFORM; t--)
 #define ONE_THREAD for (int t_ = 0; t_ < 1 ? OF_THREAD(0) : UNIFORM; t_++)
-#define BARRIER emulation::epoch++
+#define BARRIER emulation::barrier(__LINE__)
 #define LOAD(array, i) (REAL)(array)[i]
 #define STORE(array, i, value) (array)[i] = (value)
 
@@ -173,6 +266,7 @@ static thread_local int block_of_this_thread;
 #define BLOCK block_of_this_thread
 #define THREADS 1
 #define SHARED(type, name, size) alignas(64) type name[size]
+#define WATCHED(type, name, from) type *name = from
 #define PER_PIXEL(name) Pack name[PIXELS / LANES]
 #define PER_PIXEL_OF(name, n) Pack name[n][PIXELS / LANES]
 #define MARK(element) (element) = 1
@@ -186,29 +280,30 @@ static thread_local int block_of_this_thread;
 #define LOAD(array, i) load_pack(&(array)[i])
 #define STORE(array, i, value) store_pack(&(array)[i], value)
 
-static inline __attribute__((always_inline)) Pack load_pack(const REAL *from) {
+FUNCTION Pack load_pack(const REAL *from) {
     Pack pack;
     memcpy(&pack, from, sizeof pack);
     return pack;
 }
 
-static inline __attribute__((always_inline)) void store_pack(REAL *to, Pack pack) {
+FUNCTION void store_pack(REAL *to, Pack pack) {
     memcpy(to, &pack, sizeof pack);
 }
 #endif
 
 // What the launcher calls: a kernel over some of its blocks, its arguments as CUDA takes them.
 template <class... Arguments, int... I>
-static inline __attribute__((always_inline)) void call_kernel(
+FUNCTION void call_kernel(
     void (*body)(Arguments...), void **arguments, Indices<I...>) {
     body(*(Arguments *)arguments[I]...);
 }
 
 template <class... Arguments>
-static inline __attribute__((always_inline)) void run_blocks(
-    void (*body)(Arguments...), void **arguments, int first, int last, int threads) {
-    (void)threads;
+FUNCTION void run_blocks(
+    void (*body)(Arguments...), void **arguments, int first, int last, int threads, int most) {
+    (void)threads, (void)most;
 #ifdef EMULATE_GPU
+    if (threads < 1 || threads > most) emulation::fault();
     for (int b = last - 1; b >= first; b--) {
         emulation::threads = threads, emulation::thread = -1, emulation::epoch++;
         BLOCK = b;
@@ -223,7 +318,7 @@ static inline __attribute__((always_inline)) void run_blocks(
 #define KERNEL(name, threads, ...) \
     static void name##_body(__VA_ARGS__); \
     extern "C" void name(void **arguments, int first, int last, int block_threads) { \
-        run_blocks(name##_body, arguments, first, last, block_threads); \
+        run_blocks(name##_body, arguments, first, last, block_threads, threads); \
     } \
     static void name##_body(__VA_ARGS__)
 

@@ -48,7 +48,6 @@ KERNEL(render, TILE_THREADS, const int *control, const int *grid, const double *
             STORE(drawn, c * PIXELS + i, least(most(here, Pack{}), Pack{} + 1));
         }
     }
-    BARRIER;
     FOR_EACH_PLAIN(i, PIXELS) {
         const long long at = place_in_picture(grid, corner, i);
         if (at >= 0) {
@@ -81,7 +80,6 @@ KERNEL(gating, TILE_THREADS, const int *control, const int *grid, const double *
         best[i] = (REAL)-1e30;
         owner[i] = -1;
     }
-    BARRIER;
     const int chunk = CHUNK, chunks = (pairs + chunk - 1) / chunk;
     for (int c = 0; c < chunks; c++) {
         const int count = least_int(chunk, pairs - c * chunk), from = first + c * chunk;
@@ -105,7 +103,6 @@ KERNEL(gating, TILE_THREADS, const int *control, const int *grid, const double *
             best[i] = best_here;
             owner[i] = owner_here;
         }
-        BARRIER;
     }
     FOR_EACH_PLAIN(i, PIXELS) {
         const long long at = place_in_picture(grid, corner, i);

@@ -86,6 +86,5 @@ KERNEL(step, TILE_THREADS, int *control, const int *grid, const double *records,
             REAL *row = rows + (row0 + c * chunk + j) * ROW;
             UNROLL for (int w = 0; w < WIDTH; w++) row[w] = moments[w];
         }
-        BARRIER;
     }
 }

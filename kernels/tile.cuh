@@ -316,11 +316,10 @@ FUNCTION void forward(const double *records, const int *list, int first, int pai
                       Terms &terms, Offsets &offsets, Gates &gates, Flag &steep, PerPixel &top,
                       PerPixel &S, PerChannel &y) {
     const int chunk = CHUNK, chunks = (pairs + chunk - 1) / chunk;
-    ONE_THREAD {
+    ONE_THREAD {  // the first BARRIER of prepare_pairs stands between this and MARK
         steep[0] = IS_SIGNED;
         steep[1] = 0;
     }
-    BARRIER;
     for (int c = 0; c < chunks; c++) {
         const int count = least_int(chunk, pairs - c * chunk);
         prepare_pairs(records, list, first + c * chunk, count, centre, winner, level, terms, offsets);

@@ -62,10 +62,8 @@ KERNEL(row_width, 1, int *width)
 KERNEL(judge, JUDGE_THREADS, int *control, double *state, const double *settings,
        const double *errors, int tiles, const REAL *params, const double *records, int K)
 {
-    const bool goes_on = GOES_ON(control);
     SHARED(double, part, 2 * JUDGE_THREADS);
-    BARRIER;
-    if (!goes_on) {
+    if (!GOES_ON(control)) {
         ONE_THREAD { control[APPLY] = 0; }
         return;
     }

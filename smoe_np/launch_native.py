@@ -142,13 +142,13 @@ def why_no_native():
 
 
 _loaded = {}
-_loading = threading.Lock()
+_loading = {}  # a lock for each, so that different ones may be compiled at the same time
 
 
 def load_kernels(D, C, dtype, options=()):
     """The library of one specialisation, compiled if need be; see ``NativeLauncher``."""
     key = D, C, dtype, options
-    with _loading:
+    with _loading.setdefault(key, threading.Lock()):
         if key not in _loaded:
             _loaded[key] = _load(D, C, dtype, options)
     return _loaded[key]
