@@ -15,14 +15,21 @@ import time
 
 import numpy as np
 
-from . import __version__, dense
-from .engine import loss_and_gradients, render
+from . import __version__, bench_dense, bench_kernels, dense
+from .engine import ENGINES, engine_class, loss_and_gradients, render
+from .engine_kernels import KernelEngine
 from .files import open_to_read
 from .images import read_image
 from .params import SmoeParams
 from .smoe import Smoe
 
-STANDARD = ((128, 12, 200), (512, 32, 100), (512, 128, 40))  # pixels, kernels an axis, iterations
+# Pixels, channels, kernels along the longest axis, iterations.
+STANDARD = (((128, 128), 1, 12, 200), ((512, 512), 1, 32, 100), ((512, 512), 1, 128, 40),
+            ((512, 768), 3, 197, 20))
+LARGE = (4000, 6000), 3, 1225, 5
+RENDERED, RENDERED_KERNELS = (2160, 3840), 134  # kernels along the longest axis
+MANY = 1000  # kernels along an axis, whose weights are not trained
+DENSE_PAIRS = 3e8  # pixels × kernels up to which the dense rival takes a step
 SMALL_KERNELS, SMALL_ITERATIONS = 6, 10
 PICTURE_KERNELS, PICTURE_ITERATIONS = 32, 40
 IMAGE_TOLERANCE = 1e-5  # largest difference
@@ -35,7 +42,7 @@ class Incorrect(Exception):
     """An engine does not compute the model."""
 
 
-def cases(size=None, image_path=None, kernels_per_dim=None, iterations=None):
+def cases(size=None, image_path=None, kernels_per_dim=None, iterations=None, large=False):
     """What is to be measured.
 
     Parameters
@@ -48,6 +55,8 @@ def cases(size=None, image_path=None, kernels_per_dim=None, iterations=None):
         Its kernels along the longest axis.
     iterations : int, optional
         Iterations of every case, instead of numbers that suit each.
+    large : bool
+        Also measure a picture of 24 megapixels in colour with a million kernels.
 
     Returns
     -------
@@ -70,9 +79,14 @@ def cases(size=None, image_path=None, kernels_per_dim=None, iterations=None):
         found.append({"image_path": os.fspath(image_path),
                       "kernels_per_dim": kernels_per_dim or PICTURE_KERNELS,
                       "iterations": iterations or PICTURE_ITERATIONS})
-    wanted = STANDARD if size is None else ((size, SMALL_KERNELS, SMALL_ITERATIONS),)
-    return found + [{"size": pixels, "kernels_per_dim": kernels, "iterations": iterations or usual}
-                    for pixels, kernels, usual in wanted]
+    wanted = list(STANDARD)
+    if size is not None:
+        wanted = [((size, size), 1, SMALL_KERNELS, SMALL_ITERATIONS)]
+    if large:
+        wanted.append(LARGE)
+    return found + [{"shape": list(shape), "channels": channels, "kernels_per_dim": kernels,
+                     "iterations": iterations or usual}
+                    for shape, channels, kernels, usual in wanted]
 
 
 def run(cases, backend="auto", say=lambda line: None):
@@ -83,13 +97,17 @@ def run(cases, backend="auto", say=lambda line: None):
     cases : list of dict
         From ``cases``.
     backend : str
+        Of one engine, "auto", or "all" for every one that works here.
     say : callable
         Is told, in a line, what happens next.
 
     Returns
     -------
     dict
-        ``errors`` of the comparison, ``cases`` with what ``measure`` found, and the machine.
+        ``errors`` of the comparison, by backend, ``cases`` with what ``measure`` found, of each
+        case and backend, ``render_ms`` of a large picture by backend, ``first_use`` of compiled
+        kernels (seconds to compile, seconds to load), ``unavailable`` backends with the reasons,
+        and the machine.
 
     Raises
     ------
@@ -98,15 +116,35 @@ def run(cases, backend="auto", say=lambda line: None):
     ValueError, OSError, MemoryError
         If a case cannot be run.
     """
-    say("comparing the engine with the definition of the model ...")
+    reasons = {}
+    backends = [engine_class(backend).name] if backend != "all" else []
+    for name, engine in ENGINES.items() if backend == "all" else ():
+        why_not = engine.why_not()
+        if why_not is None:
+            backends.append(name)
+        else:
+            reasons[name] = why_not
     report = {"smoe_np": __version__, "numpy": np.__version__, "python": platform.python_version(),
-              "machine": platform.machine(), "processors": os.cpu_count(),
-              "errors": check(backend), "cases": []}
+              "machine": platform.machine(), "processors": os.cpu_count(), "unavailable": reasons,
+              "errors": {}, "cases": [], "render_ms": {}}
+    for name in backends:
+        say(f"comparing the engine {name!r} with the definition of the model ...")
+        report["errors"][name] = check(name)
     for number, case in enumerate(cases, 1):
-        what = case.get("image_path") or f"{case['size']}×{case['size']}"
-        say(f"case {number} of {len(cases)}: {what}, {case['kernels_per_dim']} kernels along the "
-            f"longest axis, {case['iterations']} iterations ...")
-        report["cases"].append(_in_own_process({**case, "backend": backend}))
+        what = case.get("image_path") or _size(case["shape"])
+        for name in backends:
+            say(f"case {number} of {len(cases)}: {what}, {case['kernels_per_dim']} kernels along "
+                f"the longest axis, {case['iterations']} iterations, backend {name!r} ...")
+            report["cases"].append(_in_own_process({**case, "backend": name}))
+    if cases[-1]["kernels_per_dim"] == SMALL_KERNELS:
+        return report
+    for name in backends:
+        say(f"rendering {_size(RENDERED)} pixels, backend {name!r} ...")
+        report["render_ms"][name] = _in_own_process(
+            {"render": RENDERED, "kernels_per_dim": RENDERED_KERNELS, "backend": name})
+    if "native" in backends:
+        say("compiling kernels, and loading them ...")
+        report["first_use"] = bench_kernels.seconds_of_first_use()
     return report
 
 
@@ -166,6 +204,10 @@ def _random_model(shape, channels, kernels=40):
     )
 
 
+def _size(shape):
+    return "×".join(map(str, shape))
+
+
 def picture(shape, channels=1):
     """A picture by formula, of edges, gradients and texture: (*shape, channels) float32."""
     row, column = (np.indices(shape) + 0.5) / max(shape)
@@ -191,9 +233,14 @@ def measure(case):
         ``builds`` of pair lists, ``ms_per_build``, ``build_ms_per_iteration``, ``peak_mib``,
         ``exp_ms`` and ``times_exp``.
     """
-    image = read_image(case["image_path"]) if "image_path" in case else picture([case["size"]] * 2)
+    if "image_path" in case:
+        image = read_image(case["image_path"])
+    else:
+        image = picture(case["shape"], case["channels"])
     backend, iterations = case["backend"], case["iterations"]
-    smoe = Smoe(image, case["kernels_per_dim"], backend=backend)
+    # kernels of a weight of 10⁻⁶ would leave at the first step
+    smoe = Smoe(image, case["kernels_per_dim"], train_pis=case["kernels_per_dim"] < MANY,
+                backend=backend)
     _warm_up(smoe, backend)
     kernels, pixels = smoe.params.num_kernels, int(np.prod(smoe.shape))
     pairs, exp_seconds = [], []
@@ -208,7 +255,7 @@ def measure(case):
     engine, record = smoe.engine, smoe.history[-1]
     ms = 1e3 * record.seconds / iterations
     pairs, exp_ms = float(np.mean(pairs)), 1e3 * float(np.median(exp_seconds))
-    return {
+    found = {
         **case, "backend": smoe.engine.name, "shape": list(smoe.shape), "channels": smoe.channels,
         "kernels": kernels, "psnr": record.psnr, "ms_per_iteration": ms,
         "pairs_per_pixel": pairs, "ns_per_pair": 1e6 * ms / (pixels * pairs),
@@ -216,6 +263,34 @@ def measure(case):
         "build_ms_per_iteration": 1e3 * engine.build_seconds / iterations, "peak_mib": peak_mib(),
         "exp_ms": exp_ms, "times_exp": ms / exp_ms,
     }
+    if pixels * kernels <= DENSE_PAIRS:
+        found["dense_ms"] = _dense_ms(smoe, image)
+    if isinstance(engine, KernelEngine):
+        found["details"] = bench_kernels.details(smoe, max(iterations // 4, 2))
+    return found
+
+
+def _dense_ms(smoe, image):
+    """Milliseconds of a step of what one would write instead, from where a training stands."""
+    move = smoe.engine.launch.array if hasattr(smoe.engine, "launch") else np.asarray
+    image = move(np.reshape(image, (*smoe.shape, -1)).astype(np.float32))
+    params = smoe.params.map(move)
+    started = time.perf_counter()
+    float(bench_dense.train(params, image, 1).pis[0])
+    return 1e3 * (time.perf_counter() - started)
+
+
+def _render_ms(case):
+    """Milliseconds to draw a picture from some 10,000 kernels, lists included."""
+    shape = [n // 4 for n in case["render"]]
+    smoe = Smoe(picture(shape), case["kernels_per_dim"], backend=case["backend"])
+    params = smoe.train(5).params
+    times = []
+    for _ in range(3):
+        started = time.perf_counter()
+        render(params, case["render"], case["backend"])
+        times.append(1e3 * (time.perf_counter() - started))
+    return min(times)
 
 
 def _warm_up(smoe, backend):
@@ -266,7 +341,7 @@ def _in_own_process(case):
     except ValueError:
         last = (done.stderr.strip().splitlines() or ["it left no message"])[-1]
         raise OSError(f"a measurement ended with status {done.returncode}: {last}") from None
-    if "error" in answer:
+    if isinstance(answer, dict) and "error" in answer:
         raise _ERRORS[answer["error"]](answer["message"])
     return answer
 
@@ -278,34 +353,8 @@ def _child():
     """Measure the case that stdin gives; answer on stdout, as JSON."""
     case = json.load(sys.stdin)
     try:
-        answer = measure(case)
+        answer = _render_ms(case) if "render" in case else measure(case)
     except tuple(_ERRORS.values()) as error:
         kind = next(name for name, kind in _ERRORS.items() if isinstance(error, kind))
         answer = {"error": kind, "message": getattr(error, "strerror", None) or str(error)}
     json.dump(answer, sys.stdout)
-
-
-# ---- the table
-
-HEAD = ("picture", "kernels", "backend", "ms/step", "pairs/px", "ns/pair", "builds", "ms/build",
-        "build ms/step", "memory", "× exp")
-
-
-def as_text(report):
-    """The report of ``run`` as a table."""
-    rows = [HEAD]
-    for case in report["cases"]:
-        shape = "×".join(map(str, case["shape"])) + (" RGB" if case["channels"] == 3 else "")
-        memory = "?" if case["peak_mib"] is None else f"{case['peak_mib']:.0f} MiB"
-        rows.append((shape, f"{case['kernels']}", case["backend"],
-                     f"{case['ms_per_iteration']:.2f}", f"{case['pairs_per_pixel']:.1f}",
-                     f"{case['ns_per_pair']:.2f}", f"{case['builds']}",
-                     f"{case['ms_per_build']:.1f}", f"{case['build_ms_per_iteration']:.2f}", memory,
-                     f"{case['times_exp']:.3f}"))
-    widths = [max(len(row[i]) for row in rows) for i in range(len(HEAD))]
-    lines = [f"smoe_np {report['smoe_np']}, NumPy {report['numpy']}, Python {report['python']}, "
-             f"{report['machine']}, {report['processors']} processors"]
-    for picture, *numbers in rows:
-        cells = [number.rjust(width) for number, width in zip(numbers, widths[1:])]
-        lines.append("  ".join([picture.ljust(widths[0]), *cells]))
-    return "\n".join(lines)

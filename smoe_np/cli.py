@@ -10,7 +10,7 @@ import sys
 import threading
 import warnings
 
-from . import bench, describe
+from . import bench, bench_report, describe
 from .cli_options import FIXED_BY_CHECKPOINT, MODEL, TRAINING, UsageError, parse
 from .engine import render
 from .images import read_image, write_image
@@ -146,9 +146,10 @@ def info(given):
 
 def measure(given):
     """``smoe bench``."""
-    cases = bench.cases(**_those_of(given, ("size", "image_path", "kernels_per_dim", "iterations")))
+    cases = bench.cases(**_those_of(given, ("size", "image_path", "kernels_per_dim", "iterations",
+                                            "large")))
     report = bench.run(cases, given.get("backend", "auto"), say)
-    _print(json.dumps(report, indent=2) if given.get("json") else bench.as_text(report))
+    _print(json.dumps(report, indent=2) if given.get("json") else bench_report.as_text(report))
     return DONE
 
 

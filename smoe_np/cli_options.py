@@ -232,14 +232,18 @@ def _bench(commands):
                              "standard cases, 40 for a picture, 10 with --size)")
     parser.add_argument("--size", type=int, metavar="N",
                         help="instead of the standard cases a small one: N×N, 6×6 kernels")
-    _backend(parser)
+    parser.flag(parser, "--large", dest="large", const=True,
+                help="also 24 megapixels in colour with a million kernels: some minutes, 3 GB")
+    parser.add_argument("--backend", choices=("auto", "all", *ENGINES),
+                        help="engine, or all that work here (default: auto, the fastest)")
     parser.flag(parser, "--json", dest="json", const=True, help="as JSON")
 
 
 _BENCH_DESCRIPTION = """\
 Measure training runs from the start, with default settings and all that belongs to them: 128×128
-with 12×12 kernels, 512×512 with 32×32 and with 128×128 kernels. First the engine is compared with
-the definition of the model; if it is wrong, nothing is measured (exit status 1).
+with 12×12 kernels, 512×512 with 32×32 and with 128×128 kernels, 768×512 in colour with 25,807.
+First the engine is compared with the definition of the model; if it is wrong, nothing is measured
+(exit status 1).
 
   ms/step         time of an iteration, the building of pair lists included
   pairs/px        kernels that are looked at for a pixel
@@ -249,7 +253,12 @@ the definition of the model; if it is wrong, nothing is measured (exit status 1)
   build ms/step   its share of an iteration
   memory          peak of the whole process
   × exp           time of an iteration by that of np.exp alone, on one thread, of as many
-                  float32 values as there are pixels times kernels"""
+                  float32 values as there are pixels times kernels
+  dense ms        time of a step in plain array code, in which every kernel meets every pixel
+  faster          that by the time of an iteration
+
+Of compiled kernels a second table tells how they share the threads, how much of a step is spent in
+them, and what they reach of the machine's floating-point operations and bytes a second."""
 
 
 # ---- what they share

@@ -5,9 +5,10 @@ import sys
 
 import numpy as np
 import pytest
+from helpers import assert_gradients_agree, random_model, relative_error
 
 import smoe_np
-from smoe_np import bench, dense
+from smoe_np import bench, bench_dense, bench_kernels, bench_report, dense, launch_native
 from smoe_np.cli import main
 
 
@@ -22,13 +23,16 @@ def report():
 
 
 def test_the_standard_cases_are_those_that_are_quoted():
-    assert [(case["size"], case["kernels_per_dim"]) for case in bench.cases()] == [
-        (128, 12), (512, 32), (512, 128)]
+    assert [(*case["shape"], case["channels"], case["kernels_per_dim"])
+            for case in bench.cases()] == [
+        (128, 128, 1, 12), (512, 512, 1, 32), (512, 512, 1, 128), (512, 768, 3, 197)]
+    assert bench.cases(large=True)[-1]["shape"] == [4000, 6000]
     assert {case["iterations"] for case in bench.cases(iterations=7)} == {7}
 
 
 def test_a_small_case_takes_the_place_of_the_standard_ones():
-    assert bench.cases(size=32) == [{"size": 32, "kernels_per_dim": 6, "iterations": 10}]
+    assert bench.cases(size=32) == [
+        {"shape": [32, 32], "channels": 1, "kernels_per_dim": 6, "iterations": 10}]
 
 
 def test_a_picture_is_measured_as_well(tmp_path):
@@ -86,7 +90,61 @@ def test_a_wrong_engine_is_found_out(monkeypatch, capsys, what, factor):
     assert "nothing was measured" in line
 
 
+@pytest.mark.parametrize("C", [1, 3])
+def test_the_dense_rival_computes_the_model(C):
+    params, target = random_model(0, K=12, C=C), bench.picture((11, 14), C).astype(np.float64)
+    x = dense.pixel_centres((11, 14))
+    loss, gradients = bench_dense.loss_and_gradients(params, target.reshape(len(x), C), x)
+    assert loss == pytest.approx(dense.loss(params, target))
+    assert_gradients_agree(gradients, dense.gradients(params, target), 1e-12)
+
+
+def test_the_dense_rival_trains_as_the_engines_do():
+    image = bench.picture((24, 24))
+    smoe = smoe_np.Smoe(image, 4)
+    rival = bench_dense.train(smoe.params, image, 5)
+    assert relative_error(rival.A, smoe.train(5).params.A) < 1e-4
+
+
 # ---- measuring
+
+
+def test_compiling_and_loading_are_timed():
+    if launch_native.why_no_native() is not None:
+        pytest.skip(launch_native.why_no_native())
+    compiled, loaded = bench_kernels.seconds_of_first_use()
+    assert 0 < loaded < compiled
+
+
+def test_every_backend_that_works_is_measured_and_the_others_have_a_reason(monkeypatch):
+    monkeypatch.setattr(bench, "SMALL_ITERATIONS", 4)
+    report = bench.run(bench.cases(size=16), "all")
+    measured = {case["backend"] for case in report["cases"]}
+    assert measured | report["unavailable"].keys() == smoe_np.engine.ENGINES.keys()
+    assert "numpy" in measured
+    assert all(report["unavailable"].values())
+
+
+def test_details_of_compiled_kernels_add_up():
+    if launch_native.why_no_native() is not None:
+        pytest.skip(launch_native.why_no_native())
+    smoe = smoe_np.Smoe(bench.picture((40, 48)), 6, backend="native").train(4)
+    before = smoe.engine.state()
+    found = bench_kernels.details(smoe, 2)
+    assert found["ms_in_kernels"] == pytest.approx(sum(found["kernels"].values()))
+    assert {"step", "gather", "judge", "update"} == found["kernels"].keys()
+    assert {"bound", "scan", "fill", "place", "arrange"} <= found["lists"].keys()
+    assert 0 < found["gflops"] < found["gflops_most"]
+    assert before.keys() == smoe.engine.state().keys()
+
+
+def test_operations_of_a_pair_are_counted_from_the_formulas():
+    # by hand: 10 + 16 + 1 + 6, and 6 + 2 + 18
+    assert bench_kernels.operations_of_pair(2, 1) == 59
+
+
+def test_a_picture_is_drawn_to_be_timed():
+    assert bench._render_ms({"render": [32, 40], "kernels_per_dim": 3, "backend": "numpy"}) > 0
 
 
 def test_a_case_reports_what_it_measured(report):
@@ -103,8 +161,9 @@ def test_a_case_reports_what_it_measured(report):
     assert case["build_ms_per_iteration"] == pytest.approx(
         case["ms_per_build"] * case["builds"] / case["iterations"])
     assert case["psnr"] > 10
-    assert len(lines) == 2
+    assert "comparing the engine" in lines[0]
     assert "case 1 of 1" in lines[1]
+    assert case["dense_ms"] > 0
 
 
 def test_peak_memory_is_that_of_the_case_alone(report):
@@ -112,7 +171,8 @@ def test_peak_memory_is_that_of_the_case_alone(report):
     assert bench.peak_mib() > 100
     assert report[0]["cases"][0]["peak_mib"] > 10
     answer = bench._in_own_process(
-        {"size": 8, "kernels_per_dim": 1, "iterations": 1, "backend": "numpy"})
+        {"shape": [8, 8], "channels": 1, "kernels_per_dim": 1, "iterations": 1,
+         "backend": "numpy"})
     assert answer["peak_mib"] < bench.peak_mib() - 20
 
 
@@ -145,9 +205,8 @@ def test_a_measurement_that_is_killed_is_told(monkeypatch):
 
 
 def test_the_table_has_a_row_for_each_case(report):
-    text = bench.as_text(report[0]).splitlines()
-    assert len(text) == 3
-    assert len({len(line) for line in text[1:]}) == 1
+    text = bench_report.as_text(report[0]).splitlines()
+    assert len({len(line) for line in text[1:3]}) == 1
     assert text[2].startswith("20×20 ")
     assert text[2].split()[1] == "36"
 
@@ -160,6 +219,6 @@ def test_the_command_measures_a_picture_in_colour(tmp_path, capsys):
     report = json.loads(out)
     colour, small = report["cases"]
     assert (colour["shape"], colour["channels"], colour["kernels"]) == ([9, 12], 3, 6)
-    assert (small["size"], small["iterations"]) == (8, 2)
+    assert (small["shape"], small["iterations"]) == ([8, 8], 2)
     assert "case 2 of 2" in err
-    assert "9×12 RGB" in bench.as_text(report)
+    assert "9×12 RGB" in bench_report.as_text(report)
