@@ -254,7 +254,8 @@ First the engine is compared with the definition of the model; if it is wrong, n
   memory          peak of the whole process
   × exp           time of an iteration by that of np.exp alone, on one thread, of as many
                   float32 values as there are pixels times kernels
-  dense ms        time of a step in plain array code, in which every kernel meets every pixel
+  dense ms        time of a step in plain array code, in which every kernel meets every pixel, from
+                  that of a part of the picture
   faster          that by the time of an iteration
 
 Of compiled kernels a second table tells how they share the threads, how much of a step is spent in
