@@ -29,7 +29,11 @@
 // otherwise: polynomials are followed from pack to pack by their differences then.
 #define PACKS (PIXELS / LANES)
 #define ADVANCE (LANES / (PIXELS / SIDE))
+#ifdef SCALAR_PACKS
+#define WALKS 0
+#else
 #define WALKS (LANES >= PIXELS / SIDE)
+#endif
 
 #ifdef SCALAR_PACKS
 
