@@ -70,7 +70,7 @@ class CudaLauncher:
         self.functions = load_kernels(D, C, self.dtype.name)
         self.stream = cupy.cuda.Stream(non_blocking=True)
         self.graphs = True
-        self.lifetime = 1.0
+        self.lifetime = 4.0  # for a start
         self._step_seconds = None  # not known yet
 
     def zeros(self, shape, dtype):
@@ -133,11 +133,21 @@ class CudaLauncher:
                     self._enqueue_round(build, step, size)
                 now = control.get()
                 clock = time.perf_counter()
-                taken, built = (int(now[word] - before[word]) for word in (_STEP, _BUILDS))
-                if taken > 0:
-                    self._step_seconds = (clock - started) / taken
-                    self.lifetime = taken / built if built else max(self.lifetime, taken)
+                if now[_STEP] > before[_STEP]:
+                    self._learn(before, now, clock - started)
         return 0.0
+
+    def _learn(self, before, now, seconds):
+        """How long a step takes, and how long lists last, from what `control` was and is."""
+        taken = int(now[_STEP] - before[_STEP])
+        self._step_seconds = seconds / taken
+        # lists that still hold are not at their end
+        ages = [0 if control[_STALE] else int(control[_AGE]) for control in (before, now)]
+        ended = int(now[_BUILDS] - before[_BUILDS]) + int(now[_STALE]) - int(before[_STALE])
+        if ended > 0:
+            self.lifetime = max(1.0, (ages[0] + taken - ages[1]) / ended)
+        else:
+            self.lifetime = max(self.lifetime, ages[1])
 
     def _enqueue_round(self, build, step, size):
         if self.graphs and step.build is build:
@@ -243,5 +253,5 @@ def _brief(error):
     return " ".join(str(error).split())[:300] or type(error).__name__
 
 
-_STEP, _TARGET, _HALT, _BUILDS = (
-    constants()[name] for name in ("STEP", "TARGET", "HALT", "BUILDS"))
+_STALE, _HALT, _STEP, _TARGET, _AGE, _BUILDS = (
+    constants()[name] for name in ("STALE", "HALT", "STEP", "TARGET", "AGE", "BUILDS"))
