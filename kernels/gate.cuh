@@ -27,11 +27,11 @@
 
 // Whether the packs of a tile lie, one after the other, ADVANCE pixels apart along axis 0 and are alike
 // otherwise: polynomials are followed from pack to pack by their differences then.
-#define PACKS (PIXELS / LANES)
-#define ADVANCE (LANES / (PIXELS / SIDE))
 #ifdef SCALAR_PACKS
 #define WALKS 0
 #else
+#define PACKS (PIXELS / LANES)
+#define ADVANCE (LANES / (PIXELS / SIDE))
 #define WALKS (LANES >= PIXELS / SIDE)
 #endif
 

@@ -423,7 +423,8 @@ class KernelEngine:
             elif halt == _NO_ROOM:
                 self.control[_HALT] = 0
                 starts = self.launch.host(self.start)
-                most = max(int(starts[last] - starts[first]) for first, last in self._batch_bounds())
+                bounds = self._batch_bounds()
+                most = max(int(starts[last] - starts[first]) for first, last in bounds)
                 self.rows, self.room = self.launch.zeros(0, self.dtype), 0
                 self._record()  # so that nothing holds the old ones when there are others
                 room = int(ROOM * most) + self.grid.pixels
