@@ -36,8 +36,9 @@
 
 #define ON_GPU 1
 #define UNROLL _Pragma("unroll")
+// ... with registers for one block at least: left alone, the compiler spills some to have room for more
 #define KERNEL(name, threads, ...) \
-    extern "C" __global__ void __launch_bounds__(threads) name(__VA_ARGS__)
+    extern "C" __global__ void __launch_bounds__(threads, 1) name(__VA_ARGS__)
 #define FUNCTION static __device__ __forceinline__
 #define FUNCTION_ONCE static __device__ __noinline__
 #define CONSTANT static __device__ const

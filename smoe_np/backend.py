@@ -1,8 +1,12 @@
 """Which array library an array belongs to, and why there may be no GPU."""
 
+import importlib.metadata
 import sys
 
 import numpy as np
+
+LEAST_CAPABILITY = 70  # compute capability 7.0: threads of a block may return before others wait
+WHEELS = ("cupy", "cupy-cuda11x", "cupy-cuda12x", "cupy-cuda13x")
 
 
 def array_module(*arrays):
@@ -37,8 +41,19 @@ def array_module(*arrays):
     return cupy
 
 
+def to_numpy(array):
+    """An array of either library as one of NumPy; not copied if it is one."""
+    return array.get() if hasattr(array, "get") else array
+
+
 def why_no_gpu():
     """Say in one sentence why no GPU can be used, or return ``None`` if one answers."""
+    wheels = _wheels()
+    if len(wheels) > 1:
+        return (
+            f"there are {len(wheels)} installations of CuPy, {' and '.join(wheels)}, which break "
+            f"each other; uninstall all of them, then install one"
+        )
     try:
         import cupy
     except Exception as error:  # a broken CuPy fails in more ways than ImportError
@@ -49,7 +64,29 @@ def why_no_gpu():
     try:
         if cupy.cuda.runtime.getDeviceCount() == 0:
             return "CuPy is installed, but the driver reports no CUDA device"
+        capability = cupy.cuda.Device().compute_capability
     except Exception as error:
         what = " ".join(str(error).split()) or type(error).__name__
-        return f"CuPy is installed, but no CUDA driver answers ({what})"
+        return (
+            f"CuPy is installed, but no CUDA driver answers ({what}); install NVIDIA's driver, or "
+            f"a newer one"
+        )
+    if int(capability) < LEAST_CAPABILITY:
+        return (
+            f"the GPU has compute capability {capability[:-1]}.{capability[-1]}, and at least "
+            f"{LEAST_CAPABILITY // 10}.{LEAST_CAPABILITY % 10} is needed; choose a newer one, with "
+            f"CUDA_VISIBLE_DEVICES if it is there"
+        )
     return None
+
+
+def _wheels():
+    """The packages of CuPy that are installed."""
+    found = []
+    for name in WHEELS:
+        try:
+            importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        found.append(name)
+    return found

@@ -6,7 +6,8 @@ In ``ENGINES`` the fastest comes first. Which one "auto" chose, and why, is said
 An engine is made for one picture, ``Engine(shape, target=None, dtype="float32", batches=None)``,
 and offers what ``NumpyEngine`` documents: ``loss_and_gradients``, ``loss``, ``render``, ``gating``,
 ``advance``, ``keep``, ``state``, ``restore``, ``memory_needed``, ``pairs_per_pixel``, ``builds``,
-``build_seconds`` and ``name``.
+``build_seconds`` and ``name``. Its arrays are those of NumPy, wherever it computes; it is functions
+for users that give arrays of CuPy back where they are given such.
 """
 
 import logging
@@ -17,6 +18,8 @@ from functools import cache
 
 import numpy as np
 
+from .backend import array_module, to_numpy
+from .engine_cupy import CupyEngine
 from .engine_native import NativeEngine
 from .engine_numpy import NumpyEngine
 from .images import as_float, split_channels
@@ -25,7 +28,7 @@ from .regularize import add_penalty_gradients, penalty
 
 MOST_PIXELS = 1 << 36
 _log = logging.getLogger("smoe_np")
-ENGINES = {"native": NativeEngine, "numpy": NumpyEngine}
+ENGINES = {"cupy": CupyEngine, "native": NativeEngine, "numpy": NumpyEngine}
 
 
 def engine_class(backend, D=2, C=1):
@@ -101,7 +104,7 @@ def check_params(params):
 
 
 def check_image(image, dtype, channel_axis="auto"):
-    """An image as (*shape, C) floats in [0, 1], and whether it had a channel axis."""
+    """An image as (*shape, C) floats of NumPy in [0, 1], and whether it had a channel axis."""
     pixels = split_channels(image, channel_axis)
     return as_float(pixels, dtype), pixels.ndim == np.ndim(image)
 
@@ -128,7 +131,7 @@ def render(params, shape, backend="auto", dtype="float32"):
     params : SmoeParams
     shape : tuple of D ints
         Pixels along each axis; the longest one spans the unit of the domain.
-    backend : {"auto", "native", "numpy"}
+    backend : {"auto", "cupy", "native", "numpy"}
     dtype : {"float32", "float64"}
 
     Returns
@@ -141,8 +144,8 @@ def render(params, shape, backend="auto", dtype="float32"):
         If ``shape`` does not fit the model, the model has no kernel of positive weight, or one
         without extent (det A = 0).
     """
-    params, engine = _engine_for(params, shape, backend, dtype)
-    image = engine.render(params)
+    kept, engine = _engine_for(params, shape, backend, dtype)
+    image = array_module(params.pis).asarray(engine.render(kept))
     return image[..., 0] if params.num_channels == 1 else image
 
 
@@ -152,7 +155,8 @@ def gating(params, shape, backend="auto", dtype="float32"):
     Parameters are those of ``render``. Indices are those of ``params``.
     """
     kept, engine = _engine_for(params, shape, backend, dtype)
-    return np.flatnonzero(params.pis > 0).astype(np.int32)[engine.gating(kept)]
+    there = np.flatnonzero(to_numpy(params.pis) > 0).astype(np.int32)
+    return array_module(params.pis).asarray(there[engine.gating(kept)])
 
 
 def loss_and_gradients(params, image, l1reg=0.0, bandwidth_reg=0.0, backend="auto",
@@ -188,6 +192,8 @@ def loss_and_gradients(params, image, l1reg=0.0, bandwidth_reg=0.0, backend="aut
     """
     dtype = check_dtype(dtype)
     check_params(params)
+    xp = array_module(image, *params.arrays().values())
+    params = params.map(to_numpy)
     l1reg = check_number("l1reg", l1reg)
     bandwidth_reg = check_number("bandwidth_reg", bandwidth_reg)
     target, _ = check_image(image, dtype, channel_axis)
@@ -197,12 +203,13 @@ def loss_and_gradients(params, image, l1reg=0.0, bandwidth_reg=0.0, backend="aut
     mse, gradients = engine.loss_and_gradients(params)
     K = params.num_kernels
     add_penalty_gradients(gradients, params, l1reg, bandwidth_reg, K)
-    return mse + penalty(params, l1reg, bandwidth_reg, K), gradients.astype(dtype)
+    return mse + penalty(params, l1reg, bandwidth_reg, K), gradients.astype(dtype).map(xp.asarray)
 
 
 def _engine_for(params, shape, backend, dtype):
     dtype = check_dtype(dtype)
     check_params(params)
+    params = params.map(to_numpy)
     try:
         shape = tuple(operator.index(n) for n in shape)
     except TypeError:

@@ -455,9 +455,11 @@ class KernelEngine:
                 starts = self.launch.host(self.start)
                 bounds = self._batch_bounds()
                 most = max(int(starts[last] - starts[first]) for first, last in bounds)
-                self.room = int(ROOM * most) + self.grid.pixels
-                self.rows = None  # before there is another
-                self.rows = self.launch.zeros(self.room * self.row_width, self.dtype)
+                self.rows, self.room = self.launch.zeros(0, self.dtype), 0
+                self._record()  # so that nothing holds the old ones when there are others
+                room = int(ROOM * most) + self.grid.pixels
+                self.rows = self.launch.zeros(room * self.row_width, self.dtype)
+                self.room = room
                 self._record()
             else:
                 return halt

@@ -9,6 +9,7 @@ import warnings
 
 import numpy as np
 
+from .backend import to_numpy
 from .files import atomic_write, open_to_read, path_text
 
 _HAIR = 1e-6  # how far outside [0, 1] rounding may have put a value
@@ -35,7 +36,7 @@ def as_float(image, dtype="float32", name="image"):
 
     Parameters
     ----------
-    image : array_like, any shape
+    image : array_like, any shape, of NumPy or CuPy
         uint8 or uint16, scaled by the type's maximum; bool, taken as 0 and 1; or floats in [0, 1],
         where a hair of 1e-6 outside is clipped.
     dtype : str or dtype, default "float32"
@@ -133,7 +134,7 @@ def split_channels(image, channel_axis="auto", name="image"):
 
 def _as_image(image, name):
     try:
-        image = np.asarray(image)
+        image = np.asarray(to_numpy(image))
     except ValueError as error:  # rows of different lengths
         raise ValueError(f"{name} is not a rectangular array ({error})") from error
     if image.ndim == 0:

@@ -5,7 +5,7 @@ import operator
 import numpy as np
 
 from . import files, param_files
-from .backend import array_module
+from .backend import array_module, to_numpy
 
 NAMES = files.PARAM_NAMES
 LARGEST = 1e9  # of a parameter: its square, and that of a product of two, fits float32
@@ -155,7 +155,7 @@ class SmoeParams:
         meta = {"format": "smoe_np params", "version": 1}
         if self.image_shape is not None:
             meta["image_shape"] = list(self.image_shape)
-        files.save_arrays(path, {n: _to_numpy(a) for n, a in self.arrays().items()}, meta)
+        files.save_arrays(path, {n: to_numpy(a) for n, a in self.arrays().items()}, meta)
 
     def to_tf_smoe(self):
         """The parameters as tf-smoe keeps them: a dict of arrays of its names and shapes.
@@ -169,7 +169,7 @@ class SmoeParams:
         """
         if self.num_channels != 1:
             raise ValueError(f"tf-smoe knows one channel only, this model has {self.num_channels}")
-        arrays = {n: _to_numpy(array).astype(np.float32) for n, array in self.arrays().items()}
+        arrays = {n: to_numpy(array).astype(np.float32) for n, array in self.arrays().items()}
         arrays["nu_e"], arrays["gamma_e"] = arrays["nu_e"][:, 0], arrays["gamma_e"][:, 0]
         if self.radial:
             arrays["A"] = arrays["A"][:, 0, 0]
@@ -243,7 +243,3 @@ def _as_array(xp, name, value):
     except ValueError:
         raise ValueError(f"{name} must be an array, got a list whose parts differ in length "
                          f"or nesting") from None
-
-
-def _to_numpy(array):
-    return array.get() if hasattr(array, "get") else array

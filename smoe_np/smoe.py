@@ -11,10 +11,12 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from .adam import Adam, positive_diagonals
+from .backend import array_module, to_numpy
 from .checkpoint import lists_of, load_checkpoint, naming, params_of, save_checkpoint
 from .engine import check_dtype, check_fit, check_image, check_number, check_params, engine_class
 from .initialize import initial_params
 from .interrupts import Interrupts
+from .params import SmoeParams
 from .regularize import penalty
 from .steps import StepSettings, explodes, explosion
 
@@ -51,11 +53,14 @@ class Smoe:
         Keep every steering matrix a multiple of the identity.
     batches : int, optional
         Parts into which an iteration is divided; ``None`` chooses. The results do not depend on it.
-    backend : {"auto", "native", "numpy"}
+    backend : {"auto", "cupy", "native", "numpy"}
     dtype : {"float32", "float64"}
     channel_axis : "auto", None or int
         "auto": an image of 3 or more axes whose last has 1 to 4 entries has its channels there;
         None: all axes are space.
+
+    Of an image on the GPU (a CuPy array) the models, pictures and maps are copies there, whatever
+    the backend; ``params`` must be there as well.
 
     Attributes
     ----------
@@ -90,6 +95,8 @@ class Smoe:
     def __init__(self, image, kernels_per_dim=12, params=None, train_pis=True, train_gammas=True,
                  radial=False, batches=None, backend="auto", dtype="float32", channel_axis="auto"):
         dtype = check_dtype(dtype)
+        given = params.arrays().values() if isinstance(params, SmoeParams) else ()
+        self._xp = array_module(image, *given)
         target, self._has_channels = check_image(image, dtype, channel_axis)
         kernels_per_dim = _whole("kernels_per_dim", kernels_per_dim, 1)
         if batches is not None:
@@ -105,7 +112,7 @@ class Smoe:
             "dtype": dtype.name,
         }
         self._training = False
-        self._params = self.best_params = params
+        self._params = self._best_params = params
         self.initial_kernels = params.num_kernels
         self.history = []
         self.iteration = 0
@@ -125,15 +132,28 @@ class Smoe:
 
         Adam's moments are kept if the new model has as many kernels, else they start at 0.
         """
-        return self._params
+        return self._given_back(self._params)
 
     @params.setter
     def params(self, params):
-        zeros = np.empty((*self.shape, self.channels), self.params.dtype)
+        zeros = np.empty((*self.shape, self.channels), self._params.dtype)
         params = _ready_to_train(params, zeros, self.options["radial"])
         if params.num_kernels != self._params.num_kernels:
             self.adam = Adam(params)
         self._params = params
+
+    @property
+    def best_params(self):
+        """Of the last call of ``train``, the model of the validation with the lowest loss."""
+        return self._given_back(self._best_params)
+
+    def _given_back(self, result):
+        """A model or an array on the side of the image: itself, or a copy on the GPU."""
+        if self._xp is np:
+            return result
+        if isinstance(result, SmoeParams):
+            return result.map(self._xp.asarray)
+        return self._xp.asarray(result)
 
     # ---- training
 
@@ -229,7 +249,7 @@ class Smoe:
                 to_validation = -self.iteration % settings["val_iter"]
                 if at_end or to_validation == 0:
                     mse = self._mse()
-                    loss = mse + penalty(self.params, *steps[2:5])
+                    loss = mse + penalty(self._params, *steps[2:5])
                     self._lowest_loss = min(self._lowest_loss, loss)
                     if explodes(loss, self._lowest_loss):
                         self._give_up(explosion(loss, self._lowest_loss))
@@ -243,7 +263,7 @@ class Smoe:
                     self.stopped = "interrupted"
                     break
                 done = self.engine.advance(
-                    self.params, self.adam, steps, self._lowest_loss,
+                    self._params, self.adam, steps, self._lowest_loss,
                     min(to_validation or settings["val_iter"], self.until - self.iteration))
                 self._params, self._lowest_loss = done.params, done.lowest_loss
                 self.iteration += done.steps
@@ -271,17 +291,17 @@ class Smoe:
 
     @np.errstate(all="ignore")  # numbers that overflow are looked for where they matter
     def _mse(self):
-        return self.engine.loss(self.params)
+        return self.engine.loss(self._params)
 
     def _validate(self, mse, loss, callbacks, checkpoint):
         """Add a record, unless this iteration has one, and call the callbacks."""
         if loss < self._best_loss:
-            self._best_loss, self.best_params = loss, self.params
+            self._best_loss, self._best_params = loss, self._params
         if self.history and self.history[-1].iteration == self.iteration:
             return
         psnr = -10 * math.log10(mse) if mse > 0 else math.inf
         self.history.append(Record(self.iteration, loss, mse * PEAK**2, psnr,
-                                   self.params.num_kernels, self._seconds))
+                                   self._params.num_kernels, self._seconds))
         if checkpoint is not None:
             self.save_checkpoint(checkpoint)
         for callback in callbacks:
@@ -290,8 +310,8 @@ class Smoe:
     def _give_up(self, why):
         self.stopped = "diverged"
         at = self.iteration
-        self._params = self.best_params
-        self.adam = Adam(self.params)
+        self._params = self._best_params
+        self.adam = Adam(self._params)
         warnings.warn(
             f"training ended at iteration {at}: {why}; the model is back at its best parameters; "
             f"train on with a lower base_lr, lr_mult or regularisation",
@@ -302,18 +322,18 @@ class Smoe:
     @property
     def reconstruction(self):
         """The model's picture, (*shape[, C]) in [0, 1]."""
-        image = self.engine.render(self.params)
+        image = self._given_back(self.engine.render(self._params))
         return image if self._has_channels else image[..., 0]
 
     @property
     def gating(self):
         """The index of the kernel with the largest gate at each pixel, (*shape) int32."""
-        return self.engine.gating(self.params)
+        return self._given_back(self.engine.gating(self._params))
 
     def memory_needed(self):
         """Bytes that training takes at its peak, besides the image that was given."""
-        parameters = sum(array.nbytes for array in self.params.arrays().values())
-        return self.engine.memory_needed(self.params) + COPIES * parameters
+        parameters = sum(array.nbytes for array in self._params.arrays().values())
+        return self.engine.memory_needed(self._params) + COPIES * parameters
 
     # ---- checkpoints
 
@@ -325,8 +345,8 @@ class Smoe:
         OSError
             If the file cannot be written; an older one of that name is then left as it was.
         """
-        arrays = {f"params_{name}": array for name, array in self.params.arrays().items()}
-        arrays.update((f"best_{n}", array) for n, array in self.best_params.arrays().items())
+        arrays = {f"params_{name}": array for name, array in self._params.arrays().items()}
+        arrays.update((f"best_{n}", array) for n, array in self._best_params.arrays().items())
         arrays.update(self.adam.arrays())
         arrays.update((f"lists_{n}", array) for n, array in self.engine.state().items())
         save_checkpoint(path, arrays, {
@@ -363,14 +383,15 @@ class Smoe:
             raise ValueError(f"{path} does not fit: it is of an image of shape {shape} with "
                              f"channels, the image given has {given}")
         with naming(path):
-            smoe = cls(image, params=params, backend=backend, channel_axis=channel_axis,
+            start = params.map(array_module(image).asarray)
+            smoe = cls(image, params=start, backend=backend, channel_axis=channel_axis,
                        **facts["options"])
             if smoe._digest != facts["image_sha256"]:
                 raise ValueError("it is of another image of the same shape; give the image that "
                                  "it was made from")
-            if smoe.params.num_kernels != params.num_kernels or best.dtype != dtype:
+            if smoe._params.num_kernels != params.num_kernels or best.dtype != dtype:
                 raise ValueError("its parameters are not of its dtype")
-            smoe._params, smoe.best_params = params, best
+            smoe._params, smoe._best_params = params, best
             if facts["settings"] is not None:
                 smoe.settings = _training_settings(**facts["settings"])
             smoe.history = [Record(**record) for record in facts["history"]]
@@ -411,6 +432,7 @@ def _training_settings(iterations, val_iter, base_lr, lr_div, lr_mult, l1reg, ba
 def _ready_to_train(params, target, radial):
     """A model to start from: positive weights and diagonals, and a fit to the image."""
     check_params(params)
+    params = params.map(to_numpy)
     params = params.astype(target.dtype)  # what is too small for it counts as 0
     params = params.select(params.pis > 0)
     params.image_shape = target.shape[:-1]

@@ -1,5 +1,6 @@
 """Which array library an array belongs to, and the reasons for having no GPU."""
 
+import importlib.metadata
 import subprocess
 import sys
 import types
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from smoe_np import SmoeParams
-from smoe_np.backend import array_module, why_no_gpu
+from smoe_np.backend import array_module, to_numpy, why_no_gpu
 
 
 class FakeArray:
@@ -24,9 +25,10 @@ def cupy(monkeypatch):
     return module
 
 
-def with_devices(cupy, count):
+def with_devices(cupy, count, capability="90"):
     runtime = types.SimpleNamespace(getDeviceCount=count)
-    cupy.cuda = types.SimpleNamespace(runtime=runtime)
+    device = types.SimpleNamespace(compute_capability=capability)
+    cupy.cuda = types.SimpleNamespace(runtime=runtime, Device=lambda: device)
 
 
 def test_numpy_arrays_lists_scalars_and_nothing_are_numpys():
@@ -114,6 +116,36 @@ def test_a_driver_that_does_not_answer_is_said_in_one_line(cupy, error, words):
     assert reason.startswith("CuPy is installed, but no CUDA driver answers")
     assert words in reason
     assert "\n" not in reason
+
+
+@pytest.mark.parametrize("capability", ["35", "61"])
+def test_a_device_that_is_too_old_is_said(cupy, capability):
+    with_devices(cupy, lambda: 1, capability)
+    version = f"{capability[0]}.{capability[1]}"
+    assert f"the GPU has compute capability {version}, and at least 7.0 is needed" in why_no_gpu()
+
+
+def test_two_installations_of_cupy_are_said_before_they_break(cupy, monkeypatch):
+    def version(name):
+        if name not in ("cupy-cuda12x", "cupy-cuda13x"):
+            raise importlib.metadata.PackageNotFoundError(name)
+        return "14.0.1"
+
+    with_devices(cupy, lambda: 1)
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    reason = why_no_gpu()
+    assert "2 installations of CuPy, cupy-cuda12x and cupy-cuda13x" in reason
+    assert "uninstall all of them" in reason
+
+
+def test_arrays_come_to_the_host():
+    class There:
+        def get(self):
+            return np.ones(2)
+
+    here = np.zeros(2)
+    assert to_numpy(here) is here
+    np.testing.assert_array_equal(to_numpy(There()), np.ones(2))
 
 
 def test_a_device_that_answers_leaves_nothing_to_say(cupy):

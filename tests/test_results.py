@@ -56,7 +56,7 @@ def test_the_best_picture_is_that_of_the_best_parameters(tmp_path, image):
     folder = ResultsFolder(tmp_path / "results")
     folder.create()
     smoe.train(2)
-    smoe.best_params = smoe.params.map(lambda array: array / 2)
+    smoe._best_params = smoe.params.map(lambda array: array / 2)
     folder.finish(smoe)
     assert same_params(tmp_path / "results/params_best.npz", smoe.best_params)
     picture = smoe_np.read_image(tmp_path / "results/reconstruction_best.png")

@@ -1,0 +1,38 @@
+"""The engine of compiled kernels on a GPU, through CuPy."""
+
+import functools
+
+from .engine_kernels import KernelEngine, why_not_these
+from .launch_cuda import CudaLauncher, why_no_cuda
+
+
+class CupyEngine(KernelEngine):
+    """``KernelEngine`` on the GPU that is current when it is made; see there."""
+
+    name = "cupy"
+    launcher = CudaLauncher
+
+    def __init__(self, *arguments, **options):
+        import cupy
+
+        self.device = cupy.cuda.Device()
+        super().__init__(*arguments, **options)
+
+    @staticmethod
+    def why_not(D=2, C=1):
+        """Say in one sentence why this engine cannot be used here, or return ``None``."""
+        return why_not_these(D, C) or why_no_cuda()
+
+
+def _on_its_device(method):
+    @functools.wraps(method)
+    def there(self, *arguments, **options):
+        with self.device:
+            return method(self, *arguments, **options)
+
+    return there
+
+
+for _name in ("loss_and_gradients", "loss", "render", "gating", "advance", "keep", "state",
+              "restore", "memory_needed"):
+    setattr(CupyEngine, _name, _on_its_device(getattr(KernelEngine, _name)))
