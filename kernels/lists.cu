@@ -184,14 +184,12 @@ KERNEL(bound, LIST_THREADS, const int *control, const double *settings, const in
         }
         for (int from = 0; from < n; from += CANDIDATES) {
             const int count = n - from < CANDIDATES ? n - from : CANDIDATES;
-            BARRIER;
             if (phase == WHOLE || n > CANDIDATES) {
                 FOR_EACH_PLAIN(j, count)
                     take_candidate(anchors + (long long)list[from + j] * ANCHOR, j, candidates);
                 FOR_THREADS(t) STRIDED(j, count + t, PADDED(count)) no_candidate(j, candidates);
                 FOR_EACH_PADDED(j, count) complete_candidate(j, candidates);
             }
-            BARRIER;
             for (int child = 0; child < CHILDREN; child++) {
                 int corner[NDIM];
                 double middle[NDIM], half[NDIM], off[NDIM], half_of_part[NDIM];
@@ -207,7 +205,6 @@ KERNEL(bound, LIST_THREADS, const int *control, const double *settings, const in
                     else
                         FOR_EACH_PADDED(j, count)
                             log_gates_in_parts<1>(candidates, j, middle, off, gates);
-                    BARRIER;
                     for (int part = 0; part < parts; part++) {
                         FOR_THREADS(t) {
                             double best = -1e300;
@@ -250,7 +247,6 @@ KERNEL(bound, LIST_THREADS, const int *control, const double *settings, const in
                     keep + ((long long)first * CHILDREN + (long long)child * n + from);
                 FOR_EACH_PADDED(j, count)
                     keeps[j] = may_reach(candidates, j, middle, half, least);
-                BARRIER;
                 FOR_THREADS(t) {
                     int sum = 0;
                     STRIDED_SUM(j, t, count, sum) {
