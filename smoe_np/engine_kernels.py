@@ -507,13 +507,10 @@ class KernelEngine:
         self._run("follow", self._blocks(UPDATE_THREADS), UPDATE_THREADS, self.control, self.sizes,
                   exact, self.records, self.anchors, self.moved, int(self.listed), self.num_slots)
 
-    def _ask(self, steps):
+    def _ask(self, steps, stale=None):
+        if stale is not None:
+            self.control[_STALE] = stale
         self.control[_HALT : _TARGET + 1] = self.launch.array(np.array([0, 0, steps], np.int32))
-
-    def allow(self, part):
-        """Let launches of a part, "step" or "lists", do their work once, to be measured."""
-        self.control[_STALE] = int(part == "lists")
-        self._ask(1)
 
     def _run(self, kernel, blocks, threads, *arguments):
         self.launch.run(self.launch.record([(kernel, blocks, threads, arguments)]))
@@ -565,6 +562,11 @@ class KernelEngine:
         return unchecked({"pis": rows[:, 0].copy(), "musX": rows[:, 1 : 1 + D].copy(), "A": A,
                           "gamma_e": experts[:, :, 1:].copy(), "nu_e": experts[:, :, 0].copy()},
                          image_shape)
+
+
+def allow(engine, part):
+    """Let the launches of a part, "step" or "lists", do their work once more, to be measured."""
+    engine._ask(1, stale=int(part == "lists"))
 
 
 _C = constants()

@@ -169,13 +169,17 @@ def _load(D, C, dtype, options):
         library = _load_checked(folder / name)
         if library is not None:
             return library
-    with tempfile.TemporaryDirectory(prefix="smoe_np-") as work:
-        built = Path(work) / name
-        compile_kernels(compiler, options, source, built)
-        if folder is not None:
-            with contextlib.suppress(OSError):  # the disk may be full: it works without
-                _keep(built, folder / name)
-        return _open(built)
+    try:
+        with tempfile.TemporaryDirectory(prefix="smoe_np-") as work:
+            built = Path(work) / name
+            compile_kernels(compiler, options, source, built)
+            if folder is not None:
+                with contextlib.suppress(OSError):  # the disk may be full: it works without
+                    _keep(built, folder / name)
+            return _open(built)
+    except OSError as error:
+        raise NativeUnavailable(f"there is no place for a compiler to write to ({_brief(error)}); "
+                                f"make room, or set TMPDIR") from None
 
 
 def find_compiler():
@@ -187,9 +191,10 @@ def find_compiler():
     """
     wanted = os.environ.get("CXX")
     if wanted:
-        command = shlex.split(wanted)
-        if command and shutil.which(command[0]):
-            return command
+        with contextlib.suppress(ValueError):  # a quotation that does not end
+            command = shlex.split(wanted)
+            if command and shutil.which(command[0]):
+                return command
         raise NativeUnavailable(f"the compiler $CXX = {wanted!r} is not there; set CXX to one that "
                                 f"is, or unset it")
     for name in COMPILERS:
@@ -258,6 +263,8 @@ def compile_kernels(compiler, options, source, path):
 
 
 def _brief(error):
+    if isinstance(error, subprocess.TimeoutExpired):  # which would tell the whole command
+        return f"it takes more than {error.timeout:g} s"
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
@@ -278,12 +285,17 @@ def cache_folder():
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not _is_ours_alone(folder.stat()):
-            warnings.warn(f"compiled kernels are not kept: others may write to {folder}; take that "
-                          f"right away from them", RuntimeWarning, stacklevel=2)
+            _warn_of(folder)
             return None
     except OSError:
         return None
     return folder
+
+
+@cache  # once is enough
+def _warn_of(folder):
+    warnings.warn(f"compiled kernels are not kept: others may write to {folder}; take that right "
+                  f"away from them", RuntimeWarning, stacklevel=3)
 
 
 def _is_ours_alone(status):

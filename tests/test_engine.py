@@ -1,6 +1,7 @@
 """The engine through a training run: lists, batches and threads never change what comes out."""
 
 import gc
+import inspect
 import tracemalloc
 
 import numpy as np
@@ -20,6 +21,7 @@ from hypothesis import strategies as st
 
 import smoe_np
 from smoe_np import Smoe, SmoeParams, dense, engine
+from smoe_np.engine_numpy import NumpyEngine
 from smoe_np.params import NAMES
 
 IMAGE_TOLERANCE = {"float32": 1e-5, "float64": 1e-10}
@@ -486,8 +488,46 @@ def test_auto_is_an_engine_that_gives_the_same_picture():
                                smoe_np.render(params, (30, 20), backend="numpy"), atol=1e-5)
 
 
+def public(kind, what):
+    """Of a class, the public attributes that ``what`` is true of, by name."""
+    found = {name: inspect.getattr_static(kind, name) for name in dir(kind) if name[0] != "_"}
+    return {name: member for name, member in found.items() if what(member)}
+
+
+def is_method(member):
+    return inspect.isfunction(member) or isinstance(member, staticmethod)
+
+
+@pytest.mark.parametrize("kind", engine.ENGINES.values())
+def test_all_engines_have_the_same_methods_with_the_same_signatures(kind):
+    wanted, found = (public(k, is_method) for k in (NumpyEngine, kind))
+    assert found.keys() == wanted.keys()
+    assert len(found) >= 10
+    for name in wanted:
+        assert inspect.signature(getattr(kind, name)) == inspect.signature(
+            getattr(NumpyEngine, name)), name
+        assert type(found[name]) is type(wanted[name]), name
+        assert found[name].__doc__, name
+    assert inspect.signature(kind) == inspect.signature(NumpyEngine)
+
+
+@pytest.mark.parametrize("kind", engine.ENGINES.values())
+def test_what_is_a_property_of_one_engine_every_engine_has(kind):
+    if kind.why_not() is not None:
+        pytest.skip(kind.why_not())
+    made = kind((12, 9), picture((12, 9)))
+    for other in engine.ENGINES.values():
+        for name in public(other, lambda member: isinstance(member, property)):
+            getattr(made, name)
+    made.threads = 1  # which may be set
+    assert made.threads == 1
+    assert engine.ENGINES[made.name] is kind
+
+
 @pytest.mark.parametrize("name", list(engine.ENGINES))
 def test_every_engine_offers_what_the_door_promises(name):
+    if engine.ENGINES[name].why_not() is not None:
+        pytest.skip(engine.ENGINES[name].why_not())
     offered = engine.engine_class(name)((12, 9), picture((12, 9)))
     params = random_model(17, K=5)
     for method in ("loss_and_gradients", "loss", "render", "gating", "memory_needed"):

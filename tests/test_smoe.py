@@ -122,7 +122,7 @@ WRONG_ARGUMENTS = [
     ({"kernels_per_dim": "12"}, TypeError, "kernels_per_dim must be a whole number"),
     ({"batches": 0}, ValueError, "batches must be at least 1, got 0"),
     ({"batches": 1.5}, TypeError, "batches must be a whole number"),
-    ({"backend": "tensorflow"}, ValueError, "backend must be one of 'auto', 'native', 'numpy'"),
+    ({"backend": "tensorflow"}, ValueError, "backend must be one of 'auto', 'cupy', 'native'"),
     ({"dtype": "float16"}, ValueError, 'dtype must be "float32" or "float64", got .float16.'),
     ({"dtype": "real"}, ValueError, "dtype must be"),
     ({"channel_axis": 5}, ValueError, "channel_axis"),

@@ -1,0 +1,584 @@
+"""Kernels on the CPU: compiled once, kept where nobody else can write, never a reason to fail."""
+
+import errno
+import logging
+import os
+import re
+import shutil
+import stat
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import (
+    assert_gradients_agree,
+    assert_same_model,
+    gradient_floors,
+    picture,
+    random_model,
+)
+
+import smoe_np
+from smoe_np import Smoe, engine, kernel_files, launch_native
+from smoe_np.engine_kernels import KernelEngine
+from smoe_np.engine_native import NativeEngine
+from smoe_np.engine_numpy import NumpyEngine
+from smoe_np.kernel_files import Parameter, check_arguments, constants, kernel_source, signatures
+from smoe_np.launch_native import NativeLauncher, cache_folder, why_no_native
+
+needs_compiler = pytest.mark.skipif(why_no_native() is not None, reason=str(why_no_native()))
+posix = pytest.mark.skipif(os.name != "posix", reason="needs POSIX")
+FEW_LINES = """
+extern "C" void smoe_run() {}
+extern "C" double smoe_train() { return 7; }
+"""
+
+
+@pytest.fixture
+def cache(monkeypatch, tmp_path):
+    """An empty cache, of a process that has loaded nothing so far; few lines take its place."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(launch_native, "kernel_source", lambda: FEW_LINES)
+    monkeypatch.setattr(launch_native, "_loaded", {})
+    remembered = (why_no_native, engine._choose, launch_native._version_of, launch_native._warn_of)
+    for function in remembered:
+        function.cache_clear()
+    yield tmp_path / "cache" / "smoe_np"
+    for function in remembered:
+        function.cache_clear()
+
+
+def load():
+    return launch_native._load(2, 1, "float32", ())
+
+
+def compiler(monkeypatch, tmp_path, script):
+    """A program of that text is the C++ compiler."""
+    path = tmp_path / "compiler"
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o700)
+    monkeypatch.setenv("CXX", str(path))
+    return path
+
+
+def count_compilations(monkeypatch):
+    """A list to which each compilation adds."""
+    done, compile_kernels = [], launch_native.compile_kernels
+
+    def counting(*arguments):
+        done.append(arguments)
+        compile_kernels(*arguments)
+
+    monkeypatch.setattr(launch_native, "compile_kernels", counting)
+    return done
+
+
+# ---- where compiled kernels are kept
+
+
+@posix
+@pytest.mark.parametrize(("system", "environment", "wanted"), [
+    ("linux", {"XDG_CACHE_HOME": "/{tmp}/x"}, "/{tmp}/x/smoe_np"),
+    ("linux", {"XDG_CACHE_HOME": ""}, "/{tmp}/home/.cache/smoe_np"),
+    ("linux", {}, "/{tmp}/home/.cache/smoe_np"),
+    ("darwin", {"XDG_CACHE_HOME": "/{tmp}/x"}, "/{tmp}/home/Library/Caches/smoe_np"),
+    ("win32", {"LOCALAPPDATA": "/{tmp}/Local"}, "/{tmp}/Local/smoe_np"),
+    ("win32", {}, None),
+    ("linux", {"XDG_CACHE_HOME": "somewhere"}, None)])
+def test_the_cache_lies_where_each_system_has_it(
+        monkeypatch, tmp_path, system, environment, wanted):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "platform", system)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for name in ("XDG_CACHE_HOME", "LOCALAPPDATA"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value.replace("/{tmp}", str(tmp_path)))
+    found = cache_folder()
+    assert found == (wanted and Path(wanted.replace("/{tmp}", str(tmp_path))))
+    if found is not None:
+        assert stat.S_IMODE(found.stat().st_mode) == 0o700
+    else:
+        assert list(tmp_path.iterdir()) == []
+
+
+@needs_compiler
+def test_what_was_compiled_is_loaded_the_next_time(monkeypatch, cache):
+    done = count_compilations(monkeypatch)
+    load()
+    assert sorted(path.suffix for path in cache.iterdir()) == [".sha256", ".so"]
+    assert load().smoe_train(None, 0, None, 0, None, 1, 0.0) == 7
+    assert len(done) == 1
+
+
+@needs_compiler
+@pytest.mark.parametrize("change", ["source", "options", "compiler", "processor"])
+def test_all_that_compiled_kernels_depend_on_is_in_their_name(monkeypatch, cache, change):
+    done = count_compilations(monkeypatch)
+    load()
+    options = ()
+    if change == "source":
+        monkeypatch.setattr(launch_native, "kernel_source", lambda: FEW_LINES + "// other\n")
+    elif change == "options":
+        options = ("-DOTHER",)
+    elif change == "compiler":
+        monkeypatch.setattr(launch_native, "_version_of", lambda command: "another version")
+    else:
+        monkeypatch.setattr(launch_native, "_processor", lambda: "another processor")
+    launch_native._load(2, 1, "float32", options)
+    assert len(done) == 2
+    assert len(list(cache.glob("*.so"))) == 2
+
+
+@needs_compiler
+@pytest.mark.parametrize("damage", [
+    lambda so, note: so.write_bytes(so.read_bytes()[:-1] + b"\x00\x01"),
+    lambda so, note: so.write_bytes(so.read_bytes()[:100]),
+    lambda so, note: so.write_bytes(b""),
+    lambda so, note: so.unlink(),
+    lambda so, note: note.write_text("0" * 64),
+    lambda so, note: note.write_text(""),
+    lambda so, note: note.write_bytes(b"\xff\x00"),
+    lambda so, note: note.unlink(),
+    lambda so, note: so.chmod(0o722),
+    lambda so, note: note.chmod(0o622)])
+def test_a_file_that_is_not_as_it_was_is_compiled_anew(monkeypatch, cache, damage):
+    done = count_compilations(monkeypatch)
+    load()
+    so, note = next(cache.glob("*.so")), next(cache.glob("*.sha256"))
+    damage(so, note)
+    assert load().smoe_train(None, 0, None, 0, None, 1, 0.0) == 7
+    assert len(done) == 2
+    load()
+    assert len(done) == 2  # the one that took its place is good
+
+
+@posix
+@needs_compiler
+def test_a_folder_that_others_may_write_to_is_not_used_and_that_is_said_once(monkeypatch, cache):
+    done = count_compilations(monkeypatch)
+    cache.mkdir(parents=True)
+    cache.chmod(0o777)
+    with pytest.warns(RuntimeWarning, match="others may write"):
+        load()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load()
+    assert len(done) == 2
+    assert list(cache.iterdir()) == []
+
+
+@posix
+@needs_compiler
+def test_a_file_of_another_user_is_not_loaded(monkeypatch, cache):
+    done = count_compilations(monkeypatch)
+    load()
+    somebody_else = os.getuid() + 1
+    monkeypatch.setattr(os, "getuid", lambda: somebody_else)
+    with pytest.warns(RuntimeWarning, match="others may write"):
+        load()
+    assert len(done) == 2
+
+
+@needs_compiler
+@pytest.mark.parametrize("where", ["folder", "file"])
+def test_where_nothing_can_be_written_kernels_work_all_the_same(monkeypatch, cache, where):
+    def fail(*arguments, **options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    if where == "folder":
+        monkeypatch.setattr(Path, "mkdir", fail)
+    else:
+        cache.mkdir(parents=True, mode=0o700)
+        monkeypatch.setattr(os, "replace", fail)
+    assert load().smoe_train(None, 0, None, 0, None, 1, 0.0) == 7
+    assert not cache.is_dir() or list(cache.iterdir()) == []  # nor is anything half done left
+
+
+@needs_compiler
+def test_processes_that_compile_at_once_all_work_and_leave_one_file(tmp_path):
+    code = ("from smoe_np import launch_native\n"
+            f"launch_native.kernel_source = lambda: {FEW_LINES!r}\n"
+            "library = launch_native._load(2, 1, 'float32', ())\n"
+            "assert library.smoe_train(None, 0, None, 0, None, 1, 0.0) == 7\n")
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
+    running = [subprocess.Popen([sys.executable, "-c", code], env=environment) for _ in range(3)]
+    assert [process.wait() for process in running] == [0, 0, 0]
+    assert sorted(p.suffix for p in (tmp_path / "smoe_np").iterdir()) == [".sha256", ".so"]
+    refuse = "launch_native.compile_kernels = None\n"
+    subprocess.run([sys.executable, "-c", code.replace("library =", refuse + "library =")],
+                   env=environment, check=True)
+
+
+# ---- compilers that do not work
+
+HANGS = "case $1 in --version) exit 0;; esac\nexec sleep 60"
+COMPILERS = [
+    ("exit 1", r"compiler .*/compiler fails on the kernels \(no message\)"),
+    ("echo first; echo '1:2: error: no <thread>' >&2; echo error: more >&2; exit 1",
+     r"fails on the kernels \(1:2: error: no <thread>\)"),
+    ("echo killed >&2; exit 137", r"fails on the kernels \(killed\)"),
+    ("exit 0", r"fails on the kernels"),  # and leaves nothing
+    ('for name; do :; done; echo nonsense > "$name"', "cannot be loaded"),
+    ("""for name; do :; done; printf 'int other;' | c++ -shared -fPIC -x c++ - -o "$name" """,
+     "cannot be loaded .*smoe_run"),
+    (HANGS, r"compiler .* does not run \(it takes more than 0.3 s\)"),
+    ("case $* in *-fopenmp-simd*) echo 'error: unknown -fopenmp-simd' >&2; exit 1;; esac",
+     r"error: unknown -fopenmp-simd"),
+]
+
+
+@posix
+@needs_compiler
+@pytest.mark.parametrize(("script", "words"), COMPILERS)
+def test_a_compiler_that_does_not_work_is_said_in_one_sentence(
+        monkeypatch, tmp_path, cache, caplog, script, words):
+    monkeypatch.setattr(launch_native, "TIME_LIMIT", 0.3)
+    if "c++" in script:
+        monkeypatch.setattr(launch_native, "TIME_LIMIT", 30)
+    compiler(monkeypatch, tmp_path, script)
+    assert_numpy_takes_over(caplog, words)
+
+
+@posix
+@pytest.mark.parametrize(("command", "words"), [
+    ("/no/such/compiler", r"\$CXX = '/no/such/compiler' is not there; set CXX"),
+    ("no-such-compiler -m64", r"\$CXX = 'no-such-compiler -m64' is not there"),
+    ("'g++", r"\$CXX = \"'g\+\+\" is not there"),
+    ("  ", r"\$CXX = '  ' is not there"),
+    (None, r"no C\+\+ compiler \(c\+\+, g\+\+, clang\+\+\) is on the PATH; install one")])
+def test_no_compiler_is_said_in_one_sentence(monkeypatch, tmp_path, cache, caplog, command, words):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    if command is not None:
+        monkeypatch.setenv("CXX", command)
+    assert_numpy_takes_over(caplog, words)
+
+
+@posix
+def test_a_compiler_that_cannot_be_started_is_said_in_one_sentence(
+        monkeypatch, tmp_path, cache, caplog):
+    compiler(monkeypatch, tmp_path, "").write_bytes(b"\x00\x01 no program")
+    assert_numpy_takes_over(caplog, r"compiler .* does not start")
+
+
+def test_no_room_to_compile_in_is_said_in_one_sentence(monkeypatch, cache, caplog):
+    def fail(*arguments, **options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tempfile, "mkdtemp", fail)
+    if why_no_native() is not None and "No space" not in why_no_native():
+        pytest.skip(why_no_native())
+    assert_numpy_takes_over(caplog, r"no place .* \(\[Errno 28\] No space left on device\); make")
+
+
+def assert_numpy_takes_over(caplog, words):
+    reason = why_no_native()
+    assert re.search(words, reason)
+    assert "\n" not in reason
+    assert len(reason) < 600
+    params = random_model(0, K=3)
+    with caplog.at_level(logging.INFO, logger="smoe_np"):
+        for _ in range(2):
+            assert smoe_np.render(params, (9, 7)).shape == (9, 7)
+            assert type(Smoe(picture((9, 7)), 2).engine) is NumpyEngine
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]  # once
+    assert reason in caplog.text
+    for call in (lambda: smoe_np.render(params, (9, 7), backend="native"),
+                 lambda: Smoe(picture((9, 7)), 2, backend="native")):
+        with pytest.raises(ValueError, match="backend 'native' cannot be used") as error:
+            call()
+        assert reason in str(error.value)
+
+
+@posix
+@needs_compiler
+def test_cxx_may_hold_options_and_is_what_compiles(monkeypatch, tmp_path, cache):
+    real = launch_native.find_compiler()[0]
+    path = compiler(monkeypatch, tmp_path, f'echo "$*" >> {tmp_path}/log; exec {real} "$@"')
+    monkeypatch.setenv("CXX", f"{path} -DHERE=1")
+    load()
+    assert "-DHERE=1 --version" in (tmp_path / "log").read_text()
+    assert "-DHERE=1 -std=c++17" in (tmp_path / "log").read_text()
+
+
+# ---- other compilers and processors
+
+X86 = os.uname().machine == "x86_64" if hasattr(os, "uname") else False
+OTHERS = {"clang++": ("clang++", ()), "g++ for SSE2": ("g++", ("-march=x86-64",)),
+          "g++ for AVX2": ("g++", ("-march=x86-64-v3",))}
+
+
+@pytest.fixture(scope="module")
+def other_builds():
+    """The libraries of the compilers that are there, compiled two at a time."""
+    def build(item):
+        name, (command, options) = item
+        if shutil.which(command) is None:
+            return f"there is no {command}"
+        processor = launch_native._processor().split()
+        if (options and not X86) or ("v3" in "".join(options) and "avx2" not in processor):
+            return f"this processor does not run {options[0]}"
+        return load_with_compiler(command, ("-O2", *options))
+
+    with ThreadPoolExecutor(2) as pool:
+        return dict(zip(OTHERS, pool.map(build, OTHERS.items())))
+
+
+def load_with_compiler(command, options):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "kernels.so"
+        launch_native.compile_kernels(
+            [command], (*launch_native.OPTIONS, *launch_native._for_this_processor(), "-DNDIM=2",
+                        "-DNCHAN=1", "-DREAL=float", "-DREAL_BYTES=4", *options),
+            kernel_source(), path)
+        return launch_native._open(path)
+
+
+@needs_compiler
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_compilers_and_processors_give_the_same(monkeypatch, other_builds, name):
+    if isinstance(other_builds[name], str):
+        pytest.skip(other_builds[name])
+
+    class Launcher(NativeLauncher):
+        def __init__(self, D, C, dtype):
+            super().__init__(D, C, dtype)
+            self.library = other_builds[name]
+
+    class Engine(KernelEngine):
+        launcher = Launcher
+
+    target = picture((70, 53))
+    for K, sigma, negative in ((40, 0.1, 0.0), (400, 0.4, 0.0), (40, 0.02, 0.0), (40, 0.2, 0.1)):
+        params = random_model(K, K, sigma=sigma, negative=negative)
+        found, wanted = (kind((70, 53), target) for kind in (Engine, NativeEngine))
+        (loss, gradients), (others, expected) = (
+            e.loss_and_gradients(params) for e in (found, wanted))
+        if not negative:
+            assert loss == pytest.approx(others, rel=1e-5)
+            assert_gradients_agree(gradients, expected, 1e-4, gradient_floors(params, target))
+            np.testing.assert_allclose(found.render(params), wanted.render(params), atol=1e-5)
+        np.testing.assert_array_equal(found.gating(params), wanted.gating(params))
+
+
+# ---- arguments
+
+
+PARAMETERS = (Parameter("numbers", np.dtype(np.float32), True, False),
+              Parameter("given", np.dtype(np.int32), True, True),
+              Parameter("count", np.dtype(np.int32), False, True),
+              Parameter("scale", np.dtype(np.float64), False, True))
+
+
+def good():
+    return [np.zeros((4, 6), np.float32), np.zeros(3, np.int32), 3, 0.5]
+
+
+def read_only(array):
+    array.flags.writeable = False
+    return array
+
+
+def test_arguments_as_declared_are_taken_and_numbers_cast():
+    arguments = good()
+    checked = check_arguments("step", PARAMETERS, arguments, np.ndarray)
+    assert checked[0] is arguments[0]
+    assert [type(number) for number in checked[2:]] == [np.int32, np.float64]
+    read_only(arguments[1])  # what is const may be read-only
+    check_arguments("step", PARAMETERS, arguments, np.ndarray)
+    check_arguments("step", PARAMETERS, [*arguments[:3], 2], np.ndarray)
+
+
+@pytest.mark.parametrize(("place", "argument", "words"), [
+    (0, np.zeros((4, 6)), "numbers of step must be of float32, got float64"),
+    (0, np.zeros((4, 12), np.float32)[:, ::2], "numbers of step must be contiguous"),
+    (0, np.zeros((6, 4), np.float32).T, "numbers of step must be contiguous"),
+    (0, read_only(np.zeros(3, np.float32)), "numbers of step is read-only"),
+    (0, [0.0], "numbers of step must be a ndarray"),
+    (0, None, "numbers of step must be a ndarray"),
+    (1, np.zeros(3, np.int64), "given of step must be of int32, got int64"),
+    (1, np.zeros(3, np.uint32), "given of step must be of int32, got uint32"),
+    (2, 2.5, "count of step must be a int32, got 2.5")])
+def test_arguments_that_are_not_as_declared_are_refused(place, argument, words):
+    arguments = good()
+    arguments[place] = argument
+    with pytest.raises(TypeError, match=words):
+        check_arguments("step", PARAMETERS, arguments, np.ndarray)
+
+
+@pytest.mark.parametrize("arguments", [good()[:3], [*good(), 1]])
+def test_the_number_of_arguments_is_checked(arguments):
+    with pytest.raises(TypeError, match=f"step takes 4 arguments, got {len(arguments)}"):
+        check_arguments("step", PARAMETERS, arguments, np.ndarray)
+
+
+@needs_compiler
+def test_a_launcher_checks_what_it_is_given():
+    launcher = NativeLauncher(2, 1, "float32")
+    with pytest.raises(TypeError, match="width of row_width must be of int32, got float32"):
+        launcher.record([("row_width", 1, 1, (np.zeros(1, np.float32),))])
+
+
+# ---- sources
+
+
+def test_every_file_of_the_sources_stands_once_in_the_text():
+    text = kernel_source()
+    assert not re.search(r'#include "|#pragma once', text)
+    for path in kernel_files.kernel_folder().glob("*.cu*"):
+        assert text.count(path.read_text(encoding="utf-8").splitlines()[0] + "\n") == 1, path
+
+
+def test_a_changed_file_changes_the_text(monkeypatch, tmp_path):
+    folder = tmp_path / "kernels"
+    shutil.copytree(kernel_files.kernel_folder(), folder)
+    monkeypatch.setattr(kernel_files, "kernel_folder", lambda: folder)
+    expand = kernel_source.__wrapped__
+    assert expand() == kernel_source()
+    for path in folder.glob("*.cu*"):
+        before = path.read_text(encoding="utf-8")
+        path.write_text(before + "// changed\n", encoding="utf-8")
+        assert expand() != kernel_source(), path
+        path.write_text(before, encoding="utf-8")
+
+
+def test_an_include_within_an_include_and_one_that_comes_twice_are_expanded_once(
+        monkeypatch, tmp_path):
+    monkeypatch.setattr(kernel_files, "kernel_folder", lambda: tmp_path)
+    monkeypatch.setattr(kernel_files, "SOURCES", ("a.cu", "b.cu"))
+    for name, text in {"a.cu": '#include "c.cuh"\nA\n',
+                       "c.cuh": '#pragma once\n#include "d.cuh"\nC\n',
+                       "b.cu": '#include "d.cuh"\n#include <math.h>\n#include "c.cuh"\nB\n',
+                       "d.cuh": "#pragma once\nD\n"}.items():
+        (tmp_path / name).write_text(text)
+    assert kernel_source.__wrapped__() == "D\nC\nA\n#include <math.h>\nB\n"
+
+
+@pytest.mark.parametrize(("dtype", "real"), [("float32", np.float32), ("float64", np.float64)])
+def test_signatures_are_what_the_sources_declare(dtype, real):
+    found = signatures(dtype)
+    assert set(found) == set(re.findall(r"^KERNEL\((\w+),", kernel_source(), re.MULTILINE))
+    assert found["row_width"] == (Parameter("width", np.dtype(np.int32), True, False),)
+    text = re.search(r"^KERNEL\(step, \w+, ([^)]*)\)", kernel_source(), re.MULTILINE)[1]
+    for parameter, declared in zip(found["step"], text.split(","), strict=True):
+        *_, kind, name = declared.replace("*", " * ").replace("const", "").replace("*", "").split()
+        wanted = {"int": np.int32, "double": np.float64, "REAL": real}[kind]
+        assert parameter == Parameter(name, np.dtype(wanted), "*" in declared,
+                                      "const" in declared or "*" not in declared)
+
+
+def test_constants_are_the_numbers_that_the_sources_define():
+    found = constants()
+    assert found["PIXELS"] == 64
+    assert isinstance(found["PIXELS"], int)
+    assert found["DEAD"] == -1e30
+    assert isinstance(found["BETA1"], float)
+    assert "SIDE" not in found  # depends on the dimensions
+    kinds = {found[name] for name in ("STALE", "HALT", "STEP", "TARGET", "APPLY", "ALIVE", "AGE",
+                                      "BUILDS", "SIGNED", "NEEDED")}
+    assert len(kinds) == 10  # words of control, none of which is two
+    assert max(kinds) + 1 < found["CONTROL_WORDS"]
+
+
+# ---- threads, processes, signals
+
+
+def trained(seed=0, threads=None, steps=60):
+    smoe = Smoe(picture((61, 83), seed=seed), 9, backend="native")
+    if threads is not None:
+        smoe.engine.threads = threads
+    return smoe.train(steps, val_iter=20, l1reg=0.3, lr_div=2)
+
+
+@needs_compiler
+def test_a_training_gives_the_same_bits_with_any_number_of_threads():
+    one, *others = (trained(threads=threads) for threads in (1, 2, 5))
+    assert one.params.num_kernels < 9 * 7
+    for other in others:
+        assert_same_model(other.params, one.params)
+        assert [(r.loss, r.kernels) for r in other.history] == [
+            (r.loss, r.kernels) for r in one.history]
+
+
+@needs_compiler
+def test_trainings_in_two_threads_at_once_give_what_they_give_alone():
+    alone = [trained(seed) for seed in range(2)]
+    together = {}
+    threads = [threading.Thread(target=lambda seed=seed: together.update({seed: trained(seed)}))
+               for seed in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for seed in range(2):
+        assert_same_model(together[seed].params, alone[seed].params)
+
+
+SMALL = ("import os, signal, sys, threading, time\n"
+         "import numpy as np\n"
+         "from smoe_np import Smoe\n"
+         "image = np.add.outer(np.sin(np.arange(60) / 5), np.cos(np.arange(50) / 7)) / 4 + 0.5\n")
+
+
+@posix
+@needs_compiler
+@pytest.mark.filterwarnings("ignore")
+def test_a_child_that_was_forked_trains_as_its_parent_does():
+    code = SMALL + (
+        "def train():\n"
+        "    smoe = Smoe(image, 7, backend='native')\n"
+        "    smoe.engine.threads = 2\n"
+        "    return smoe.train(30).params.musX\n"
+        "wanted = train()\n"  # so that there are threads, which the child does not have
+        "child = os.fork()\n"
+        "if child == 0:\n"
+        "    same, tasks = (train() == wanted).all(), '/proc/self/task'\n"
+        "    helped = not os.path.isdir(tasks) or len(os.listdir(tasks)) > 1\n"
+        "    os._exit(0 if same and helped else 3)\n"
+        "assert (train() == wanted).all()\n"
+        "assert os.waitpid(child, 0)[1] == 0\n")
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, timeout=60)
+
+
+@posix
+@needs_compiler
+def test_ctrl_c_ends_a_long_training_soon_and_in_good_order():
+    code = SMALL + (
+        "smoe = Smoe(image, 7, backend='native')\n"
+        "print('ready', flush=True)\n"
+        "try:\n"
+        "    smoe.train(10**8, val_iter=10**8)\n"
+        "except KeyboardInterrupt:\n"
+        "    assert smoe.iteration > 0\n"
+        "    assert smoe.stopped == 'interrupted'\n"
+        "    assert np.isfinite(smoe.params.musX).all()\n"
+        "    print('interrupted', flush=True)\n")
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "ready\n"
+    time.sleep(0.5)
+    process.send_signal(2)
+    # far less, but for a machine that has other things to do: a training would take hours
+    assert process.communicate(timeout=20)[0] == "interrupted\n"
+    assert process.returncode == 0
+    assert launch_native.STEADY <= 0.3  # which is how seldom a training looks up
+
+
+@needs_compiler
+def test_small_numbers_are_as_exact_after_a_call_as_before():
+    # kernels count numbers as 0 that are too small for full precision; that is their own affair
+    tiny = np.full(64, 1e-40, np.float32)
+    smoe = Smoe(picture((30, 30)), 4, backend="native")
+    for threads in (1, 2):
+        smoe.engine.threads = threads
+        smoe.train(3)
+        smoe.reconstruction, smoe.gating, smoe.engine.loss_and_gradients(smoe.params)  # noqa: B018
+        assert (tiny * np.float32(1) == tiny).all()
+        assert (tiny * np.float32(1) > 0).all()
