@@ -15,7 +15,7 @@ class CupyEngine(KernelEngine):
     def __init__(self, *arguments, **options):
         import cupy
 
-        self.device = cupy.cuda.Device()
+        self.device = cupy.cuda.Device().id
         super().__init__(*arguments, **options)
 
     @staticmethod
@@ -27,7 +27,9 @@ class CupyEngine(KernelEngine):
 def _on_its_device(method):
     @functools.wraps(method)
     def there(self, *arguments, **options):
-        with self.device:
+        import cupy
+
+        with cupy.cuda.Device(self.device):
             return method(self, *arguments, **options)
 
     return there

@@ -96,7 +96,7 @@ class Smoe:
                  radial=False, batches=None, backend="auto", dtype="float32", channel_axis="auto"):
         dtype = check_dtype(dtype)
         given = params.arrays().values() if isinstance(params, SmoeParams) else ()
-        self._xp = array_module(image, *given)
+        self._on_gpu = array_module(image, *given) is not np
         target, self._has_channels = check_image(image, dtype, channel_axis)
         kernels_per_dim = _whole("kernels_per_dim", kernels_per_dim, 1)
         if batches is not None:
@@ -149,11 +149,11 @@ class Smoe:
 
     def _given_back(self, result):
         """A model or an array on the side of the image: itself, or a copy on the GPU."""
-        if self._xp is np:
+        if not self._on_gpu:
             return result
-        if isinstance(result, SmoeParams):
-            return result.map(self._xp.asarray)
-        return self._xp.asarray(result)
+        import cupy
+
+        return result.map(cupy.asarray) if isinstance(result, SmoeParams) else cupy.asarray(result)
 
     # ---- training
 
