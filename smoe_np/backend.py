@@ -1,6 +1,5 @@
 """Which array library an array belongs to, and why there may be no GPU."""
 
-import importlib.metadata
 import sys
 
 import numpy as np
@@ -82,6 +81,8 @@ def why_no_gpu():
 
 def _wheels():
     """The packages of CuPy that are installed."""
+    import importlib.metadata  # it takes a while
+
     found = []
     for name in WHEELS:
         try:

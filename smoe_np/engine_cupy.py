@@ -12,11 +12,11 @@ class CupyEngine(KernelEngine):
     name = "cupy"
     launcher = CudaLauncher
 
-    def __init__(self, *arguments, **options):
+    def __init__(self, shape, target=None, dtype="float32", batches=None):
         import cupy
 
-        self.device = cupy.cuda.Device()
-        super().__init__(*arguments, **options)
+        self.device = cupy.cuda.Device().id
+        super().__init__(shape, target, dtype, batches)
 
     @staticmethod
     def why_not(D=2, C=1):
@@ -27,7 +27,9 @@ class CupyEngine(KernelEngine):
 def _on_its_device(method):
     @functools.wraps(method)
     def there(self, *arguments, **options):
-        with self.device:
+        import cupy
+
+        with cupy.cuda.Device(self.device):
             return method(self, *arguments, **options)
 
     return there

@@ -120,21 +120,22 @@ class CudaLauncher:
         begun = clock = time.perf_counter()
         with self._own_stream():
             now = control.get()
-            while now[_HALT] == 0 and now[_STEP] < now[_TARGET] and clock - begun < STEADY:
+            while now[_HALT] == 0 and now[_STEP] < now[_TARGET]:
                 before, started = now, clock
                 size = next((n for n in ROUND_SIZES if n >= self.lifetime), ROUND_SIZES[-1])
                 expected = min(size, self.lifetime)  # steps that a round takes
                 rounds = 1
                 if self._step_seconds is not None:
-                    rounds = math.ceil(min((now[_TARGET] - now[_STEP]) / expected,
-                                           (begun + STEADY - clock) /
-                                           (self._step_seconds * expected)))
+                    steps = (begun + STEADY - clock) / self._step_seconds
+                    rounds = max(1, math.ceil(min(steps, now[_TARGET] - now[_STEP]) / expected))
                 for _ in range(rounds):
                     self._enqueue_round(build, step, size)
                 now = control.get()
                 clock = time.perf_counter()
                 if now[_STEP] > before[_STEP]:
                     self._learn(before, now, clock - started)
+                if clock - begun >= STEADY:
+                    break
         return 0.0
 
     def _learn(self, before, now, seconds):

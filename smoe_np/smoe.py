@@ -96,7 +96,7 @@ class Smoe:
                  radial=False, batches=None, backend="auto", dtype="float32", channel_axis="auto"):
         dtype = check_dtype(dtype)
         given = params.arrays().values() if isinstance(params, SmoeParams) else ()
-        self._like = array_module(image, *given).empty(0)  # on the side of the image
+        self._on_gpu = array_module(image, *given) is not np
         target, self._has_channels = check_image(image, dtype, channel_axis)
         kernels_per_dim = _whole("kernels_per_dim", kernels_per_dim, 1)
         if batches is not None:
@@ -149,10 +149,11 @@ class Smoe:
 
     def _given_back(self, result):
         """A model or an array on the side of the image: itself, or a copy on the GPU."""
-        xp = array_module(self._like)
-        if xp is np:
+        if not self._on_gpu:
             return result
-        return result.map(xp.asarray) if isinstance(result, SmoeParams) else xp.asarray(result)
+        import cupy
+
+        return result.map(cupy.asarray) if isinstance(result, SmoeParams) else cupy.asarray(result)
 
     # ---- training
 

@@ -213,8 +213,8 @@ class Graph:
 
 
 class Device:
-    def __init__(self):
-        self.id, self.before = machine.current, []
+    def __init__(self, number=None):
+        self.id, self.before = machine.current if number is None else number, []
 
     @property
     def compute_capability(self):

@@ -1,5 +1,6 @@
 """The launcher for GPUs and its engine, on a pretended CuPy: see fake_cupy."""
 
+import copy
 import inspect
 import logging
 import math
@@ -438,6 +439,13 @@ def test_colours_on_the_gpu_keep_their_axis(cupy):
     smoe = Smoe(image, 3, backend="numpy").train(2)
     assert isinstance(smoe.reconstruction, cupy.ndarray)
     assert smoe.reconstruction.shape == (20, 20, 3)
+
+
+def test_a_copy_of_what_lies_on_the_gpu_trains_as_the_original_does(cupy):
+    smoe = Smoe(cupy.asarray(IMAGE), 5, backend="numpy").train(3)
+    other = copy.deepcopy(smoe).train(4)
+    assert_same_model(smoe.train(4)._params, other._params)
+    assert isinstance(other.params.A, cupy.ndarray)
 
 
 def test_a_model_on_the_gpu_gives_pictures_and_gradients_there(cupy):

@@ -48,9 +48,9 @@ def test_every_specialisation_is_understood():
         return nvrtc.compiled(kernel_source(), (*options, *CUPYS, "-dlto",
                                                 f"-arch=compute_{architecture}"), "LTOIR")
 
-    old, _, new = wanted_architectures()  # the sources do not look at the architecture
-    codes = in_parallel(understand, itertools.product(ALL, (old, new)))
-    assert len(codes) == 48 * 2
+    # in turn for each architecture, at which the sources do not look
+    codes = in_parallel(understand, zip(ALL, itertools.cycle(wanted_architectures())))
+    assert len(codes) == 48
     assert all(codes)
 
 
@@ -67,7 +67,7 @@ def test_kernels_compile_for_old_and_new_gpus():
 
     old, hopper, new = wanted_architectures()
     cases = [(MAIN[0], a) for a in (old, hopper, new)] + [(case, hopper) for case in MAIN[1:]]
-    cases += [(case, old) for case in EXTREME]
+    cases += [(EXTREME[0], old), (EXTREME[-1], old)]
     in_parallel(translate, cases)
 
 
