@@ -6,14 +6,17 @@ memory). It is here to be compared with, in speed; ``dense`` is the definition, 
 compared with.
 """
 
+import functools
 import math
 import time
+from typing import NamedTuple
 
 from .adam import Adam
 from .backend import array_module
 from .params import unchecked
 
-BLOCK = {"numpy": 1 << 16, "cupy": 1 << 24}  # pixels × kernels at a time
+BLOCK = {"numpy": 1 << 16, "cupy": 1 << 24}  # pixels × kernels at a time ...
+LEAST_PIXELS = 4  # ... but so many pixels at least, for what is done once a block
 
 
 def loss_and_gradients(params, target):
@@ -30,18 +33,18 @@ def loss_and_gradients(params, target):
     float, SmoeParams
     """
     xp = array_module(target, params.pis)
-    sums = _zeros(params)
+    sums, parts = _zeros(params), _parts(params)
     for first, last in _blocks(xp, params, target.shape[:-1]):
-        _add_block(params, target, first, last, sums)
+        _add_block(parts, target, first, last, sums)
     return float(sums["error"]) / target.size, _gradients(params, sums)
 
 
 def render(params, shape):
     """The regression, clipped to [0, 1]: (*shape, C)."""
-    xp = array_module(params.pis)
-    parts = [_regress(params, _pixels(xp, shape, params.dtype, first, last))[-1]
-             for first, last in _blocks(xp, params, shape)]
-    return xp.clip(xp.concatenate(parts), 0, 1).reshape(*shape, -1)
+    xp, parts = array_module(params.pis), _parts(params)
+    y = [_regress(parts, _pixels(xp, shape, params.dtype, first, last))[-1]
+         for first, last in _blocks(xp, params, shape)]
+    return xp.clip(xp.concatenate(y), 0, 1).reshape(*shape, -1)
 
 
 def train(params, target, iterations, base_lr=1e-3):
@@ -62,10 +65,10 @@ def train(params, target, iterations, base_lr=1e-3):
 def seconds_of_step(params, target, limit):
     """Seconds that a step takes; beyond ``limit``, those of a part of the pixels in proportion."""
     xp = array_module(target, params.pis)
-    sums, pixels = _zeros(params), math.prod(target.shape[:-1])
+    sums, parts, pixels = _zeros(params), _parts(params), math.prod(target.shape[:-1])
 
     def add(first, last):
-        _add_block(params, target, first, last, sums)
+        _add_block(parts, target, first, last, sums)
         return float(sums["error"])  # when it is computed
 
     seconds = _seconds_of_blocks(add, _blocks(xp, params, target.shape[:-1]), pixels, limit)
@@ -76,11 +79,11 @@ def seconds_of_step(params, target, limit):
 
 def seconds_of_rendering(params, shape, limit):
     """Seconds that ``render`` takes; beyond ``limit``, as ``seconds_of_step`` says."""
-    xp = array_module(params.pis)
+    xp, parts = array_module(params.pis), _parts(params)
 
     def draw(first, last):
         x = _pixels(xp, shape, params.dtype, first, last)
-        return float(xp.clip(_regress(params, x)[-1], 0, 1)[0, 0])  # when it is computed
+        return float(xp.clip(_regress(parts, x)[-1], 0, 1)[0, 0])  # when it is computed
 
     return _seconds_of_blocks(draw, _blocks(xp, params, shape), math.prod(shape), limit)
 
@@ -98,9 +101,29 @@ def _seconds_of_blocks(do, blocks, pixels, limit):
 # ---- the model
 
 
+class _Parts(NamedTuple):
+    """A model as columns of numbers of all kernels, each contiguous."""
+
+    log_weight: object  # (K,) log π + Σ log A_dd
+    centre: list  # D of (K,)
+    steering: dict  # (K,) by (i, j), i ≥ j
+    experts: list  # C of (1 + D, K): ν and γ
+
+
+def _parts(params):
+    xp, D = array_module(params.pis), params.num_dims
+    steering = {(i, j): params.A[:, i, j].copy() for i in range(D) for j in range(i + 1)}
+    return _Parts(
+        xp.log(params.pis) + sum(xp.log(steering[i, i]) for i in range(D)),
+        [params.musX[:, i].copy() for i in range(D)], steering,
+        [xp.stack([params.nu_e[:, c], *params.gamma_e[:, c].T])
+         for c in range(params.num_channels)])
+
+
 def _blocks(xp, params, shape):
     """First and last + 1 of the pixels of each block."""
-    pixels, size = math.prod(shape), max(1, BLOCK[xp.__name__] // params.num_kernels)
+    pixels = math.prod(shape)
+    size = max(LEAST_PIXELS, BLOCK[xp.__name__] // params.num_kernels)
     return [(first, min(first + size, pixels)) for first in range(0, pixels, size)]
 
 
@@ -111,67 +134,57 @@ def _pixels(xp, shape, dtype, first, last):
     return xp.stack([xp.ones_like(centres[0]), *centres], axis=1)
 
 
-def _regress(params, x):
+def _regress(parts, x):
     """x − μ and z for each axis, and gates, all (P, K); then the regression y (P, C)."""
-    xp, D = array_module(x), params.num_dims
-    d = [x[:, 1 + i, None] - params.musX[:, i] for i in range(D)]
-    z = [sum(d[i] * params.A[:, i, j] for i in range(j, D)) for j in range(D)]
-    gates = _log_weights(params) - 0.5 * sum(z_j * z_j for z_j in z)
+    xp, D = array_module(x), len(parts.centre)
+    d = [x[:, 1 + i, None] - parts.centre[i] for i in range(D)]
+    z = [sum(d[i] * parts.steering[i, j] for i in range(j, D)) for j in range(D)]
+    gates = parts.log_weight - 0.5 * sum(z_j * z_j for z_j in z)
     gates -= gates.max(axis=1, keepdims=True)
     gates = xp.exp(gates)
     gates /= gates.sum(axis=1, keepdims=True)
-    y = [((gates @ expert) * x).sum(axis=1) for expert in _experts(params)]
+    y = [((gates @ expert.T) * x).sum(axis=1) for expert in parts.experts]
     return d, z, gates, xp.stack(y, axis=1)
 
 
-def _log_weights(params):
-    xp = array_module(params.pis)
-    return xp.log(params.pis) + xp.log(xp.diagonal(params.A, axis1=1, axis2=2)).sum(axis=1)
-
-
-def _experts(params):
-    """Of each channel ν and γ as columns: (K, 1 + D)."""
-    xp = array_module(params.pis)
-    return [xp.column_stack([params.nu_e[:, c], params.gamma_e[:, c]])
-            for c in range(params.num_channels)]
-
-
 def _zeros(params):
-    """What sums start from: ∂L/∂ℓ, and the parameters that it goes to, but for factors."""
-    zeros = array_module(params.pis).zeros_like
-    return {"error": 0.0, "gate": zeros(params.pis),
-            **{name: zeros(array) for name, array in params.arrays().items() if name != "pis"}}
+    """What sums start from: the squared error, and rows of sums for each kernel."""
+    xp, D, K = array_module(params.pis), params.num_dims, params.num_kernels
+    zeros = functools.partial(xp.zeros, dtype=params.dtype)
+    return {"error": 0.0, "gate": zeros(K), "z": zeros((D, K)), "d z": zeros((D, D, K)),
+            "experts": zeros((params.num_channels, 1 + D, K))}
 
 
-def _add_block(params, target, first, last, sums):
-    xp, D = array_module(target), params.num_dims
-    x = _pixels(xp, target.shape[:-1], params.dtype, first, last)
-    d, z, gates, y = _regress(params, x)
+def _add_block(parts, target, first, last, sums):
+    xp, D = array_module(target), len(parts.centre)
+    x = _pixels(xp, target.shape[:-1], parts.log_weight.dtype, first, last)
+    d, z, gates, y = _regress(parts, x)
     residual = xp.clip(y, 0, 1) - target.reshape(-1, target.shape[-1])[first:last]
     sums["error"] = sums["error"] + (residual * residual).sum()
     r = (2 / target.size) * residual * ((y >= 0) & (y <= 1))
     g = -(r * y).sum(axis=1, keepdims=True)
-    for c, expert in enumerate(_experts(params)):
+    for c, expert in enumerate(parts.experts):
         r_x = r[:, c, None] * x
-        g = g + r_x @ expert.T
-        of_expert = gates.T @ r_x
-        sums["nu_e"][:, c] += of_expert[:, 0]
-        sums["gamma_e"][:, c] += of_expert[:, 1:]
+        g = g + r_x @ expert
+        sums["experts"][c] += r_x.T @ gates
     g *= gates  # ∂L/∂ℓ
     sums["gate"] += g.sum(axis=0)
     for j in range(D):
         g_z = g * z[j]
-        of_z = g_z.sum(axis=0)
+        sums["z"][j] += g_z.sum(axis=0)
         for i in range(j, D):
-            sums["musX"][:, i] += params.A[:, i, j] * of_z
-            sums["A"][:, i, j] -= (g_z * d[i]).sum(axis=0)
+            sums["d z"][i, j] += (g_z * d[i]).sum(axis=0)
 
 
 def _gradients(params, sums):
-    found = {name: array.copy() for name, array in sums.items() if name in params.arrays()}
-    for i in range(params.num_dims):
-        found["A"][:, i, i] += sums["gate"] / params.A[:, i, i]
-    return unchecked({"pis": sums["gate"] / params.pis, **found})
+    xp, D = array_module(params.pis), params.num_dims
+    A = -xp.moveaxis(sums["d z"], -1, 0)
+    for i in range(D):
+        A[:, i, i] += sums["gate"] / params.A[:, i, i]
+    experts = xp.moveaxis(sums["experts"], -1, 0)
+    return unchecked({
+        "pis": sums["gate"] / params.pis, "musX": xp.einsum("kij,jk->ki", params.A, sums["z"]),
+        "A": A, "gamma_e": experts[:, :, 1:], "nu_e": experts[:, :, 0]})
 
 
 def _step(adam, params, gradients, base_lr=1e-3):
