@@ -1,42 +1,35 @@
-"""The speed of training on this machine: what ``smoe bench`` measures.
+"""The speed of this machine: what ``smoe bench`` measures.
 
-Each case is a training run from the start in a process of its own, so that its peak of memory is
-its own too. The yardstick is np.exp alone over as many float32 values as there are pixels times
-kernels: the least that a program would do which looks at every kernel for every pixel.
+Each case is a training run from the start, or the drawing of a model, in a process of its own, so
+that its peak of memory is its own too. There are two yardsticks: np.exp alone over as many float32
+values as there are pixels times kernels, the least that a program would do which looks at every
+kernel for every pixel; and the whole model in plain array code that does so, ``bench_dense``.
 """
 
-import contextlib
 import json
-import math
 import os
 import platform
 import subprocess
 import sys
-import time
 
 import numpy as np
 
-from . import __version__, bench_dense, bench_kernels, dense
+from . import __version__, bench_kernels, bench_measure, dense
+from .bench_measure import picture
 from .engine import ENGINES, engine_class, loss_and_gradients, render
 from .engine_kernels import KernelEngine
 from .files import open_to_read
-from .images import read_image
 from .params import SmoeParams
-from .smoe import Smoe
 
-# Pixels, channels, kernels along the longest axis, iterations.
+# Pixels, channels, kernels along the longest axis, iterations; of what is drawn there are none.
 STANDARD = (((128, 128), 1, 12, 200), ((512, 512), 1, 32, 100), ((512, 512), 1, 128, 40),
-            ((512, 768), 3, 197, 20))
-LARGE = (4000, 6000), 3, 1225, 5
-RENDERED, RENDERED_KERNELS = (2160, 3840), 134  # kernels along the longest axis
-MANY = 1000  # kernels along an axis, whose weights are not trained
-DENSE_PAIRS = 1 << 23  # pixels × kernels of a step of the dense rival; its time is scaled up
+            ((512, 768), 3, 197, 20), ((2160, 3840), 1, 133, 0))
+LARGE = (4000, 6000), 3, 1225, 3
+LARGE_BYTES = 4 << 30  # that it takes, with some to spare
 SMALL_KERNELS, SMALL_ITERATIONS = 6, 10
 PICTURE_KERNELS, PICTURE_ITERATIONS = 32, 40
 IMAGE_TOLERANCE = 1e-5  # largest difference
 GRADIENT_TOLERANCE = {"float32": 2e-4, "float64": 1e-9}  # relative L2, of each parameter
-EXP_BLOCK = 1 << 14  # float32 values; they and their exp stay in the L2 cache
-EXP_MOST = 1 << 30  # values that exp is timed on; for more, its time is scaled up
 
 
 class Incorrect(Exception):
@@ -67,6 +60,8 @@ def cases(size=None, image_path=None, kernels_per_dim=None, iterations=None, lar
     ------
     ValueError, OSError
         If a number is out of range, or there is no such picture.
+    MemoryError
+        If there is too little memory for the large one.
     """
     for name, value in (("size", size), ("kernels_per_dim", kernels_per_dim),
                         ("iterations", iterations)):
@@ -77,21 +72,25 @@ def cases(size=None, image_path=None, kernels_per_dim=None, iterations=None, lar
     found = []
     if image_path is not None:
         open_to_read(image_path).close()
-        found.append({"image_path": os.fspath(image_path),
+        found.append({"image_path": os.fspath(image_path), "renders": False,
                       "kernels_per_dim": kernels_per_dim or PICTURE_KERNELS,
                       "iterations": iterations or PICTURE_ITERATIONS})
     wanted = list(STANDARD)
     if size is not None:
         wanted = [((size, size), 1, SMALL_KERNELS, SMALL_ITERATIONS)]
     if large:
+        free = bench_measure.free_bytes()
+        if free is not None and free < LARGE_BYTES:
+            raise MemoryError(f"the large picture takes {LARGE_BYTES / 2**30:.0f} GiB, of which "
+                              f"{free / 2**30:.1f} GiB are free")
         wanted.append(LARGE)
-    return found + [{"shape": list(shape), "channels": channels, "kernels_per_dim": kernels,
-                     "iterations": iterations or usual}
+    return found + [{"shape": list(shape), "channels": channels, "renders": usual == 0,
+                     "kernels_per_dim": kernels, "iterations": usual and (iterations or usual)}
                     for shape, channels, kernels, usual in wanted]
 
 
 def run(cases, backend="auto", say=lambda line: None):
-    """Compare an engine with the definition of the model, then measure it.
+    """Compare engines with the definition of the model, then measure them.
 
     Parameters
     ----------
@@ -105,48 +104,56 @@ def run(cases, backend="auto", say=lambda line: None):
     Returns
     -------
     dict
-        ``errors`` of the comparison, by backend, ``cases`` with what ``measure`` found, of each
-        case and backend, ``render_ms`` of a large picture by backend, ``first_use`` of compiled
-        kernels (seconds to compile, seconds to load), ``unavailable`` backends with the reasons,
-        and the machine.
+        By backend: ``errors`` of the comparison, ``first_use`` of compiled kernels (seconds to
+        compile them, and to load them), and ``unavailable``, why those that were asked for as
+        "all" do not work here. ``cases``: what ``bench_measure`` found, for each case and backend.
+        And the machine.
 
     Raises
     ------
     Incorrect
-        If the engine is wrong; nothing is measured then.
+        If an engine is wrong; nothing is measured then.
     ValueError, OSError, MemoryError
         If a case cannot be run.
     """
-    reasons = {}
-    backends = [engine_class(backend).name] if backend != "all" else []
-    for name, engine in ENGINES.items() if backend == "all" else ():
-        why_not = engine.why_not()
-        if why_not is None:
-            backends.append(name)
-        else:
-            reasons[name] = why_not
+    backends, reasons = _backends(backend)
     report = {"smoe_np": __version__, "numpy": np.__version__, "python": platform.python_version(),
               "machine": platform.machine(), "processors": os.cpu_count(), "unavailable": reasons,
-              "errors": {}, "cases": [], "render_ms": {}}
+              "errors": {}, "first_use": {}, "cases": []}
     for name in backends:
         say(f"comparing the engine {name!r} with the definition of the model ...")
         report["errors"][name] = check(name)
-    for number, case in enumerate(cases, 1):
-        what = case.get("image_path") or _size(case["shape"])
-        for name in backends:
-            say(f"case {number} of {len(cases)}: {what}, {case['kernels_per_dim']} kernels along "
-                f"the longest axis, {case['iterations']} iterations, backend {name!r} ...")
-            report["cases"].append(_in_own_process({**case, "backend": name}))
-    if cases[-1]["kernels_per_dim"] == SMALL_KERNELS:
-        return report
     for name in backends:
-        say(f"rendering {_size(RENDERED)} pixels, backend {name!r} ...")
-        report["render_ms"][name] = _in_own_process(
-            {"render": RENDERED, "kernels_per_dim": RENDERED_KERNELS, "backend": name})
-    if "native" in backends:
-        say("compiling kernels, and loading them ...")
-        report["first_use"] = bench_kernels.seconds_of_first_use()
+        if issubclass(ENGINES[name], KernelEngine):
+            say(f"compiling kernels of {name!r}, and loading them ...")
+            report["first_use"][name] = bench_kernels.seconds_of_first_use(name)
+    for number, case in enumerate(cases, 1):
+        what = case.get("image_path") or "×".join(map(str, case["shape"]))
+        work = f"{case['iterations']} iterations" if not case["renders"] else "drawing"
+        what = (f"case {number} of {len(cases)}: {what}, {case['kernels_per_dim']} kernels along "
+                f"the longest axis, {work}")
+        rivals = {}
+        for name in backends:
+            say(f"{what}, backend {name!r} ...")
+            found = _in_own_process("rendering" if case["renders"] else "training",
+                                    {**case, "backend": name})
+            library = "cupy" if name == "cupy" else "numpy"
+            if library not in rivals:
+                say(f"{what}, dense in {library} ...")
+                rivals[library] = _in_own_process("dense", {**case, "library": library})
+            found.update(rivals[library])
+            found["times_dense"] = found["dense_ms"] / found["ms_per_iteration"]
+            report["cases"].append(found)
     return report
+
+
+def _backends(backend):
+    """The names of the engines meant, and why others do not work here."""
+    if backend != "all":
+        return [engine_class(backend).name], {}
+    reasons = {name: engine.why_not() for name, engine in ENGINES.items()}
+    return ([name for name, why_not in reasons.items() if why_not is None],
+            {name: why_not for name, why_not in reasons.items() if why_not is not None})
 
 
 # ---- correctness
@@ -205,141 +212,14 @@ def _random_model(shape, channels, kernels=40):
     )
 
 
-def _size(shape):
-    return "×".join(map(str, shape))
-
-
-def picture(shape, channels=1):
-    """A picture by formula, of edges, gradients and texture: (*shape, channels) float32."""
-    row, column = (np.indices(shape) + 0.5) / max(shape)
-    grey = 0.45 + 0.3 * (row - column)
-    grey += 0.3 * ((row - 0.4) ** 2 + (column - 0.6) ** 2 < 0.06)
-    grey -= 0.25 * (row > 0.35 + 0.5 * column)
-    grey += 0.12 * np.sin(90 * row + 40 * column**2) * (column > 0.55)
-    grey += 0.08 * np.sin(35 * row) * np.sin(50 * column) * (row < 0.3)
-    tints = np.array([1.0, 0.8, 0.6])[:channels]
-    return (grey[..., None] * tints).clip(0, 1).astype(np.float32)
-
-
-# ---- measuring
-
-
-def measure(case):
-    """Train as a case says, in this process.
-
-    Returns
-    -------
-    dict
-        The case and, of the whole run: ``ms_per_iteration``, ``pairs_per_pixel``, ``ns_per_pair``,
-        ``builds`` of pair lists, ``ms_per_build``, ``build_ms_per_iteration``, ``peak_mib``,
-        ``exp_ms`` and ``times_exp``.
-    """
-    if "image_path" in case:
-        image = read_image(case["image_path"])
-    else:
-        image = picture(case["shape"], case["channels"])
-    backend, iterations = case["backend"], case["iterations"]
-    # kernels of a weight of 10⁻⁶ would leave at the first step
-    smoe = Smoe(image, case["kernels_per_dim"], train_pis=case["kernels_per_dim"] < MANY,
-                backend=backend)
-    _warm_up(smoe, backend)
-    kernels, pixels = smoe.params.num_kernels, int(np.prod(smoe.shape))
-    pairs, exp_seconds = [], []
-
-    def look(smoe):  # a callback: its time is not that of training
-        pairs.append(smoe.engine.pairs_per_pixel)
-        exp_seconds.append(seconds_of_exp(pixels * kernels))
-
-    smoe.train(iterations, val_iter=-(-iterations // 2), callbacks=[look])
-    if smoe.stopped is not None:
-        raise ValueError(f"training {smoe.stopped} at iteration {smoe.iteration}")
-    engine, record = smoe.engine, smoe.history[-1]
-    ms = 1e3 * record.seconds / iterations
-    pairs, exp_ms = float(np.mean(pairs)), 1e3 * float(np.median(exp_seconds))
-    found = {
-        **case, "backend": smoe.engine.name, "shape": list(smoe.shape), "channels": smoe.channels,
-        "kernels": kernels, "psnr": record.psnr, "ms_per_iteration": ms,
-        "pairs_per_pixel": pairs, "ns_per_pair": 1e6 * ms / (pixels * pairs),
-        "builds": engine.builds, "ms_per_build": 1e3 * engine.build_seconds / max(engine.builds, 1),
-        "build_ms_per_iteration": 1e3 * engine.build_seconds / iterations, "peak_mib": peak_mib(),
-        "exp_ms": exp_ms, "times_exp": ms / exp_ms,
-    }
-    found["dense_ms"] = _dense_ms(smoe, image)
-    if isinstance(engine, KernelEngine):
-        found["details"] = bench_kernels.details(smoe, max(iterations // 4, 2))
-    return found
-
-
-def _dense_ms(smoe, image):
-    """Milliseconds of a step of what one would write instead, from where a training stands.
-
-    It is taken over a part of the picture, as large as the whole if that is small; its time is that
-    of all pixels in proportion.
-    """
-    move = smoe.engine.launch.array if hasattr(smoe.engine, "launch") else np.asarray
-    whole = np.reshape(image, (*smoe.shape, -1))
-    rows = math.ceil(DENSE_PAIRS / (math.prod(smoe.shape[1:]) * smoe.params.num_kernels))
-    part = move(whole[:rows].astype(np.float32))
-    params = smoe.params.map(move)
-    started = time.perf_counter()
-    float(bench_dense.train(params, part, 1).pis[0])
-    return 1e3 * (time.perf_counter() - started) * len(whole) / len(part)
-
-
-def _render_ms(case):
-    """Milliseconds to draw a picture from some 10,000 kernels, lists included."""
-    shape = [n // 4 for n in case["render"]]
-    smoe = Smoe(picture(shape), case["kernels_per_dim"], backend=case["backend"])
-    params = smoe.train(5).params
-    times = []
-    for _ in range(3):
-        started = time.perf_counter()
-        render(params, case["render"], case["backend"])
-        times.append(1e3 * (time.perf_counter() - started))
-    return min(times)
-
-
-def _warm_up(smoe, backend):
-    """Have everything loaded and compiled that a first training of this kind needs."""
-    shape = (8,) * len(smoe.shape)
-    Smoe(np.full((*shape, smoe.channels), 0.5, np.float32), 2, backend=backend,
-         channel_axis=-1).train(1)
-
-
-def seconds_of_exp(values):
-    """Time that np.exp alone takes over float32 values, on one thread and within the cache."""
-    block = np.linspace(-20, 0, EXP_BLOCK, dtype=np.float32)
-    out = np.empty_like(block)
-    rounds = max(1, min(values, EXP_MOST) // EXP_BLOCK)
-    started = time.perf_counter()
-    for _ in range(rounds):
-        np.exp(block, out=out)
-    return (time.perf_counter() - started) * values / (rounds * EXP_BLOCK)
-
-
-def peak_mib():
-    """The most memory that this process has held so far, in MiB; None where nothing tells it."""
-    # On Linux ru_maxrss starts at the peak of the process that started this one; VmHWM does not.
-    with contextlib.suppress(OSError), open("/proc/self/status", encoding="ascii") as status:
-        for line in status:
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) / 1024
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (1 << 20 if sys.platform == "darwin" else 1 << 10)
-
-
 # ---- a process for each case
 
 
-def _in_own_process(case):
+def _in_own_process(measurement, case):
     parent = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     path = os.pathsep.join(filter(None, (parent, os.environ.get("PYTHONPATH"))))
     done = subprocess.run(
-        [sys.executable, "-c", "from smoe_np.bench import _child; _child()"],
+        [sys.executable, "-c", "from smoe_np.bench import _child; _child()", measurement],
         input=json.dumps(case), capture_output=True, text=True, encoding="utf-8", check=False,
         env={**os.environ, "PYTHONPATH": path, "PYTHONIOENCODING": "utf-8"})
     try:
@@ -347,19 +227,21 @@ def _in_own_process(case):
     except ValueError:
         last = (done.stderr.strip().splitlines() or ["it left no message"])[-1]
         raise OSError(f"a measurement ended with status {done.returncode}: {last}") from None
-    if isinstance(answer, dict) and "error" in answer:
+    if "error" in answer:
         raise _ERRORS[answer["error"]](answer["message"])
     return answer
 
 
+_MEASUREMENTS = {function.__name__: function for function in (
+    bench_measure.training, bench_measure.rendering, bench_measure.dense)}
 _ERRORS = {kind.__name__: kind for kind in (OSError, ValueError, ImportError, MemoryError)}
 
 
 def _child():
-    """Measure the case that stdin gives; answer on stdout, as JSON."""
+    """Measure, as the last argument says, the case that stdin gives; answer on stdout, as JSON."""
     case = json.load(sys.stdin)
     try:
-        answer = _render_ms(case) if "render" in case else measure(case)
+        answer = _MEASUREMENTS[sys.argv[-1]](case)
     except tuple(_ERRORS.values()) as error:
         kind = next(name for name, kind in _ERRORS.items() if isinstance(error, kind))
         answer = {"error": kind, "message": getattr(error, "strerror", None) or str(error)}

@@ -1,19 +1,7 @@
-"""Where the time of compiled kernels goes, and how far it is from what the machine can do.
-
-Operations of a pair at a pixel, counted from the formulas, with M monomials up to degree 2, D
-dimensions and C channels; a multiplication and an addition are two:
-
-    log-gate      2 (M − 1)       Horner's rule over φ
-    exp           EXP             its polynomial and the scaling
-    sums          1 + C (2 D + 2) the gates' sum; experts, and their sums
-    pull          C (2 D + 2)     Σ_c q_c e_c + q_0, the experts again
-    g, h          1 + C
-    moments       2 (M + C (D + 1))
-
-Fewer may be done: polynomials can be followed by differences, moments be added up by rows.
-"""
+"""Where the time of compiled kernels goes, and how far they are from what the machine can do."""
 
 import os
+import site
 import subprocess
 import sys
 import tempfile
@@ -21,19 +9,33 @@ import time
 
 import numpy as np
 
-from .engine_kernels import allow
+from .kernel_files import constants
 
-EXP = 16
-REPEATS = 5
-CEILING_SECONDS = 0.05  # that a measurement of a ceiling takes
+STEP_KERNELS = ("step", "gather", "judge", "update")  # the others build lists
+EXP_OPERATIONS = 13  # 2^t: to a whole number and a rest, 5 multiply-adds, scaling
+CEILING_SECONDS = 0.1  # that a ceiling is looked for
+MULTIPLY_ADD_BLOCKS, MULTIPLY_ADD_ROUNDS = 1024, 1000
 TRIAD_BYTES = 1 << 26  # of each array: beyond caches
 
 
-def operations_of_pair(D, C):
-    """Floating-point operations of a pair at a pixel, forward and backward."""
-    M = (D + 1) * (D + 2) // 2
-    forward = 2 * (M - 1) + EXP + 1 + C * (2 * D + 2)
-    return forward + C * (2 * D + 2) + 1 + C + 2 * (M + C * (D + 1))
+def operations_of_pair(channels):
+    """Floating-point operations that a pair takes at a pixel in a step, in float32.
+
+    They are counted from the formulas, in the order of the kernel ``step``, as the fewest that do:
+    polynomials are followed from pixel to pixel by their differences, in any number of dimensions.
+    What is done once for a pair of a tile is left out. A multiplication and an addition are two.
+
+        log-gate     2         its value and its difference go on
+        gate         13        2^t: EXP_OPERATIONS
+        Σ gates      1
+        y            3 C       the expert goes on; its product with the gate is added up
+        h = w q      C         then, by these, the moments:
+        Σ h, Σ b h   3 C
+        pull         3 C       the expert goes on; Σ_c q_c e_c − q·y
+        g            1
+        Σ b^n g      1 + 2 + 2 n = 0, 1, 2 along the way through the tile
+    """
+    return 2 + EXP_OPERATIONS + 1 + 10 * channels + 1 + 5
 
 
 def bytes_of_step(engine):
@@ -43,94 +45,199 @@ def bytes_of_step(engine):
     return engine.target.nbytes + pairs * (8 + 2 * row)
 
 
-def seconds_of_launches(engine, part):
-    """Seconds that each kernel takes alone, by name, in a step ("step") or a build ("lists")."""
-    launches = engine.launches[part]
-    sequences = [engine.launch.record([launch]) for launch in launches]
-    times = np.empty((REPEATS, len(launches)))
-    for round_of_all in times:  # in their order: one works on what the one before has left
-        allow(engine, part)
-        for i, sequence in enumerate(sequences):
-            started = time.perf_counter()
-            engine.launch.run(sequence)
-            round_of_all[i] = time.perf_counter() - started
-    found = {}
-    for (kernel, *_), seconds in zip(launches, times.min(axis=0)):
-        found[kernel] = found.get(kernel, 0.0) + float(seconds)
-    return found
+# ---- where the time goes
 
 
-def ceilings(engine):
-    """Operations and bytes a second that the machine reaches with nothing else to do."""
-    launch, pixels = engine.launch, engine.grid.pixels
-    blocks, rounds = 1024, 1000
-    out = launch.zeros(blocks * pixels, engine.dtype)
-    operations = 2 * 12 * rounds * pixels * blocks
-    flops = operations / _seconds(launch, ("multiply_add", blocks, pixels, (rounds, out)))
-    blocks = TRIAD_BYTES // (pixels * engine.dtype.itemsize)
-    a, b, out = (launch.zeros(blocks * pixels, engine.dtype) for _ in range(3))
-    a += 1  # pages that were never written to are none
-    b += 1
-    rate = 3 * a.nbytes / _seconds(launch, ("triad", blocks, pixels, (a, b, out)))
-    return {"flops": flops, "bytes": rate}
+class Profile:
+    """Seconds that the steps of a training take, and each kernel in them.
+
+    ``begin`` is to be called with the engine before anything is computed; ``look`` and ``count``
+    are the last of the ``callbacks`` and the ``progress`` of ``Smoe.train``. What happens between
+    steps, such as the loss of a validation, does not count.
+
+    Parameters
+    ----------
+    threads : int, optional
+    graphs : bool, optional
+        On a GPU, whether steps are captured in graphs.
+    by_kernel : bool
+        Whether kernels are timed; on a GPU that needs ``graphs`` to be False.
+
+    Attributes
+    ----------
+    seconds : float
+    kernels : dict of float
+        Seconds by name.
+    steps : int
+    """
+
+    def __init__(self, threads=None, graphs=None, by_kernel=True):
+        self.threads, self.graphs, self.by_kernel = threads, graphs, by_kernel
+        self.seconds, self.steps, self.kernels, self._clocks = 0.0, 0, {}, {}
+
+    def begin(self, engine):
+        """Have an engine that is new computed as asked for, and timed."""
+        launch = engine.launch
+        if self.threads is not None:
+            launch.threads = self.threads
+        if self.graphs is not None:
+            launch.graphs = self.graphs
+        if self.by_kernel:
+            self._clocks = _clocks(launch)
+        self.kernels = dict.fromkeys(self._clocks, 0.0)
+
+    def look(self, smoe):
+        """Leave out what was done since the last steps."""
+        self._before = self._now(smoe)
+
+    def count(self, smoe):
+        """Add what was done since the last steps or look."""
+        now = self._now(smoe)
+        self.seconds += now[0] - self._before[0]
+        self.steps += now[1] - self._before[1]
+        for kernel, seconds in now[2].items():
+            self.kernels[kernel] += seconds - self._before[2][kernel]
+        self._before = now
+
+    def _now(self, smoe):
+        kernels = {name: clock() for name, clock in self._clocks.items()}
+        return time.perf_counter(), smoe.iteration, kernels
 
 
-def _seconds(launch, wanted):
-    sequence, times, until = launch.record([wanted]), [], time.perf_counter() + CEILING_SECONDS
-    launch.run(sequence)
-    while len(times) < 3 or time.perf_counter() < until:
-        started = time.perf_counter()
-        launch.run(sequence)
-        times.append(time.perf_counter() - started)
-    return min(times)
+def _clocks(launch):
+    """Functions by kernel that give its seconds so far."""
+    if hasattr(launch, "profile"):
+        return {kernel: seconds.item for kernel, seconds in launch.profile().items()}
+    launch.functions = {kernel: _Timed(launch.xp.cuda, function)
+                        for kernel, function in launch.functions.items()}
+    return {kernel: function.read for kernel, function in launch.functions.items()}
 
 
-def details(smoe, iterations):
-    """Where the time of a training run goes that has gone on for a while.
+class _Timed:
+    """A kernel on a GPU with an event before and one after each of its launches."""
+
+    def __init__(self, cuda, function):
+        self.cuda, self.function, self.events, self.seconds = cuda, function, [], 0.0
+
+    def __call__(self, *launch):
+        stream = self.cuda.get_current_stream()
+        before = stream.record()
+        self.function(*launch)
+        self.events.append((before, stream.record()))
+
+    def read(self):
+        """Seconds of all launches so far, which must have ended."""
+        self.seconds += sum(1e-3 * self.cuda.get_elapsed_time(*pair) for pair in self.events)
+        self.events.clear()
+        return self.seconds
+
+
+def details(train, graphs, channels):
+    """Where the time of a training goes.
+
+    Parameters
+    ----------
+    train : callable
+        Does the training from the start with the ``Profile`` given; returns its engine, and the
+        mean of its pairs times pixels.
+    graphs : bool
+        Whether the launcher can capture steps in graphs, as one for a GPU does.
+    channels : int
 
     Returns
     -------
     dict
-        ``threads``; ``ms_one_thread`` and ``ms_all_threads``, of an iteration; ``ns_per_pair`` of
-        an iteration and ``ns_per_pair_step`` of the kernel ``step``, on one thread;
-        ``ms_in_kernels``, of an iteration on all threads, lists aside, and ``kernels``, its parts;
-        ``gflops`` and ``gbytes`` a second of the kernels of a step, and of the machine.
+        Of steps alone: ``ms``, of one; ``ms_in_kernels``, and ``kernels``, its parts by name;
+        ``gflops`` of the kernel ``step`` and ``gbytes`` of those of a step, a second; and what the
+        machine reaches, ``gflops_most`` and ``gbytes_most``. On a CPU ``threads``,
+        ``ms_one_thread``, and on one thread ``ns_per_pair``, and ``ns_per_pair_step`` of the kernel
+        ``step``. On a GPU ``ms_without_graphs``.
     """
-    engine = smoe.engine
-    pixels = int(np.prod(smoe.shape))
-    found = {"threads": engine.threads}
-    for name, threads in (("ms_one_thread", 1), ("ms_all_threads", engine.threads)):
-        engine.threads = threads
-        started, steps = smoe.history[-1].seconds, smoe.iteration
-        smoe.train(iterations, val_iter=10**9)
-        found[name] = 1e3 * (smoe.history[-1].seconds - started) / (smoe.iteration - steps)
-        pairs = engine.pairs_per_pixel * pixels
-        if threads == 1:
-            found["ns_per_pair"] = 1e6 * found[name] / pairs
-            step = seconds_of_launches(engine, "step")["step"]
-            found["ns_per_pair_step"] = 1e9 * step / pairs
-    engine.threads = found["threads"]
-    kernels = seconds_of_launches(engine, "step")
-    seconds = sum(kernels.values())
-    most = ceilings(engine)
-    operations = operations_of_pair(len(smoe.shape), smoe.channels) * pairs
-    found.update(
-        ms_in_kernels=1e3 * seconds, kernels={n: 1e3 * s for n, s in kernels.items()},
-        lists={n: 1e3 * s for n, s in seconds_of_launches(engine, "lists").items()},
-        gflops=1e-9 * operations / seconds, gflops_most=1e-9 * most["flops"],
-        gbytes=1e-9 * bytes_of_step(engine) / seconds, gbytes_most=1e-9 * most["bytes"])
+    if graphs:
+        plain, without = Profile(by_kernel=False), Profile(graphs=False, by_kernel=False)
+        timed = Profile(graphs=False)
+        runs = plain, without, timed
+    else:
+        plain = timed = Profile()
+        one_thread = Profile(threads=1)
+        runs = one_thread, timed
+    for profile in runs:
+        engine = None  # whose memory is needed
+        engine, pairs = train(profile)
+    kernels = {name: seconds / timed.steps for name, seconds in timed.kernels.items() if seconds}
+    of_step = sum(kernels[name] for name in STEP_KERNELS)
+    found = {
+        "ms": 1e3 * plain.seconds / plain.steps, "ms_in_kernels": 1e3 * sum(kernels.values()),
+        "kernels": {name: 1e3 * seconds for name, seconds in kernels.items()},
+        "gflops": 1e-9 * operations_of_pair(channels) * pairs / kernels["step"],
+        "gbytes": 1e-9 * bytes_of_step(engine) / of_step, **ceilings(engine.launch),
+    }
+    if graphs:
+        found["ms_without_graphs"] = 1e3 * without.seconds / without.steps
+    else:
+        seconds = one_thread.seconds / one_thread.steps
+        found.update(
+            threads=engine.threads, ms_one_thread=1e3 * seconds, ns_per_pair=1e9 * seconds / pairs,
+            ns_per_pair_step=1e9 * one_thread.kernels["step"] / one_thread.steps / pairs)
     return found
 
 
-def seconds_of_first_use():
-    """Seconds to compile the native kernels of grey pictures, and to load them from the cache."""
-    script = ("import time; from smoe_np import launch_native as n; s = time.perf_counter(); "
-              "n.load_kernels(2, 1, 'float32'); print(time.perf_counter() - s)")
+# ---- what the machine can do
+
+
+def ceilings(launch):
+    """10⁹ operations and bytes a second that a launcher's kernels reach with nothing else to do."""
+    pixels, chains = constants()["PIXELS"], constants()["CHAINS"]
+    blocks, rounds = MULTIPLY_ADD_BLOCKS, MULTIPLY_ADD_ROUNDS
+    out = launch.zeros(blocks * pixels, launch.dtype)
+    operations = 2 * chains * rounds * pixels * blocks
+    flops = operations / _least_seconds(launch, "multiply_add", blocks, (rounds, out))
+    blocks = TRIAD_BYTES // (pixels * launch.dtype.itemsize)
+    arrays = [launch.zeros(blocks * pixels, launch.dtype) for _ in range(3)]
+    for array in arrays:
+        array += 1  # pages that were never written to are none
+    rate = 3 * arrays[0].nbytes / _least_seconds(launch, "triad", blocks, arrays)
+    return {"gflops_most": 1e-9 * flops, "gbytes_most": 1e-9 * rate}
+
+
+def _least_seconds(launch, kernel, blocks, arguments):
+    sequence = launch.record([(kernel, blocks, constants()["PIXELS"], tuple(arguments))])
+    times, until = [], time.perf_counter() + CEILING_SECONDS
+    while len(times) < 3 or time.perf_counter() < until:
+        started = time.perf_counter()
+        launch.run(sequence)
+        launch.host(arguments[-1][:1])  # when it is computed
+        times.append(time.perf_counter() - started)
+    return min(times)
+
+
+# ---- first use
+
+
+def seconds_of_first_use(backend):
+    """Seconds to have the kernels of grey pictures: compiled, and then from the cache.
+
+    Raises
+    ------
+    OSError
+        If a process that tries it fails.
+    """
+    script = ("import time; from smoe_np import backend, engine; backend.why_no_gpu(); "
+              "started = time.perf_counter(); "
+              f"engine.ENGINES[{backend!r}].launcher(2, 1, 'float32'); "
+              "print(time.perf_counter() - started)")
     parent = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     path = os.pathsep.join(filter(None, (parent, os.environ.get("PYTHONPATH"))))
     with tempfile.TemporaryDirectory() as folder:
-        home = {"XDG_CACHE_HOME": folder, "LOCALAPPDATA": folder, "HOME": folder}
-        runs = [subprocess.run([sys.executable, "-c", script], capture_output=True, text=True,
-                               check=True, env={**os.environ, **home, "PYTHONPATH": path})
-                for _ in range(2)]
-    return [float(run.stdout) for run in runs]
+        caches = dict.fromkeys(("XDG_CACHE_HOME", "CUPY_CACHE_DIR", "LOCALAPPDATA"), folder)
+        if sys.platform == "darwin":  # whose cache is in the home folder, as packages may be
+            caches.update(HOME=folder, PYTHONUSERBASE=site.getuserbase())
+        found = []
+        for _ in range(2):
+            done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True,
+                                  check=False, env={**os.environ, **caches, "PYTHONPATH": path})
+            if done.returncode != 0:
+                last = (done.stderr.strip().splitlines() or ["it left no message"])[-1]
+                raise OSError(f"kernels cannot be compiled in an empty cache: {last}")
+            found.append(float(done.stdout))
+    return found

@@ -1,69 +1,86 @@
 """What ``smoe bench`` has measured, as text."""
 
 HEAD = ("picture", "kernels", "backend", "ms/step", "pairs/px", "ns/pair", "builds", "ms/build",
-        "build ms/step", "memory", "× exp", "dense ms", "faster")
-DETAILS_HEAD = ("picture", "kernels", "backend", "threads", "speed-up", "ns/pair", "step alone",
-                "in kernels", "in gaps", "GFLOP/s", "of most", "GB/s", "of most")
-ONE_THREAD = "ns/pair and step alone are of one thread; the rest is of all"
+        "build ms/step", "memory", "× exp", "dense ms", "dense ×")
+DETAILS_HEAD = ("picture", "kernels", "backend", "steps ms", "kernels", "gaps", "threads",
+                "speed-up", "1: ns/pair", "1: in step", "GFLOP/s", "of most", "GB/s", "of most")
+LEAST_SHARE = 0.005  # of a kernel that is named
 
 
 def as_text(report):
-    """The report of ``bench.run`` as tables."""
+    """The report of ``bench.run`` as tables, and sentences on what does not fit them."""
+    cases = report["cases"]
     lines = [f"smoe_np {report['smoe_np']}, NumPy {report['numpy']}, Python {report['python']}, "
              f"{report['machine']}, {report['processors']} processors"]
-    lines += [f"{name}: {reason}" for name, reason in report["unavailable"].items()]
-    lines += _table([HEAD, *map(_row, report["cases"])])
-    detailed = [case for case in report["cases"] if "details" in case]
+    lines += _table([HEAD, *map(_row, cases)])
+    detailed = [case for case in cases if "details" in case]
     if detailed:
-        lines += ["", ONE_THREAD, *_table([DETAILS_HEAD, *map(_details_row, detailed)])]
-    lines += [""] * bool(report["render_ms"])
-    lines += [f"{name}: {ms:.0f} ms to draw 3840×2160 pixels from 10,050 kernels"
-              for name, ms in report["render_ms"].items()]
-    lines += _ratios(report["cases"])
-    if "first_use" in report:
-        compiled, loaded = report["first_use"]
-        lines.append(f"native: {compiled:.1f} s to compile kernels at first use, "
-                     f"{loaded:.3f} s to load them afterwards")
-    return "\n".join(lines)
+        lines += ["", *_table([DETAILS_HEAD, *map(_details_row, detailed)]), ""]
+        lines += map(_shares, detailed)
+        lines += [line for case in detailed for line in _without_graphs(case)]
+    notes = [*_ratios(cases), *_first_use(report["first_use"])]
+    notes += [f"not measured: {name}: {why}" for name, why in report["unavailable"].items()]
+    return "\n".join(lines + [""] * bool(notes) + notes)
 
 
-def _what(case):
+def _name(case):
     shape = "×".join(map(str, case["shape"])) + (" RGB" if case["channels"] == 3 else "")
-    return shape, f"{case['kernels']}", case["backend"]
+    return shape + (" drawn" if case["renders"] else ""), f"{case['kernels']}", case["backend"]
 
 
 def _row(case):
     memory = "?" if case["peak_mib"] is None else f"{case['peak_mib']:.0f} MiB"
-    dense = case.get("dense_ms")
-    return (*_what(case), f"{case['ms_per_iteration']:.2f}", f"{case['pairs_per_pixel']:.1f}",
-            f"{case['ns_per_pair']:.2f}", f"{case['builds']}", f"{case['ms_per_build']:.1f}",
-            f"{case['build_ms_per_iteration']:.2f}", memory, f"{case['times_exp']:.3f}",
-            "-" if dense is None else f"{dense:.0f}",
-            "-" if dense is None else f"{dense / case['ms_per_iteration']:.0f}")
+    builds = [f"{case[key]:.{digits}f}" if case[key] is not None else "-"
+              for key, digits in (("ms_per_build", 1), ("build_ms_per_iteration", 2))]
+    return (*_name(case), f"{case['ms_per_iteration']:.2f}", f"{case['pairs_per_pixel']:.1f}",
+            f"{case['ns_per_pair']:.2f}", f"{case['builds']}", *builds, memory,
+            f"{case['times_exp']:.3f}", f"{case['dense_ms']:.0f}", f"{case['times_dense']:.0f}")
 
 
 def _details_row(case):
     found = case["details"]
-    steps = found["ms_all_threads"] - case["build_ms_per_iteration"]
-    return (*_what(case), f"{found['threads']}",
-            f"{found['ms_one_thread'] / found['ms_all_threads']:.2f}",
-            f"{found['ns_per_pair']:.2f}", f"{found['ns_per_pair_step']:.2f}",
-            f"{found['ms_in_kernels']:.2f} ms", f"{max(steps - found['ms_in_kernels'], 0):.2f} ms",
+    inside = found["ms_in_kernels"] / found["ms"]
+    of_threads = ("-",) * 4
+    if "threads" in found:
+        of_threads = (f"{found['threads']}", f"{found['ms_one_thread'] / found['ms']:.2f}",
+                      f"{found['ns_per_pair']:.2f}", f"{found['ns_per_pair_step']:.2f}")
+    return (*_name(case), f"{found['ms']:.2f}", f"{inside:.1%}", f"{1 - inside:.1%}", *of_threads,
             f"{found['gflops']:.0f}", f"{found['gflops'] / found['gflops_most']:.0%}",
             f"{found['gbytes']:.1f}", f"{found['gbytes'] / found['gbytes_most']:.0%}")
 
 
+def _shares(case):
+    found = case["details"]
+    shares = sorted(((ms / found["ms"], kernel) for kernel, ms in found["kernels"].items()),
+                    reverse=True)
+    picture, kernels, backend = _name(case)
+    return f"{picture}, {kernels}, {backend}: " + ", ".join(
+        f"{kernel} {share:.0%}" for share, kernel in shares if share >= LEAST_SHARE)
+
+
+def _without_graphs(case):
+    found = case["details"]
+    if "ms_without_graphs" in found:
+        yield (f"{', '.join(_name(case))}: {found['ms_without_graphs']:.3f} ms without graphs, "
+               f"{found['ms']:.3f} ms with them")
+
+
 def _ratios(cases):
     """How much more many kernels cost than few, on the same picture, by backend."""
-    lines = []
     for many in cases:
         for few in cases:
-            if (many["backend"] == few["backend"] and many["shape"] == few["shape"]
-                    and many["channels"] == few["channels"] and many["kernels"] > few["kernels"]):
+            same = all(many.get(key) == few.get(key)
+                       for key in ("shape", "channels", "backend", "renders", "image_path"))
+            if same and many["kernels"] > few["kernels"]:
                 ratio = many["ms_per_iteration"] / few["ms_per_iteration"]
-                lines.append(f"{many['backend']}: {many['kernels']} kernels cost {ratio:.2f} times "
-                             f"what {few['kernels']} cost")
-    return lines
+                yield (f"{many['backend']}: {many['kernels']} kernels take {ratio:.2f} times what "
+                       f"{few['kernels']} take")
+
+
+def _first_use(seconds):
+    for backend, (compiling, loading) in seconds.items():
+        yield (f"{backend}: {compiling:.1f} s to compile kernels at first use, {loading:.3f} s to "
+               f"load them afterwards")
 
 
 def _table(rows):

@@ -228,8 +228,9 @@ def _bench(commands):
     parser.add_argument("-k", "--kernels-per-dim", type=int, metavar="K",
                         help="its kernels along the longest axis (default: 32)")
     parser.add_argument("-n", "--iterations", type=int, metavar="N",
-                        help="iterations of each training run (default: 200, 100 and 40 for the "
-                             "standard cases, 40 for a picture, 10 with --size)")
+                        help="iterations of each training run (default: 200, 100, 40 and 20 for "
+                             "the standard cases, 40 for a picture, 10 with --size, 3 for the "
+                             "large one)")
     parser.add_argument("--size", type=int, metavar="N",
                         help="instead of the standard cases a small one: N×N, 6×6 kernels")
     parser.flag(parser, "--large", dest="large", const=True,
@@ -241,9 +242,9 @@ def _bench(commands):
 
 _BENCH_DESCRIPTION = """\
 Measure training runs from the start, with default settings and all that belongs to them: 128×128
-with 12×12 kernels, 512×512 with 32×32 and with 128×128 kernels, 768×512 in colour with 25,807.
-First the engine is compared with the definition of the model; if it is wrong, nothing is measured
-(exit status 1).
+with 12×12 kernels, 512×512 with 32×32 and with 128×128 kernels, 512×768 in colour with 25,807; and
+the drawing of 2160×3840 pixels from 9,975 kernels. First each engine is compared with the
+definition of the model; if one is wrong, nothing is measured (exit status 1).
 
   ms/step         time of an iteration, the building of pair lists included
   pairs/px        kernels that are looked at for a pixel
@@ -254,12 +255,21 @@ First the engine is compared with the definition of the model; if it is wrong, n
   memory          peak of the whole process
   × exp           time of an iteration by that of np.exp alone, on one thread, of as many
                   float32 values as there are pixels times kernels
-  dense ms        time of a step in plain array code, in which every kernel meets every pixel, from
-                  that of a part of the picture
-  faster          that by the time of an iteration
+  dense ms        time of an iteration in plain array code, in which every kernel meets every
+                  pixel; if that is long, from the time of a part of the pixels
+  dense ×         that by the time of an iteration
 
-Of compiled kernels a second table tells how they share the threads, how much of a step is spent in
-them, and what they reach of the machine's floating-point operations and bytes a second."""
+Of compiled kernels a second table tells of steps alone, without the validations between them:
+
+  steps ms        time of a step, the building of pair lists included
+  kernels, gaps   the share of it within kernels, and the rest
+  speed-up        on all threads over that on one
+  1: ns/pair      time of a step on one thread by pixels and pairs
+  1: in step      that of the kernel "step" alone, which does what there is to do for pixels
+  GFLOP/s         10⁹ operations a second of that kernel on all threads, the fewest that do, and
+                  their share of what multiplications and additions alone reach here
+  GB/s            10⁹ bytes a second of all kernels but those of lists, the fewest that do, and
+                  their share of what reading two arrays and writing one reach here"""
 
 
 # ---- what they share

@@ -292,7 +292,7 @@ class KernelEngine:
 
     def __getstate__(self):
         """All but the launcher and what it recorded, which hold addresses."""
-        addresses = ("launch", "launches", "_lists", "_build", "_step", "_moments", "_tile")
+        addresses = ("launch", "_lists", "_build", "_step", "_moments", "_tile")
         return {name: value for name, value in vars(self).items() if name not in addresses}
 
     def __setstate__(self, state):
@@ -401,7 +401,6 @@ class KernelEngine:
             ("settle", 1, KERNEL_THREADS, (self.control,)),
         ]
         self._lists, self._build = record(lists), record(plan + lists)
-        self.launches = {"lists": plan + lists}
         self._tile = (self.control, self.sizes, self.records, self.start, self.list, self.winners)
         if self.target is None:
             return
@@ -423,7 +422,6 @@ class KernelEngine:
                 self.params, self.m, self.v, self.records, self.anchors, self.moved, self.wins, K)),
         ]
         self._moments, self._step = record(moments), record(moments + steps)
-        self.launches["step"] = moments + steps
 
     def _blocks(self, threads):
         return -(-self.num_slots // threads)
@@ -507,9 +505,7 @@ class KernelEngine:
         self._run("follow", self._blocks(UPDATE_THREADS), UPDATE_THREADS, self.control, self.sizes,
                   exact, self.records, self.anchors, self.moved, int(self.listed), self.num_slots)
 
-    def _ask(self, steps, stale=None):
-        if stale is not None:
-            self.control[_STALE] = stale
+    def _ask(self, steps):
         self.control[_HALT : _TARGET + 1] = self.launch.array(np.array([0, 0, steps], np.int32))
 
     def _run(self, kernel, blocks, threads, *arguments):
@@ -562,11 +558,6 @@ class KernelEngine:
         return unchecked({"pis": rows[:, 0].copy(), "musX": rows[:, 1 : 1 + D].copy(), "A": A,
                           "gamma_e": experts[:, :, 1:].copy(), "nu_e": experts[:, :, 0].copy()},
                          image_shape)
-
-
-def allow(engine, part):
-    """Let the launches of a part, "step" or "lists", do their work once more, to be measured."""
-    engine._ask(1, stale=int(part == "lists"))
 
 
 _C = constants()

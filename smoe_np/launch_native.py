@@ -39,7 +39,8 @@ class NativeUnavailable(Exception):
 
 class _Launch(ctypes.Structure):
     _fields_ = (("kernel", ctypes.c_void_p), ("arguments", ctypes.c_void_p),
-                ("blocks", ctypes.c_int), ("threads", ctypes.c_int))
+                ("blocks", ctypes.c_int), ("threads", ctypes.c_int),
+                ("seconds", ctypes.c_void_p))
 
 
 class _Sequence:
@@ -79,6 +80,7 @@ class NativeLauncher:
         self.library = load_kernels(D, C, self.dtype.name, tuple(options))
         self.signatures = signatures(self.dtype.name)
         self.threads = _cores()
+        self._seconds = {}  # arrays of one number by kernel, where time is added up
 
     def zeros(self, shape, dtype):
         """A new array of zeros."""
@@ -107,10 +109,23 @@ class NativeLauncher:
             values = [ctypes.c_void_p(a.ctypes.data) if isinstance(a, np.ndarray) else
                       np.ctypeslib.as_ctypes_type(a.dtype)(a.item()) for a in checked]
             pointers = (ctypes.c_void_p * len(values))(*map(ctypes.addressof, values))
-            alive.append((checked, values, pointers))
+            seconds = self._seconds.get(kernel)
+            alive.append((checked, values, pointers, seconds))
             function = ctypes.cast(getattr(self.library, kernel), ctypes.c_void_p).value
-            found.append(_Launch(function, ctypes.addressof(pointers), blocks, threads))
+            found.append(_Launch(function, ctypes.addressof(pointers), blocks, threads,
+                                 None if seconds is None else seconds.ctypes.data))
         return _Sequence(found, alive)
+
+    def profile(self):
+        """Add up the time that kernels take in the sequences that are recorded from now on.
+
+        Returns
+        -------
+        dict of (1,) array of float64
+            Seconds by kernel, which grow as sequences run.
+        """
+        self._seconds = {kernel: np.zeros(1) for kernel in self.signatures}
+        return self._seconds
 
     def run(self, sequence):
         """Run a sequence once."""
