@@ -78,7 +78,8 @@ FUNCTION void log_gates_in_parts(Candidates &candidates, int j, const double *mi
         double there = gate;
         UNROLL for (int i = 0; i < NDIM; i++) {
             const double step = part >> (NDIM - 1 - i) & 1 ? off[i] : -off[i];
-            there += step * (slope[i] - 0.5 * step * NUMBER_OF(candidates, OF_PRECISION + TRIANGLE(i, i), j));
+            there += step * slope[i];
+            there -= 0.5 * step * step * NUMBER_OF(candidates, OF_PRECISION + TRIANGLE(i, i), j);
             UNROLL for (int k = 0; k < i; k++)
                 there -= step * (part >> (NDIM - 1 - k) & 1 ? off[k] : -off[k]) *
                          NUMBER_OF(candidates, OF_PRECISION + TRIANGLE(i, k), j);
@@ -89,8 +90,9 @@ FUNCTION void log_gates_in_parts(Candidates &candidates, int j, const double *mi
 
 // Whether the log-gate of candidate j may reach `least` in a box: at the nearest point.
 //
-// A step of coordinate descent along each axis finds a point y near the minimum of the convex ‖Aᵀy‖²
-// over the box; then for any w, ‖z(x)‖ ≥ w·z(x)/‖w‖, which is linear in x; w = Aᵀy makes it tight.
+// A step of coordinate descent along each axis finds a point y near the minimum of the convex
+// ‖Aᵀy‖² over the box; then for any w, ‖z(x)‖ ≥ w·z(x)/‖w‖, which is linear in x; w = Aᵀy makes it
+// tight.
 template <class Candidates>
 FUNCTION bool may_reach(Candidates &candidates, int j, const double *middle, const double *half,
                         double least) {
@@ -125,10 +127,11 @@ FUNCTION bool may_reach(Candidates &candidates, int j, const double *middle, con
             along += NUMBER_OF(candidates, OF_A + TRIANGLE(i, k), j) * w[k];
         reach -= fabs(along) * half[i];
     }
-    // ‖z‖ ≥ factor · reach/‖w‖ − shift, and it must be at most √(2 (log weight − least)): squared, for
-    // the sake of speed, and with a root in float, made a little larger
+    // ‖z‖ ≥ factor · reach/‖w‖ − shift, and it must be at most √(2 (log weight − least)): squared,
+    // for the sake of speed, and with a root in float, made a little larger
     const double factor = (1 - ROUNDING) * (1 - NUMBER_OF(candidates, OF_ALLOWANCE, j));
-    const double room = NUMBER_OF(candidates, 0, j) + NUMBER_OF(candidates, OF_ALLOWANCE + 2, j) - least;
+    const double room =
+        NUMBER_OF(candidates, 0, j) + NUMBER_OF(candidates, OF_ALLOWANCE + 2, j) - least;
     const double root = (double)sqrtf((float)larger(2 * room, 0)) * (1 + 1e-6);
     const double most = root + NUMBER_OF(candidates, OF_ALLOWANCE + 1, j);
     reach = larger(reach, 0) * larger(factor, 0);
@@ -141,7 +144,8 @@ FUNCTION double lower_bound(const double *anchor, const double *middle, const do
     double z[NDIM], farthest = 0;
     UNROLL for (int k = 0; k < NDIM; k++) {
         z[k] = 0;
-        UNROLL for (int i = k; i < NDIM; i++) z[k] += A[TRIANGLE(i, k)] * (middle[i] - anchor[1 + i]);
+        UNROLL for (int i = k; i < NDIM; i++)
+            z[k] += A[TRIANGLE(i, k)] * (middle[i] - anchor[1 + i]);
         farthest += z[k] * z[k];
     }
     UNROLL for (int i = 0; i < NDIM; i++) {

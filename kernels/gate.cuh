@@ -1,8 +1,8 @@
 // The gate and the experts over a tile, and the chain rule back to the parameters: gate.py in C++.
 //
-// Parameters of a kernel, REAL, in a row of WIDTH: π, μ (NDIM), A (lower triangle, row by row), then
-// for each channel ν and γ (NDIM). Moments and gradients have rows of the same width:
-// Σ g φ(x − μ) for the MOMENTS monomials φ, then for each channel Σ w r and Σ w r (x − μ).
+// Parameters of a kernel, REAL, in a row of WIDTH: π, μ (NDIM), A (lower triangle, row by row),
+// then for each channel ν and γ (NDIM). Moments and gradients have rows of the same width: Σ g φ(x
+// − μ) for the MOMENTS monomials φ, then for each channel Σ w r and Σ w r (x − μ).
 #pragma once
 #include "phases.cuh"
 
@@ -29,8 +29,8 @@
 
 // ---- packs
 
-// Whether the packs of a tile lie, one after the other, ADVANCE pixels apart along axis 0 and are alike
-// otherwise: polynomials are followed from pack to pack by their differences then.
+// Whether the packs of a tile lie, one after the other, ADVANCE pixels apart along axis 0 and are
+// alike otherwise: polynomials are followed from pack to pack by their differences then.
 #ifdef SCALAR_PACKS
 #define WALKS 0
 #else
@@ -64,8 +64,8 @@ FUNCTION Pack least(Pack a, Pack b) { return a < b ? a : b; }
 FUNCTION Pack most(Pack a, Pack b) { return a > b ? a : b; }
 FUNCTION Pack where_inside(Pack y, Pack value) { return (y >= 0) & (y <= 1) ? value : Pack{}; }
 
-// 2^t = 2^n · 2^f with n the whole number nearest to t, and 2^f by a polynomial (float: a minimax fit,
-// error 1e-7; double: Taylor's, error 2e-16).
+// 2^t = 2^n · 2^f with n the whole number nearest to t, and 2^f by a polynomial (float: a minimax
+// fit, error 1e-7; double: Taylor's, error 2e-16).
 FUNCTION Floats exp2_of_fraction(Floats f) {
     Floats y = 1.327647174e-3f * f + 9.675541540e-3f;
     y = y * f + 5.550713276e-2f;
@@ -132,24 +132,26 @@ FUNCTION Pack product(int p, int q, int i) {
     return load_pack(COORDINATES.uu[PRODUCT(p, q) - 1 - NDIM] + i);
 }
 
-// The sums of up to L vectors of L lanes at once. A stage takes two vectors that consist of groups of
-// 2 H lanes each, and adds the upper half of every group to the lower one: a group of the result has the
-// H lanes of the first, then those of the second. The last stage leaves the sum of vector w in lane w.
+// The sums of up to L vectors of L lanes at once. A stage takes two vectors that consist of groups
+// of 2 H lanes each, and adds the upper half of every group to the lower one: a group of the result
+// has the H lanes of the first, then those of the second. The last stage leaves the sum of vector w
+// in lane w.
 template <int L>
 struct Lanes {
     typedef REAL Vector __attribute__((vector_size(L * REAL_BYTES)));
     template <int H, int UPPER, int... I>
-    static inline __attribute__((always_inline)) Vector half_of_groups(Vector a, Vector b, Indices<I...>) {
+    FUNCTION Vector half_of_groups(Vector a, Vector b, Indices<I...>) {
         constexpr int from = UPPER * H;
 #if defined(__clang__) || __GNUC__ >= 12
-        return __builtin_shufflevector(a, b, I / (2 * H) * 2 * H + I % H + (I / H % 2 ? L : 0) + from...);
+        return __builtin_shufflevector(
+            a, b, I / (2 * H) * 2 * H + I % H + (I / H % 2 ? L : 0) + from...);
 #else
         return Vector{(I / H % 2 ? b : a)[I / (2 * H) * 2 * H + I % H + from]...};
 #endif
     }
     template <int N, int H, int APART>
     struct Sums {  // of N vectors
-        static inline __attribute__((always_inline)) Vector of(const Vector *packs) {
+        FUNCTION Vector of(const Vector *packs) {
             typedef typename Count<L>::indices All;
             const Vector first = Sums<(N + 1) / 2, 2 * H, 2 * APART>::of(packs);
             const Vector second =
@@ -160,10 +162,10 @@ struct Lanes {
     };
     template <int N, int APART>
     struct Sums<N, L, APART> {
-        static inline __attribute__((always_inline)) Vector of(const Vector *packs) { return packs[0]; }
+        FUNCTION Vector of(const Vector *packs) { return packs[0]; }
     };
     template <int N>
-    static inline __attribute__((always_inline)) void sum(const Vector *packs, REAL *out) {
+    FUNCTION void sum(const Vector *packs, REAL *out) {
         UNROLL for (int first = 0; first < N / L * L; first += L) {
             const Vector sums = Sums<L, 1, 1>::of(packs + first);
             memcpy(out + first, &sums, sizeof sums);
@@ -179,9 +181,9 @@ FUNCTION REAL sum(Pack pack) { return Lanes<LANES>::Sums<1, 1, 1>::of(&pack)[0];
 
 // ---- kernels of the model
 
-// A record: log weight (log π + Σ log|A_dd|, per pixel), sign of det A, centre in pixels; for each channel
-// the expert's value at the centre and its slopes per pixel; the coefficients of u_i u_j, i ≤ j, of the
-// log2-gate; A per pixel.
+// A record: log weight (log π + Σ log|A_dd|, per pixel), sign of det A, centre in pixels; for each
+// channel the expert's value at the centre and its slopes per pixel; the coefficients of u_i u_j, i
+// ≤ j, of the log2-gate; A per pixel.
 FUNCTION_ONCE void derive(const double *row, int longest, double *record) {
     double determinant = 1;
     UNROLL for (int d = 0; d < NDIM; d++) {
@@ -212,7 +214,8 @@ FUNCTION_ONCE void derive(const double *row, int longest, double *record) {
 }
 
 // The log2-gate round a point, θ of φ(u), and origin − μ.
-FUNCTION void log_gate_of(const double *record, const double *origin, double *theta, double *offset) {
+FUNCTION void log_gate_of(const double *record, const double *origin, double *theta,
+                          double *offset) {
     const double *quadratic = record + OF_QUADRATIC;
     double twice = 0;
     UNROLL for (int d = 0; d < NDIM; d++) offset[d] = origin[d] - record[OF_CENTRE + d];

@@ -1,8 +1,8 @@
 // Pair lists: for each tile the kernels that matter, and for each kernel its pairs.
 //
 // A kernel is listed for a tile unless its log-gate is everywhere at least tau below a lower bound
-// of the winner's. The lists are found by descending a tree of boxes, which halve at every level. All
-// kernels here do nothing unless lists are to be built.
+// of the winner's. The lists are found by descending a tree of boxes, which halve at every level.
+// All kernels here do nothing unless lists are to be built.
 #include "bounds.cuh"
 #include "control.cuh"
 
@@ -50,10 +50,10 @@ KERNEL(pace, LIST_THREADS, const int *control, const double *records, const doub
     }
 }
 
-// How long lists are to last. If kernels move by m a step (in ‖z‖, where they stop to matter), lists
-// that last h steps are longer by a factor of about (1 + 2 h m/REACH)², and cost BUILD/h iterations
-// a step to build: the sum is least near h = √(BUILD · REACH/4m); below 2, lists for every step are
-// best.
+// How long lists are to last. If kernels move by m a step (in ‖z‖, where they stop to matter),
+// lists that last h steps are longer by a factor of about (1 + 2 h m/REACH)², and cost BUILD/h
+// iterations a step to build: the sum is least near h = √(BUILD · REACH/4m); below 2, lists for
+// every step are best.
 KERNEL(plan, LIST_THREADS, const int *control, const double *sums, int blocks, double *state)
 {
     if (!BUILDS_LISTS(control)) return;
@@ -83,7 +83,8 @@ KERNEL(plan, LIST_THREADS, const int *control, const double *sums, int blocks, d
 }
 
 // The kernels as they are become what lists are built from. Each may move as far as it is expected
-// to; weak ones may also gain weight, as they come and go quickly and reach too little to cost much.
+// to; weak ones may also gain weight, as they come and go quickly and reach too little to cost
+// much.
 KERNEL(anchor, LIST_THREADS, const int *control, const double *records, const double *rates,
        const double *state, double *anchors, double *moved, int *wins, int K)
 {
@@ -140,8 +141,8 @@ FUNCTION void extent_of_box(const int *grid, int level, const int *corner, doubl
     }
 }
 
-// How far the middles of the halves of a box lie from its own, along each axis, and half their extent:
-// together they have all its pixel centres.
+// How far the middles of the halves of a box lie from its own, along each axis, and half their
+// extent: together they have all its pixel centres.
 FUNCTION void halve(const double *half, double *off, double *half_of_half) {
     UNROLL for (int d = 0; d < NDIM; d++) {
         const double spare = (int)(2 * half[d] + 1.5) % 2 ? 0 : 0.25;  // between two pixels
@@ -151,9 +152,9 @@ FUNCTION void halve(const double *half, double *off, double *half_of_half) {
 }
 
 // A box of level + 1, the parent: which kernels of its list each of its children keeps, judged by a
-// winner: whoever has the largest log-gate in the middle. Children of level 0, tiles, in which a winner
-// falls off by more than FALLS, have a winner in each of their parts instead, and are judged by the
-// weakest of these.
+// winner: whoever has the largest log-gate in the middle. Children of level 0, tiles, in which a
+// winner falls off by more than FALLS, have a winner in each of their parts instead, and are judged
+// by the weakest of these.
 KERNEL(bound, LIST_THREADS, const int *control, const double *settings, const int *grid, int level,
        const double *anchors, const int *parent_start, const int *parent_list, unsigned char *keep,
        int *counts, int *winners, int *wins)

@@ -59,16 +59,17 @@ static inline double now() {
 }
 
 // Threads that share the blocks of a launch. One leads: it opens a launch, takes part, and goes on
-// when all blocks are done. The others help where a launch is open; none is waited for that has taken
-// no blocks, so that a thread which gets no processor holds nobody up. There is one pool for a
-// process; it is never taken down.
+// when all blocks are done. The others help where a launch is open; none is waited for that has
+// taken no blocks, so that a thread which gets no processor holds nobody up. There is one pool for
+// a process; it is never taken down.
 struct Pool {
     std::mutex leading, mutex;
     std::condition_variable wake;
     std::atomic<bool> active{false};
     std::atomic<int> size{1};  // threads that may take part
     // The launch that is open: its number (upper half) and its next block (lower half). While it is
-    // changed the next block is CLOSED; who took blocks by the number has the launch of that number.
+    // changed the next block is CLOSED; who took blocks by the number has the launch of that
+    // number.
     std::atomic<unsigned long long> open{CLOSED};
     std::atomic<const Launch *> launch{nullptr};
     std::atomic<int> done{0};
@@ -87,7 +88,8 @@ struct Pool {
             if (next >= blocks) return;
             const unsigned share = blocks / (size.load(std::memory_order_relaxed) * SHARES) + 1;
             const unsigned last = blocks - next < share ? blocks : next + share;
-            if (!open.compare_exchange_weak(ticket, ticket - next + last, std::memory_order_acq_rel))
+            if (!open.compare_exchange_weak(ticket, ticket - next + last,
+                                            std::memory_order_acq_rel))
                 continue;
             current->kernel(current->arguments, (int)next, (int)last, current->threads);
             done.fetch_add((int)(last - next), std::memory_order_acq_rel);
@@ -98,13 +100,14 @@ struct Pool {
         const FlushToZero flush;
         for (double idle = now(); ;) {
             int spins = 0;
-            while (active.load(std::memory_order_relaxed) && rank < size.load(std::memory_order_relaxed)) {
+            while (active.load(std::memory_order_relaxed) &&
+                   rank < size.load(std::memory_order_relaxed)) {
                 take_part();
                 wait_a_moment(spins);
                 idle = now();
             }
             while (!active.load(std::memory_order_relaxed) && now() - idle < LINGER)
-                wait_a_moment(spins = 0);
+                wait_a_moment(spins), spins = 0;
             std::unique_lock<std::mutex> lock(mutex);
             wake.wait(lock, [&] { return active.load() && rank < size.load(); });
         }
@@ -121,7 +124,8 @@ struct Pool {
         launch.store(&wanted, std::memory_order_release);
         open.store(number << 32, std::memory_order_release);
         take_part();
-        for (int spins = 0; done.load(std::memory_order_acquire) < wanted.blocks;) wait_a_moment(spins);
+        for (int spins = 0; done.load(std::memory_order_acquire) < wanted.blocks;)
+            wait_a_moment(spins);
         open.store((number << 32) | CLOSED, std::memory_order_release);
     }
 

@@ -17,8 +17,8 @@
 //   WATCHED          a pointer                    a pointer
 //
 // With EMULATE_GPU a CPU does what a GPU would: a block has the threads that it was launched with,
-// visited backwards. Counted (smoe_races) are races, where two threads touch an element of
-// a SHARED array or of WATCHED memory without a BARRIER between them, one of them writing; reads of an
+// visited backwards. Counted (smoe_races) are races, where two threads touch an element of a SHARED
+// array or of WATCHED memory without a BARRIER between them, one of them writing; reads of an
 // element of a SHARED array or a PER_PIXEL pack that nothing was written to; a BARRIER that not all
 // threads reach; and more threads than a kernel is declared for. A fraction read at fault is NaN.
 //
@@ -36,7 +36,8 @@
 
 #define ON_GPU 1
 #define UNROLL _Pragma("unroll")
-// ... with registers for one block at least: left alone, the compiler spills some to have room for more
+// ... with registers for one block at least: left alone, the compiler spills some to have room for
+// more
 #define KERNEL(name, threads, ...) \
     extern "C" __global__ void __launch_bounds__(threads, 1) name(__VA_ARGS__)
 #define FUNCTION static __device__ __forceinline__
@@ -89,7 +90,8 @@ typedef REAL Pack;
 #endif
 #define FUNCTION static inline __attribute__((always_inline))
 #endif
-// ... of which there is one compiled body, so that its results are the same bits wherever it is called
+// ... of which there is one compiled body, so that its results are the same bits wherever it is
+// called
 #define FUNCTION_ONCE static __attribute__((noinline))
 #define CONSTANT static const
 #define PREFETCH(address) __builtin_prefetch(address)
@@ -337,7 +339,10 @@ FUNCTION void run_blocks(
 // ... of items up to the next multiple of 8: there is no remainder to be done one by one
 #define FOR_EACH_PADDED(j, n) \
     for (int j##_ = 0; j##_ < (n); j##_ += 8) OMP(omp simd) for (int j = j##_; j < j##_ + 8; j++)
-#define STRIDED_MAX(j, t, n, most) OMP(omp simd reduction(max : most)) for (int j = 0; j < (n); j++)
-#define STRIDED_MIN(j, t, n, least) OMP(omp simd reduction(min : least)) for (int j = 0; j < (n); j++)
-#define STRIDED_SUM(j, t, n, sum) OMP(omp simd reduction(+ : sum)) for (int j = 0; j < (n); j++)
+#define STRIDED_MAX(j, t, n, most) \
+    OMP(omp simd reduction(max : most)) for (int j = 0; j < (n); j++)
+#define STRIDED_MIN(j, t, n, least) \
+    OMP(omp simd reduction(min : least)) for (int j = 0; j < (n); j++)
+#define STRIDED_SUM(j, t, n, sum) \
+    OMP(omp simd reduction(+ : sum)) for (int j = 0; j < (n); j++)
 #endif

@@ -1,9 +1,9 @@
 // The fused step over tiles: the regression, its error, and the moments of every pair.
 #include "tile.cuh"
 
-// One tile: its pairs start[tile] … start[tile + 1] of `list`. Writes the sum of its squared errors,
-// and of each pair the moments round the centre of its kernel, at row pair − start[first_tile],
-// if there is room.
+// One tile: its pairs start[tile] … start[tile + 1] of `list`. Writes the sum of its squared
+// errors, and of each pair the moments round the centre of its kernel, at row pair −
+// start[first_tile], if there is room.
 KERNEL(step, TILE_THREADS, int *control, const int *grid, const double *records,
        const int *start, const int *list, const int *winners, const REAL *target, int first_tile,
        int backward, int room, REAL *rows, double *errors)

@@ -69,7 +69,8 @@ FUNCTION void prepare_pair(const double *record, const double *centre, const dou
 
 // The level of a tile: the winner's expert at the tile's centre, from which the experts of its
 // neighbours differ by little. Where signed gates may add up to nothing there can be none.
-FUNCTION void find_level(const double *record, const double *offset, bool is_signed, double *level) {
+FUNCTION void find_level(const double *record, const double *offset, bool is_signed,
+                         double *level) {
     UNROLL for (int c = 0; c < NCHAN; c++) {
         const double *expert = record + OF_EXPERT + c * (NDIM + 1);
         level[c] = 0;
@@ -144,10 +145,11 @@ FUNCTION Pack gate_of(Pack log_gate, Pack top, double sign) {
     return IS_SIGNED ? gate * (REAL)sign : gate;
 }
 
-// The gates of `count` pairs; what they add to the gates' sum S and to y, each channel's Σ gate · expert.
+// The gates of `count` pairs; what they add to the gates' sum S and to y, each channel's Σ gate ·
+// expert.
 //
-// Where kernels are not IS_SHARP, their log-gates are followed from pack to pack by differences. Where a
-// tile is not IS_STEEP, nothing is taken off them.
+// Where kernels are not IS_SHARP, their log-gates are followed from pack to pack by differences.
+// Where a tile is not IS_STEEP, nothing is taken off them.
 template <bool IS_SHARP, bool IS_STEEP, bool IS_SIGNED, class Terms, class Gates, class PerPixel,
           class PerChannel>
 FUNCTION void accumulate(const double *records, const int *list, int count, Terms &terms,
@@ -210,11 +212,12 @@ FUNCTION void accumulate(const double *records, const int *list, int count, Term
     BARRIER;
 }
 
-// The moments of pair j in a tile, over the pixels of one part: Σ g φ(u), and for each channel Σ w r
-// and Σ w r u, but for a factor.
+// The moments of pair j in a tile, over the pixels of one part: Σ g φ(u), and for each channel Σ w
+// r and Σ w r u, but for a factor.
 #if WALKS
-// Along axis 0, u = ADVANCE b + c, with b of the pack and c within it, both counted from the middle. The
-// lanes of a pack that differ in c are added up first; then there is a Line of sums over the other axes.
+// Along axis 0, u = ADVANCE b + c, with b of the pack and c within it, both counted from the
+// middle. The lanes of a pack that differ in c are added up first; then there is a Line of sums
+// over the other axes.
 #define LINE (PIXELS / SIDE)
 typedef Lanes<LINE>::Vector Line;
 
@@ -236,7 +239,8 @@ FUNCTION Folded fold(Pack pack) {
 }
 
 template <class Terms>
-FUNCTION void store_moments(Terms &terms, const REAL *gates, const REAL *q, int j, int, REAL *partial) {
+FUNCTION void store_moments(Terms &terms, const REAL *gates, const REAL *q, int j, int,
+                            REAL *partial) {
     Pack u[NDIM], expert[NCHAN], g0 = Pack{}, g1 = Pack{}, g2 = Pack{};  // Σ g, Σ b g, Σ b² g
     Pack h0[NCHAN], h1[NCHAN];                                         // Σ h, Σ b h
     UNROLL for (int d = 0; d < NDIM; d++) u[d] = coordinate(d, 0);
@@ -283,7 +287,8 @@ FUNCTION void store_moments(Terms &terms, const REAL *gates, const REAL *q, int 
 }
 #else
 template <class Terms, class Gates, class Residuals, class Partial>
-FUNCTION void store_moments(Terms &terms, Gates &gates, Residuals &q, int j, int part, Partial &partial) {
+FUNCTION void store_moments(Terms &terms, Gates &gates, Residuals &q, int j, int part,
+                            Partial &partial) {
     Pack u[NDIM], sums[WIDTH];
     UNROLL for (int w = 0; w < WIDTH; w++) sums[w] = Pack{};
     UNROLL for (int i = part * LANES; i < PIXELS; i += PARTS * LANES) {
@@ -294,7 +299,8 @@ FUNCTION void store_moments(Terms &terms, Gates &gates, Residuals &q, int j, int
             const Pack q_c = LOAD(q, (1 + c) * PIXELS + i), h = gate * q_c;
             pull += q_c * expert_at(terms, j, c, u);
             sums[MOMENTS + c * (NDIM + 1)] += h;
-            UNROLL for (int d = 0; d < NDIM; d++) sums[MOMENTS + c * (NDIM + 1) + 1 + d] += h * u[d];
+            UNROLL for (int d = 0; d < NDIM; d++)
+                sums[MOMENTS + c * (NDIM + 1) + 1 + d] += h * u[d];
         }
         const Pack g = gate * pull;
         sums[0] += g;
@@ -322,11 +328,13 @@ FUNCTION void forward(const double *records, const int *list, int first, int pai
     }
     for (int c = 0; c < chunks; c++) {
         const int count = least_int(chunk, pairs - c * chunk);
-        prepare_pairs(records, list, first + c * chunk, count, centre, winner, level, terms, offsets);
+        prepare_pairs(records, list, first + c * chunk, count, centre, winner, level, terms,
+                      offsets);
         FOR_THREADS(t) {
             int spread = 0, sharp = 0;
             STRIDED_SUM(j, t, count, spread) spread += spread_of(terms, j) > (REAL)STEEP;
-            STRIDED_SUM(j, t, count, sharp) sharp += (REAL)terms[PRODUCT(0, 0) * CHUNK + j] < -(REAL)SHARP;
+            STRIDED_SUM(j, t, count, sharp)
+                sharp += (REAL)terms[PRODUCT(0, 0) * CHUNK + j] < -(REAL)SHARP;
             if (spread && !IS_SIGNED) MARK(steep[0]);
             if (sharp) MARK(steep[1]);
         }
@@ -340,7 +348,8 @@ FUNCTION void forward(const double *records, const int *list, int first, int pai
     }
     for (int c = 0; c < chunks && is_steep; c++) {
         const int count = least_int(chunk, pairs - c * chunk);
-        prepare_pairs(records, list, first + c * chunk, count, centre, winner, level, terms, offsets);
+        prepare_pairs(records, list, first + c * chunk, count, centre, winner, level, terms,
+                      offsets);
         FOR_PIXELS(i) {
             Pack u[NDIM];
             UNROLL for (int d = 0; d < NDIM; d++) u[d] = coordinate(d, i);
@@ -360,7 +369,8 @@ FUNCTION void forward(const double *records, const int *list, int first, int pai
         else if (is_sharp)
             accumulate<true, false, IS_SIGNED>(records, chunk_list, count, terms, gates, top, S, y);
         else
-            accumulate<false, false, IS_SIGNED>(records, chunk_list, count, terms, gates, top, S, y);
+            accumulate<false, false, IS_SIGNED>(records, chunk_list, count, terms, gates, top, S,
+                                                y);
     }
     FOR_PIXELS(i) {
         if (IS_SIGNED) AT(S, i) = most(AT(S, i), Pack{} + (REAL)TINY);

@@ -7,7 +7,7 @@
 #define BETA1 0.9
 #define BETA2 0.999
 #define SMALLEST_DIAGONAL 1e-12
-#define AHEAD 16  // rows are asked for so long before they are needed; `pairs` has as many spare entries
+#define AHEAD 16  // rows are asked for so long before; `pairs` has as many spare entries
 
 // Where a run of ascending pairs reaches `pair`.
 FUNCTION int first_at_least(const int *pairs, int first, int last, int pair) {

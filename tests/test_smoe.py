@@ -18,7 +18,7 @@ import pytest
 from helpers import assert_same_model, picture, random_model, relative_error
 
 import smoe_np
-from smoe_np import Record, Smoe, SmoeParams, dense, files
+from smoe_np import Record, Smoe, SmoeParams, dense, engine, files
 from smoe_np.initialize import initial_params
 from smoe_np.params import NAMES
 
@@ -1046,3 +1046,18 @@ def test_a_child_that_was_forked_trains_on(image):
 def test_numbers_whose_squares_overflow_are_refused(image):
     with pytest.raises(ValueError, match=r"params\.musX holds 1e\+12; beyond 1e\+09"):
         Smoe(image, params=Smoe(image, 3).params.map(lambda a: a + 1e12 * (a.shape == (9, 2))))
+
+
+@pytest.mark.parametrize(("first", "then"), [("native", "numpy"), ("numpy", "native")])
+def test_a_checkpoint_of_one_engine_goes_on_with_another(image, tmp_path, first, then):
+    for backend in (first, then):
+        if engine.ENGINES[backend].why_not() is not None:
+            pytest.skip(engine.ENGINES[backend].why_not())
+    whole = Smoe(image, 8, backend=first).train(40, val_iter=1000, **SPARSE)
+    smoe = Smoe(image, 8, backend=first).train(20, val_iter=1000, **SPARSE)
+    smoe.save_checkpoint(tmp_path / "c.npz")
+    other = Smoe.from_checkpoint(tmp_path / "c.npz", image, backend=then)
+    assert other.engine.name == then
+    other.train(20, val_iter=1000, **SPARSE)
+    assert other.history[-1].psnr == pytest.approx(whole.history[-1].psnr, abs=0.02)
+    assert other.params.num_kernels == pytest.approx(whole.params.num_kernels, abs=2)
