@@ -254,7 +254,7 @@ def assert_details_add_up(found):
 def test_details_of_kernels_on_a_cpu_add_up():
     found, (one_thread, all_threads) = details_of("native", graphs=False)
     assert_details_add_up(found)
-    assert found["ms_in_kernels"] < found["ms"]
+    assert found["ms_in_kernels"] < found["ms"]  # which it is part of, as is the next
     assert found["ns_per_pair_step"] < found["ns_per_pair"]
     assert one_thread.steps == all_threads.steps == 6
     assert found["ms_one_thread"] == pytest.approx(1e3 * one_thread.seconds / 6)
@@ -372,7 +372,8 @@ def test_the_table_has_a_row_for_each_case_and_backend(report):
 
 
 @needs_native
-def test_compiled_kernels_have_a_second_table(report):
+def test_compiled_kernels_have_a_second_table(report, monkeypatch):
+    monkeypatch.setattr(bench_report, "LEAST_SHARE", 0.0)
     found, _ = report
     text = bench_report.as_text(found)
     _, head, row, *_ = text[text.index("\n\n"):].splitlines()[1:]
