@@ -20,9 +20,8 @@ import math
 
 import numpy as np
 
-from .gate import lower_entries
 from .kernel_files import constants
-from .params import unchecked
+from .param_rows import lower_entries, params_of_rows, rows_of
 from .steps import (
     EXPLOSION,
     LEAST_EXPLOSION,
@@ -121,7 +120,8 @@ class KernelEngine:
         rows = self.launch.array(self._in_slots(self.held), np.float64)
         self._run("differentiate", self._blocks(UPDATE_THREADS), UPDATE_THREADS, self.settings,
                   self.sizes, self.sums, rows, gradients, self.num_slots)
-        return self._mean_error(), self._from_rows(self.launch.host(gradients)[self.slots])
+        gradients = self.launch.host(gradients)[self.slots]
+        return self._mean_error(), params_of_rows(gradients, len(self.shape))
 
     def loss(self, params):
         """The mean squared error, as ``loss_and_gradients`` gives it; needs a target."""
@@ -168,7 +168,7 @@ class KernelEngine:
         self._prepare(params)
         if adam.m is not self._moments_given:
             self.m[...], self.v[...] = (
-                self.launch.array(self._in_slots(self._rows_of(moment)), self.dtype)
+                self.launch.array(self._in_slots(rows_of(moment)), self.dtype)
                 for moment in (adam.m, adam.v))
         self._set_training(settings, lowest_loss, adam.steps)
         self._ask(steps)
@@ -189,10 +189,11 @@ class KernelEngine:
             self.slots = self.slots[rows[self.slots, 0] > 0]
         self.held = rows[self.slots]
         adam.steps += taken
-        adam.m, adam.v = (self._from_rows(self.launch.host(moment)[self.slots])
+        adam.m, adam.v = (params_of_rows(self.launch.host(moment)[self.slots], len(self.shape))
                           for moment in (self.m, self.v))
         self._moments_given = adam.m
-        return Progressed(self._from_rows(self.held, params.image_shape), taken, lowest_loss, None)
+        params = params_of_rows(self.held, len(self.shape), params.image_shape)
+        return Progressed(params, taken, lowest_loss, None)
 
     def keep(self, kernels):
         """Go on with some kernels only, the mask (K,): the others have left the model."""
@@ -482,7 +483,7 @@ class KernelEngine:
 
     def _prepare(self, params):
         """Have a model's records, and lists that hold for it."""
-        rows = self._rows_of(params)
+        rows = rows_of(params)
         if params.num_channels != self.channels:
             self._start(params.num_channels)
         if self.slots is None or len(self.slots) != len(rows):
@@ -535,29 +536,6 @@ class KernelEngine:
         spread = np.zeros((self.num_slots, rows.shape[1]), rows.dtype)
         spread[self.slots] = rows
         return spread
-
-    def _rows_of(self, params):
-        """The parameters as rows (K, W), in their own dtype."""
-        K, D = params.musX.shape
-        rows = np.empty((K, 1 + D + len(lower_entries(D)) + params.num_channels * (D + 1)),
-                        params.dtype)
-        rows[:, 0], rows[:, 1 : 1 + D] = params.pis, params.musX
-        for place, (i, j) in enumerate(lower_entries(D), start=1 + D):
-            rows[:, place] = params.A[:, i, j]
-        experts = rows[:, 1 + D + len(lower_entries(D)) :].reshape(K, -1, D + 1)
-        experts[:, :, 0], experts[:, :, 1:] = params.nu_e, params.gamma_e
-        return rows
-
-    def _from_rows(self, rows, image_shape=None):
-        """The inverse of ``_rows_of``, all copied."""
-        K, D = len(rows), len(self.shape)
-        A = np.zeros((K, D, D), rows.dtype)
-        for place, (i, j) in enumerate(lower_entries(D), start=1 + D):
-            A[:, i, j] = rows[:, place]
-        experts = rows[:, 1 + D + len(lower_entries(D)) :].reshape(K, -1, D + 1)
-        return unchecked({"pis": rows[:, 0].copy(), "musX": rows[:, 1 : 1 + D].copy(), "A": A,
-                          "gamma_e": experts[:, :, 1:].copy(), "nu_e": experts[:, :, 0].copy()},
-                         image_shape)
 
 
 _C = constants()

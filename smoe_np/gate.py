@@ -23,11 +23,6 @@ def quadratic_terms(D):
     return [(i, j) for i in range(D) for j in range(i, D)]
 
 
-def lower_entries(D):
-    """The (i, j), i ≥ j, of a lower triangle, row by row."""
-    return [(i, j) for i in range(D) for j in range(i + 1)]
-
-
 def monomials(u):
     """φ of points u (D, P): (M, P). Its first D + 1 rows are (1, u)."""
     xp = array_module(u)
