@@ -149,9 +149,9 @@ def details(train, graphs, channels):
     dict
         Of steps alone: ``ms``, of one; ``ms_in_kernels``, and ``kernels``, its parts by name;
         ``gflops`` of the kernel ``step`` and ``gbytes`` of those of a step, a second; and what the
-        machine reaches, ``gflops_most`` and ``gbytes_most``. On a CPU ``threads``,
-        ``ms_one_thread``, and on one thread ``ns_per_pair``, and ``ns_per_pair_step`` of the kernel
-        ``step``. On a GPU ``ms_without_graphs``.
+        machine reaches, ``gflops_most`` and ``gbytes_most``. On a CPU ``threads``; and on one
+        thread ``ms_one_thread``, ``gflops_most_one_thread``, ``ns_per_pair``, and
+        ``ns_per_pair_step`` of the kernel ``step``. On a GPU ``ms_without_graphs``.
     """
     if graphs:
         plain, without = Profile(by_kernel=False), Profile(graphs=False, by_kernel=False)
@@ -170,7 +170,9 @@ def details(train, graphs, channels):
         "ms": 1e3 * plain.seconds / plain.steps, "ms_in_kernels": 1e3 * sum(kernels.values()),
         "kernels": {name: 1e3 * seconds for name, seconds in kernels.items()},
         "gflops": 1e-9 * operations_of_pair(channels) * pairs / kernels["step"],
-        "gbytes": 1e-9 * bytes_of_step(engine) / of_step, **ceilings(engine.launch),
+        "gflops_most": 1e-9 * most_operations(engine.launch),
+        "gbytes": 1e-9 * bytes_of_step(engine) / of_step,
+        "gbytes_most": 1e-9 * most_bytes(engine.launch),
     }
     if graphs:
         found["ms_without_graphs"] = 1e3 * without.seconds / without.steps
@@ -179,25 +181,31 @@ def details(train, graphs, channels):
         found.update(
             threads=engine.threads, ms_one_thread=1e3 * seconds, ns_per_pair=1e9 * seconds / pairs,
             ns_per_pair_step=1e9 * one_thread.kernels["step"] / one_thread.steps / pairs)
+        engine.threads = 1
+        found["gflops_most_one_thread"] = 1e-9 * most_operations(engine.launch)
     return found
 
 
 # ---- what the machine can do
 
 
-def ceilings(launch):
-    """10⁹ operations and bytes a second that a launcher's kernels reach with nothing else to do."""
+def most_operations(launch):
+    """Floating-point operations a second that a launcher reaches with nothing else to do."""
     pixels, chains = constants()["PIXELS"], constants()["CHAINS"]
     blocks, rounds = MULTIPLY_ADD_BLOCKS, MULTIPLY_ADD_ROUNDS
     out = launch.zeros(blocks * pixels, launch.dtype)
     operations = 2 * chains * rounds * pixels * blocks
-    flops = operations / _least_seconds(launch, "multiply_add", blocks, (rounds, out))
+    return operations / _least_seconds(launch, "multiply_add", blocks, (rounds, out))
+
+
+def most_bytes(launch):
+    """Bytes a second that a launcher moves with nothing else to do: two arrays in, one out."""
+    pixels = constants()["PIXELS"]
     blocks = TRIAD_BYTES // (pixels * launch.dtype.itemsize)
     arrays = [launch.zeros(blocks * pixels, launch.dtype) for _ in range(3)]
     for array in arrays:
         array += 1  # pages that were never written to are none
-    rate = 3 * arrays[0].nbytes / _least_seconds(launch, "triad", blocks, arrays)
-    return {"gflops_most": 1e-9 * flops, "gbytes_most": 1e-9 * rate}
+    return 3 * arrays[0].nbytes / _least_seconds(launch, "triad", blocks, arrays)
 
 
 def _least_seconds(launch, kernel, blocks, arguments):

@@ -263,7 +263,8 @@ Of compiled kernels a second table tells of steps alone, without the validations
 
   steps ms        time of a step, the building of pair lists included
   kernels, gaps   the share of it within kernels, and the rest
-  speed-up        on all threads over that on one
+  speed-up        on all threads over that on one; and what multiplications and additions alone
+                  reach, which is less than the threads where a machine has other things to do
   1: ns/pair      time of a step on one thread by pixels and pairs
   1: in step      that of the kernel "step" alone, which does what there is to do for pixels
   GFLOP/s         10⁹ operations a second of that kernel on all threads, the fewest that do, and

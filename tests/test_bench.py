@@ -258,6 +258,7 @@ def test_details_of_kernels_on_a_cpu_add_up():
     assert found["ns_per_pair_step"] < found["ns_per_pair"]
     assert one_thread.steps == all_threads.steps == 6
     assert found["ms_one_thread"] == pytest.approx(1e3 * one_thread.seconds / 6)
+    assert found["gflops_most_one_thread"] > 0
     assert "ms_without_graphs" not in found
 
 
