@@ -181,7 +181,7 @@ KERNEL(bound, LIST_THREADS, const int *control, const double *settings, const in
         if (phase < KEEP) {
             FOR_EACH_PLAIN(e, CHILDREN * CHILDREN) {
                 best_gate[e] = -1e300;
-                best_of[e] = list[0];
+                best_of[e] = n > 0 ? list[0] : 0;  // kernels may be too narrow for numbers
             }
         }
         // of many kernels in a large box, a winner among some is as good
@@ -297,7 +297,7 @@ KERNEL(bound, LIST_THREADS, const int *control, const double *settings, const in
             for (int part = 0; part < parts && level == 0; part++) {
                 const int k = best_of[child * CHILDREN + part];
                 const double lower = lower_bound(anchors + (long long)k * ANCHOR, middle, half);
-                if (lower > best) {
+                if (part == 0 || lower > best) {  // for lower may be no number
                     best = lower;
                     winners[number] = k;
                 }

@@ -125,6 +125,13 @@ def ask(D, C, dtype, emulated):
     look(engine, random_model(4, 500 if emulated else 3000, D, C, sigma=0.02))
     if emulated:
         return
+    narrow = random_model(6, 5, D, C)
+    narrow.A *= 1e160  # the square of which is no number, so that no kernel reaches any tile
+    with np.errstate(over="ignore"):
+        owners = engine.gating(narrow)
+        assert np.isfinite(engine.render(narrow)).all()
+    assert owners.min() >= 0
+    assert owners.max() < 5
     few = GuardedEngine((3,) * D, picture((3,) * D, C), dtype)
     look(few, random_model(5, 3000, D, C, sigma=1.0))  # thousands of pairs of a tile
 
