@@ -14,7 +14,7 @@
 #define LONGEST 20.0      // steps that lists are meant to last at most
 #define FALLS 3.0         // see bound
 #define SAMPLE 256        // see bound
-#define WEAK 0.5          // see allowance_of
+#define WEAK 0.5          // see anchor
 CONSTANT double LEAST[3] = {0.03, 0.15, 0.15};
 CONSTANT double MOST[3] = {0.5, 10, 10};
 

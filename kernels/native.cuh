@@ -72,6 +72,7 @@ struct Pool {
     // number.
     std::atomic<unsigned long long> open{CLOSED};
     std::atomic<const Launch *> launch{nullptr};
+    std::atomic<unsigned> blocks{0};  // of it
     std::atomic<int> done{0};
     int threads = 1;
     const pid_t process = getpid();
@@ -83,14 +84,15 @@ struct Pool {
             unsigned long long ticket = open.load(std::memory_order_acquire);
             const unsigned next = (unsigned)ticket;
             if (next == CLOSED) return;
-            const Launch *current = launch.load(std::memory_order_acquire);
-            const unsigned blocks = current->blocks;
-            if (next >= blocks) return;
-            const unsigned share = blocks / (size.load(std::memory_order_relaxed) * SHARES) + 1;
-            const unsigned last = blocks - next < share ? blocks : next + share;
+            const unsigned all = blocks.load(std::memory_order_acquire);
+            if (next >= all) return;
+            const unsigned share = all / (size.load(std::memory_order_relaxed) * SHARES) + 1;
+            const unsigned last = all - next < share ? all : next + share;
             if (!open.compare_exchange_weak(ticket, ticket - next + last,
                                             std::memory_order_acq_rel))
                 continue;
+            // not before: a launch whose blocks are all taken may be gone
+            const Launch *current = launch.load(std::memory_order_acquire);
             current->kernel(current->arguments, (int)next, (int)last, current->threads);
             done.fetch_add((int)(last - next), std::memory_order_acq_rel);
         }
@@ -122,6 +124,7 @@ struct Pool {
         const unsigned long long number = (open.load(std::memory_order_relaxed) >> 32) + 1;
         done.store(0, std::memory_order_relaxed);
         launch.store(&wanted, std::memory_order_release);
+        blocks.store(wanted.blocks, std::memory_order_release);
         open.store(number << 32, std::memory_order_release);
         take_part();
         for (int spins = 0; done.load(std::memory_order_acquire) < wanted.blocks;)
