@@ -40,8 +40,8 @@
 #define GRAD_CLIP 6
 #define L1 7        // λ_S / K₀
 #define BANDWIDTH 8 // λ_U
-#define SCALE 9     // 1 / (N C)
-#define RADIAL 10
+#define RADIAL 9
+#define SCALE 10    // 1 / (N C); from here on they are the same for all trainings
 #define TAU 11
 #define EXPLOSION 12
 #define LEAST_EXPLOSION 13

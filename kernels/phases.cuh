@@ -34,7 +34,6 @@
 
 #if defined(__CUDACC_RTC__) || defined(__CUDACC__)  // ------------------------------------- a GPU
 
-#define ON_GPU 1
 #define UNROLL _Pragma("unroll")
 // ... with registers for one block at least: left alone, the compiler spills some to have room for
 // more
@@ -78,7 +77,6 @@ typedef REAL Pack;
 
 #include "native.cuh"
 
-#define ON_GPU 0
 #if defined(EMULATE_GPU) || !defined(__OPTIMIZE__)  // to be compiled soon, not to run fast
 #define UNROLL
 #define FUNCTION static inline

@@ -1,5 +1,6 @@
 """Which array library an array belongs to, and why there may be no GPU."""
 
+import os
 import sys
 
 import numpy as np
@@ -91,3 +92,11 @@ def _wheels():
             continue
         found.append(name)
     return found
+
+
+def processors():
+    """How many processors this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on every system
+        return os.cpu_count() or 1

@@ -30,12 +30,13 @@ from .steps import (
     Progressed,
     explosion,
 )
-from .tiling import Grid
+from .tiling import TAU, Grid
 
 SIDE = {1: 64, 2: 8, 3: 4}  # pixels along an axis of a tile, by dimensions
-TAU = {np.dtype(np.float32): 12.0, np.dtype(np.float64): 30.0}
 MOST_CHANNELS = 8
-TILE_THREADS, KERNEL_THREADS, UPDATE_THREADS, LIST_THREADS, FEW_THREADS = 64, 32, 128, 256, 64
+KERNEL_THREADS, FEW_THREADS = 32, 64  # of a block; those below are in the sources
+TILE_THREADS, UPDATE_THREADS, LIST_THREADS = (
+    constants()[name] for name in ("PIXELS", "UPDATE_THREADS", "LIST_THREADS"))
 MANY_BOXES = 1024  # of which a block needs few threads each
 ROWS_BYTES = 1 << 28  # of the moments of all pairs of a batch
 ROOM = 1.25  # times what is needed, for lists that were too short
@@ -316,8 +317,10 @@ class KernelEngine:
         self.control = launch.zeros(constants()["CONTROL_WORDS"], np.int32)
         self.state_numbers = launch.zeros(constants()["STATE_NUMBERS"], np.float64)
         self.settings = launch.zeros(constants()["SETTINGS_NUMBERS"], np.float64)
-        self.settings[_TAU] = TAU[self.dtype]
-        self.settings[_SCALE] = 1 / (math.prod(self.shape) * channels)
+        constant = {"TAU": TAU[self.dtype], "SCALE": 1 / (math.prod(self.shape) * channels),
+                    "EXPLOSION": EXPLOSION, "LEAST_EXPLOSION": LEAST_EXPLOSION}
+        for name, value in constant.items():
+            self.settings[constants()[name]] = value
         self.errors = launch.zeros(self.tiles, np.float64)
         self.counts = launch.zeros(self.tiles, np.int32)
         self.winners = launch.zeros(self.tiles, np.int32)
@@ -520,8 +523,7 @@ class KernelEngine:
         clip = math.inf if settings.grad_clip is None else settings.grad_clip
         numbers = np.array([
             *rates, settings.adam_eps, clip, settings.l1reg / settings.initial_kernels,
-            settings.bandwidth_reg, 1 / (math.prod(self.shape) * self.channels),
-            float(settings.radial), TAU[self.dtype], EXPLOSION, LEAST_EXPLOSION])
+            settings.bandwidth_reg, float(settings.radial)])
         self.settings[: len(numbers)] = self.launch.array(numbers)
         self.state_numbers[_LOWEST] = min(lowest_loss, 1e300)
         self.state_numbers[_ADAM_STEPS] = adam_steps
@@ -544,8 +546,7 @@ _STALE, _HALT, _STEP, _TARGET, _ALIVE, _AGE, _BUILDS, _SIGNED, _NEEDED = (
                           "NEEDED"))
 _TOO_SHORT, _EXPLODED, _NOT_FINITE, _NO_ROOM = (
     _C[name] for name in ("TOO_SHORT", "EXPLODED", "NOT_FINITE", "NO_ROOM"))
-_LOWEST, _LOSS, _ADAM_STEPS, _TAU, _SCALE = (
-    _C[name] for name in ("LOWEST", "LOSS", "ADAM_STEPS", "TAU", "SCALE"))
+_LOWEST, _LOSS, _ADAM_STEPS = (_C[name] for name in ("LOWEST", "LOSS", "ADAM_STEPS"))
 _DEAD = _C["DEAD"]
 _MOST_ALLOWED = np.array([0.5, 10.0, 10.0])  # see restore: a forged allowance could exhaust memory
 _MOST_ENTRIES = 2**31 - 1

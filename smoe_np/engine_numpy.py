@@ -27,11 +27,11 @@ import numpy as np
 from scipy import sparse
 
 from . import gate
+from .backend import processors
 from .live_lists import LiveLists
 from .steps import take_step
-from .tiling import Grid
+from .tiling import TAU, Grid
 
-TAU = {np.dtype(np.float32): 12.0, np.dtype(np.float64): 30.0}
 SIDE = {1: 64, 2: 16, 3: 4}  # pixels along an axis of a tile, by dimensions
 TINY = 1e-19  # a sum of signed gates, relative to the largest, that is not positive
 BLOCK = 1 << 19  # pairs × pixels of a block at most: smaller ones have threads wait for each other
@@ -66,7 +66,7 @@ class NumpyEngine:
         self.shape, self.batches = tuple(shape), batches
         self.dtype = np.dtype(dtype)
         self.grid = Grid(shape, SIDE.get(len(shape), 2))
-        self.threads = _cores()
+        self.threads = processors()
         self.phi = gate.monomials(self.grid.offsets()).astype(self.dtype)  # (M, P)
         self.live = LiveLists(self.grid, TAU[self.dtype], _map)
         self.chunks = []  # in batches
@@ -458,17 +458,9 @@ def _pool():
     """The threads of this process; a child that was forked has none of its parent's."""
     if os.getpid() not in _pools:
         _pools.clear()
-        _pools[os.getpid()] = ThreadPoolExecutor(_cores(), thread_name_prefix="smoe")
+        _pools[os.getpid()] = ThreadPoolExecutor(processors(), thread_name_prefix="smoe")
     return _pools[os.getpid()]
 
 
 def _map(function, parts):
     return map(function, parts) if len(parts) < 2 else _pool().map(function, parts)
-
-
-def _cores():
-    """Processors that this process may use."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not on every system
-        return os.cpu_count() or 1

@@ -23,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
+from .backend import processors
 from .kernel_files import check_arguments, kernel_source, signatures
 
 COMPILERS = ("c++", "g++", "clang++")
@@ -73,13 +74,13 @@ class NativeLauncher:
         If there is no compiler that works.
     """
 
-    name, xp = "native", np
+    name = "native"
 
     def __init__(self, D, C, dtype, options=()):
         self.dtype = np.dtype(dtype)
         self.library = load_kernels(D, C, self.dtype.name, tuple(options))
         self.signatures = signatures(self.dtype.name)
-        self.threads = _cores()
+        self.threads = processors()
         self._seconds = {}  # arrays of one number by kernel, where time is added up
 
     def zeros(self, shape, dtype):
@@ -363,10 +364,3 @@ def _open(path):
     except (OSError, AttributeError) as error:
         raise NativeUnavailable(f"compiled kernels cannot be loaded ({_brief(error)})") from None
     return library
-
-
-def _cores():
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not on every system
-        return os.cpu_count() or 1

@@ -24,6 +24,7 @@ PIECE = 16384  # pairs that are bounded at a time: about 20 arrays of it fit a c
 FEW = 1 << 15  # kernels × tiles that are bounded all at once rather than searched
 PARTS = 2  # parts of a tile along an axis, each of which may have a winner of its own
 NEIGHBOURS = 8  # tiles along an axis that stand together in the order of lists
+TAU = {np.dtype(np.float32): 12.0, np.dtype(np.float64): 30.0}  # see build_lists, by precision
 ROUNDING = 1e-9  # relative error of a bound, far above that of float64
 
 

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from helpers import assert_same_model, random_model, relative_error
 
-from smoe_np import dense
+from smoe_np import adam, dense
 from smoe_np.adam import Adam, positive_diagonals
+from smoe_np.kernel_files import constants
 from smoe_np.params import NAMES
 
 RATES = {"pis": 1e-5, "musX": 1e-3, "A": 0.5, "gamma_e": 2e-3, "nu_e": 1e-3}
@@ -201,3 +202,9 @@ def test_positive_diagonals_leave_a_positive_model_as_it_is():
     positive, flipped = positive_diagonals(params)
     assert flipped == 0
     assert_same_model(positive, params)
+
+
+def test_adam_of_the_kernels_has_the_same_constants():
+    found = constants()
+    assert (found["BETA1"], found["BETA2"]) == (adam.BETA1, adam.BETA2)
+    assert found["SMALLEST_DIAGONAL"] == adam.SMALLEST_DIAGONAL
