@@ -67,8 +67,8 @@ struct Pool {
     std::condition_variable wake;
     std::atomic<bool> active{false};
     std::atomic<int> size{1};  // threads that may take part
-    // The launch that is open: its number (upper half) and its next block (lower half). While it is
-    // changed the next block is CLOSED; who took blocks by the number has the launch of that
+    // The launch that is open: its number (upper half) and its next share (lower half). While it is
+    // changed the next share is CLOSED; who took a share by the number has the launch of that
     // number.
     std::atomic<unsigned long long> open{CLOSED};
     std::atomic<const Launch *> launch{nullptr};
@@ -78,23 +78,28 @@ struct Pool {
     const pid_t process = getpid();
     static const unsigned CLOSED = 0xffffffffu;
 
-    // Take blocks of the open launch and do them, until there are none left.
+    // Take blocks of the open launch and do them, until there are none left. They are handed out in
+    // shares; those that threads work on at the same time lie far apart, so that each stays with
+    // the lists and counters that it has in its cache.
     void take_part() {
         for (;;) {
             unsigned long long ticket = open.load(std::memory_order_acquire);
             const unsigned next = (unsigned)ticket;
             if (next == CLOSED) return;
             const unsigned all = blocks.load(std::memory_order_acquire);
-            if (next >= all) return;
-            const unsigned share = all / (size.load(std::memory_order_relaxed) * SHARES) + 1;
-            const unsigned last = all - next < share ? all : next + share;
-            if (!open.compare_exchange_weak(ticket, ticket - next + last,
-                                            std::memory_order_acq_rel))
+            const unsigned members = size.load(std::memory_order_relaxed);
+            const unsigned share = all / (members * SHARES) + 1;
+            const unsigned in_a_row = (all + share * members - 1) / (share * members);
+            if (next >= in_a_row * members) return;
+            if (!open.compare_exchange_weak(ticket, ticket + 1, std::memory_order_acq_rel))
                 continue;
             // not before: a launch whose blocks are all taken may be gone
             const Launch *current = launch.load(std::memory_order_acquire);
-            current->kernel(current->arguments, (int)next, (int)last, current->threads);
-            done.fetch_add((int)(last - next), std::memory_order_acq_rel);
+            const unsigned first = (next % members * in_a_row + next / members) * share;
+            if (first >= all) continue;
+            const unsigned last = all - first < share ? all : first + share;
+            current->kernel(current->arguments, (int)first, (int)last, current->threads);
+            done.fetch_add((int)(last - first), std::memory_order_acq_rel);
         }
     }
 
