@@ -41,11 +41,18 @@
 #define L1 7        // λ_S / K₀
 #define BANDWIDTH 8 // λ_U
 #define RADIAL 9
-#define SCALE 10    // 1 / (N C); from here on they are the same for all trainings
-#define TAU 11
-#define EXPLOSION 12
-#define LEAST_EXPLOSION 13
-#define SETTINGS_NUMBERS 16
+#define BETA2 10
+#define LEAST_DIAGONAL 11  // between which A_dd is kept
+#define MOST_DIAGONAL 12
+#define WHITENED 13   // whether steps are taken in each kernel's own frame
+#define FADE_FROM 14  // steps of Adam after which rates fall, as half a cosine, ...
+#define FADE_TO 15    // ... until then, ...
+#define FADE_TO_PART 16  // ... to this part
+#define EXPLOSION 17
+#define SCALE 18    // 1 / (N C)
+#define TAU 19
+#define LEAST_EXPLOSION 20
+#define SETTINGS_NUMBERS 24
 
 #define GOES_ON(control) \
     ((control)[HALT] == 0 && (control)[STALE] == 0 && (control)[STEP] < (control)[TARGET])

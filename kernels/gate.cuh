@@ -27,6 +27,8 @@
 #define TRIANGLE(i, j) ((i) * ((i) + 1) / 2 + (j))
 #define PRODUCT(i, j) (1 + NDIM + (i) * NDIM - (i) * ((i) - 1) / 2 + (j) - (i))
 
+FUNCTION int least_int(int a, int b) { return a < b ? a : b; }
+
 // ---- packs
 
 // Whether the packs of a tile lie, one after the other, ADVANCE pixels apart along axis 0 and are
@@ -279,6 +281,79 @@ FUNCTION void chain_rule(const double *moments, const Row *row, int longest, dou
         expert[0] = sums[0] * scale;
         UNROLL for (int d = 0; d < NDIM; d++)
             expert[1 + d] = (sums[1 + d] * per_pixel + sums[0] * (double)row[AT_MU + d]) * scale;
+    }
+}
+
+// ---- a kernel's own frame, z = Aᵀ(x − μ): frame.py in C++
+
+// Gradients by log π, by a shift δ in z, by a change Ω of A ← A exp(Ω), and of an expert ν̂ + η·z;
+// of half the sum of squared errors.
+template <class Row>
+FUNCTION void chain_rule_whitened(const double *moments, const Row *row, int longest,
+                                  double *gradient) {
+    const double per_pixel = 1.0 / longest;
+    double A[LOWER], first[NDIM];
+    UNROLL for (int e = 0; e < LOWER; e++) A[e] = row[AT_A + e] * per_pixel;
+    gradient[0] = moments[0];
+    UNROLL for (int j = 0; j < NDIM; j++) {
+        first[j] = 0;  // Σ g z
+        UNROLL for (int i = j; i < NDIM; i++) first[j] += A[TRIANGLE(i, j)] * moments[1 + i];
+        gradient[AT_MU + j] = first[j];
+        UNROLL for (int i = j; i < NDIM; i++) {  // Σ g (1{i=j} − z_i z_j)
+            double second = 0;
+            UNROLL for (int m = i; m < NDIM; m++) {
+                UNROLL for (int n = j; n < NDIM; n++)
+                    second += A[TRIANGLE(m, i)] * A[TRIANGLE(n, j)] *
+                              moments[m < n ? PRODUCT(m, n) : PRODUCT(n, m)];
+            }
+            gradient[AT_A + TRIANGLE(i, j)] = (i == j ? moments[0] : 0) - second;
+        }
+    }
+    UNROLL for (int c = 0; c < NCHAN; c++) {
+        const double *sums = moments + MOMENTS + c * (NDIM + 1);
+        double *expert = gradient + AT_EXPERT + c * (NDIM + 1);
+        expert[0] = sums[0];
+        UNROLL for (int j = 0; j < NDIM; j++) {
+            expert[1 + j] = 0;
+            UNROLL for (int i = j; i < NDIM; i++)
+                expert[1 + j] += A[TRIANGLE(i, j)] * sums[1 + i];
+        }
+    }
+}
+
+// Take −change off a row of parameters in this frame; the expert's surface stays where it is while
+// centre and A move.
+FUNCTION void retract(const double *change, double least, double most, double *row) {
+    const double smallest = 1e-30, largest = 1e30;  // weights that float32 can hold
+    row[0] *= exp(-change[0]);
+    row[0] = row[0] < smallest ? smallest : row[0] > largest ? largest : row[0];
+    double *A = row + AT_A, shift[NDIM];
+    UNROLL for (int i = NDIM - 1; i >= 0; i--) {  // Aᵀ Δμ = δ
+        shift[i] = -change[AT_MU + i];
+        UNROLL for (int k = i + 1; k < NDIM; k++) shift[i] -= A[TRIANGLE(k, i)] * shift[k];
+        shift[i] /= A[TRIANGLE(i, i)];
+        row[AT_MU + i] += shift[i];
+    }
+    UNROLL for (int j = 0; j < NDIM; j++) {  // columns from the left: those to the right are old
+        UNROLL for (int i = j; i < NDIM; i++) {
+            double entry = A[TRIANGLE(i, j)] * exp(-change[AT_A + TRIANGLE(j, j)]);
+            UNROLL for (int k = j + 1; k <= i; k++)
+                entry -= A[TRIANGLE(i, k)] * change[AT_A + TRIANGLE(k, j)];
+            A[TRIANGLE(i, j)] = entry;
+        }
+        double &own = A[TRIANGLE(j, j)];
+        own = own < least ? least : own > most ? most : own;
+    }
+    UNROLL for (int c = 0; c < NCHAN; c++) {
+        const double *wanted = change + AT_EXPERT + c * (NDIM + 1);
+        double *expert = row + AT_EXPERT + c * (NDIM + 1);
+        expert[0] -= wanted[0];
+        UNROLL for (int i = 0; i < NDIM; i++) {
+            double slope = 0;  // Δγ = A Δη
+            UNROLL for (int j = 0; j <= i; j++) slope -= A[TRIANGLE(i, j)] * wanted[1 + j];
+            expert[1 + i] += slope;
+            expert[0] -= slope * row[AT_MU + i];
+        }
     }
 }
 

@@ -27,29 +27,16 @@ KERNEL(render, TILE_THREADS, const int *control, const int *grid, const double *
     PER_PIXEL(top);
     PER_PIXEL(S);
     PER_PIXEL_OF(y, NCHAN);
-    const int tile = BLOCK, first = start[tile], pairs = start[tile + 1] - first;
-    const bool is_signed = control[SIGNED] != 0;
-    int corner[NDIM];
-    double centre[NDIM], winner[MOMENTS], offset[NDIM], level[NCHAN];
-    tile_corner(grid, tile, corner);
-    tile_centre(grid, tile, centre);
-    const double *of_winner = records + (long long)winners[tile] * RECORD;
-    log_gate_of(of_winner, centre, winner, offset);
-    find_level(of_winner, offset, is_signed, level);
-    if (is_signed)
-        forward<true>(records, list, first, pairs, centre, winner, level, terms, offsets, gates,
-                      steep, top, S, y);
-    else
-        forward<false>(records, list, first, pairs, centre, winner, level, terms, offsets, gates,
-                       steep, top, S, y);
+    const Tile tile = tile_of(control, grid, records, start, winners, BLOCK);
+    forward(records, list, tile, terms, offsets, gates, steep, top, S, y);
     FOR_PIXELS(i) {
         UNROLL for (int c = 0; c < NCHAN; c++) {
-            const Pack here = AT(y[c], i) + (REAL)level[c];
+            const Pack here = AT(y[c], i) + (REAL)tile.level[c];
             STORE(drawn, c * PIXELS + i, least(most(here, Pack{}), Pack{} + 1));
         }
     }
     FOR_EACH_PLAIN(i, PIXELS) {
-        const long long at = place_in_picture(grid, corner, i);
+        const long long at = place_in_picture(grid, tile.corner, i);
         if (at >= 0) {
             UNROLL for (int c = 0; c < NCHAN; c++)
                 image[at * NCHAN + c] = (REAL)drawn[c * PIXELS + i];
@@ -66,24 +53,17 @@ KERNEL(gating, TILE_THREADS, const int *control, const int *grid, const double *
     SHARED(REAL, offsets, NDIM * CHUNK);
     SHARED(REAL, gates, CHUNK * STRIDE);
     SHARED(double, signs, CHUNK);
-    const int tile = BLOCK, first = start[tile], pairs = start[tile + 1] - first;
-    int corner[NDIM];
-    double centre[NDIM], winner[MOMENTS], offset[NDIM], level[NCHAN];
-    tile_corner(grid, tile, corner);
-    tile_centre(grid, tile, centre);
-    const double *of_winner = records + (long long)winners[tile] * RECORD;
-    log_gate_of(of_winner, centre, winner, offset);
-    find_level(of_winner, offset, true, level);
+    const Tile tile = tile_of(control, grid, records, start, winners, BLOCK);
     SHARED(REAL, best, PIXELS);
     SHARED(int, owner, PIXELS);
     FOR_EACH_PLAIN(i, PIXELS) {
         best[i] = (REAL)-1e30;
         owner[i] = -1;
     }
-    const int chunk = CHUNK, chunks = (pairs + chunk - 1) / chunk;
-    for (int c = 0; c < chunks; c++) {
-        const int count = least_int(chunk, pairs - c * chunk), from = first + c * chunk;
-        prepare_pairs(records, list, from, count, centre, winner, level, terms, offsets);
+    const int chunk = CHUNK;
+    for (int c = 0; c * chunk < tile.pairs; c++) {
+        const int count = least_int(chunk, tile.pairs - c * chunk), from = tile.first + c * chunk;
+        prepare_pairs(records, list, from, count, tile, terms, offsets);
         FOR_EACH_PLAIN(j, count) signs[j] = records[(long long)list[from + j] * RECORD + 1];
         FOR_PIXELS(i) {
             Pack u[NDIM];
@@ -105,7 +85,7 @@ KERNEL(gating, TILE_THREADS, const int *control, const int *grid, const double *
         }
     }
     FOR_EACH_PLAIN(i, PIXELS) {
-        const long long at = place_in_picture(grid, corner, i);
+        const long long at = place_in_picture(grid, tile.corner, i);
         if (at >= 0) owners[at] = owner[i];
     }
 }

@@ -47,18 +47,51 @@ FUNCTION REAL sum_of_parts(const REAL *partial, int j, int w) {
 #define SHARP 1.0   // a curvature of log2-gates beyond which they cannot be followed by differences
 #define TINY 1e-19  // a sum of signed gates, relative to the largest, that is not positive
 
+// A tile, its pairs, first to first + pairs − 1 of the list, and the polynomial of its winner's
+// log2-gate.
+//
+// Its level is the winner's expert at the tile's centre, from which the experts of its neighbours
+// differ by little. Where signed gates may add up to nothing it is 0.
+struct Tile {
+    int number, first, pairs, corner[NDIM];
+    bool is_signed;
+    double centre[NDIM], winner[MOMENTS], level[NCHAN];
+};
+
+FUNCTION Tile tile_of(const int *control, const int *grid, const double *records, const int *start,
+                      const int *winners, int number) {
+    Tile tile;
+    double offset[NDIM];
+    tile.number = number;
+    tile.first = start[number];
+    tile.pairs = start[number + 1] - tile.first;
+    tile.is_signed = control[SIGNED] != 0;
+    tile_corner(grid, number, tile.corner);
+    tile_centre(grid, number, tile.centre);
+    const double *winner = records + (long long)winners[number] * RECORD;
+    log_gate_of(winner, tile.centre, tile.winner, offset);
+    UNROLL for (int c = 0; c < NCHAN; c++) {
+        const double *expert = winner + OF_EXPERT + c * (NDIM + 1);
+        tile.level[c] = 0;
+        if (tile.is_signed) continue;
+        tile.level[c] = expert[0];
+        UNROLL for (int d = 0; d < NDIM; d++) tile.level[c] += expert[1 + d] * offset[d];
+    }
+    return tile;
+}
+
 // Of pair j: θ for log2-gates less the winner's, then its expert round the tile's centre less the
 // level; and tile − kernel.
 template <class Terms, class Offsets>
-FUNCTION void prepare_pair(const double *record, const double *centre, const double *winner,
-                           const double *level, int j, Terms &terms, Offsets &offsets) {
+FUNCTION void prepare_pair(const double *record, const Tile &tile, int j, Terms &terms,
+                           Offsets &offsets) {
     double theta[MOMENTS], offset[NDIM];
-    log_gate_of(record, centre, theta, offset);
+    log_gate_of(record, tile.centre, theta, offset);
     UNROLL for (int m = 0; m < MOMENTS; m++)
-        terms[m * CHUNK + j] = (REAL)(theta[m] - winner[m]);
+        terms[m * CHUNK + j] = (REAL)(theta[m] - tile.winner[m]);
     UNROLL for (int c = 0; c < NCHAN; c++) {
         const double *expert = record + OF_EXPERT + c * (NDIM + 1);
-        double value = expert[0] - level[c];
+        double value = expert[0] - tile.level[c];
         UNROLL for (int d = 0; d < NDIM; d++) value += expert[1 + d] * offset[d];
         terms[(MOMENTS + c * (NDIM + 1)) * CHUNK + j] = (REAL)value;
         UNROLL for (int d = 0; d < NDIM; d++)
@@ -67,17 +100,11 @@ FUNCTION void prepare_pair(const double *record, const double *centre, const dou
     UNROLL for (int d = 0; d < NDIM; d++) offsets[d * CHUNK + j] = (REAL)offset[d];
 }
 
-// The level of a tile: the winner's expert at the tile's centre, from which the experts of its
-// neighbours differ by little. Where signed gates may add up to nothing there can be none.
-FUNCTION void find_level(const double *record, const double *offset, bool is_signed,
-                         double *level) {
-    UNROLL for (int c = 0; c < NCHAN; c++) {
-        const double *expert = record + OF_EXPERT + c * (NDIM + 1);
-        level[c] = 0;
-        if (is_signed) continue;
-        level[c] = expert[0];
-        UNROLL for (int d = 0; d < NDIM; d++) level[c] += expert[1 + d] * offset[d];
-    }
+// Whether there is room for so many rows; else everything stops.
+FUNCTION bool has_room(int *control, long long rows, int room) {
+    if (rows <= room) return true;
+    ONE_THREAD { control[HALT] = NO_ROOM; }
+    return false;
 }
 
 // The log2-gate of pair j at some pixels, less the winner's.
@@ -123,18 +150,14 @@ FUNCTION REAL spread_of(Terms &terms, int j) {
     return spread;
 }
 
-FUNCTION int least_int(int a, int b) { return a < b ? a : b; }
-
 // ---- phases that several kernels share; a BARRIER ends each where it must
 
 // The polynomials of `count` pairs of a tile, from pair `first` of the list on.
 template <class Terms, class Offsets>
 FUNCTION void prepare_pairs(const double *records, const int *list, int first, int count,
-                            const double *centre, const double *winner, const double *level,
-                            Terms &terms, Offsets &offsets) {
+                            const Tile &tile, Terms &terms, Offsets &offsets) {
     FOR_EACH(j, count)
-        prepare_pair(records + (long long)list[first + j] * RECORD, centre, winner, level, j, terms,
-                     offsets);
+        prepare_pair(records + (long long)list[first + j] * RECORD, tile, j, terms, offsets);
     BARRIER;
 }
 
@@ -317,19 +340,17 @@ FUNCTION void store_moments(Terms &terms, Gates &gates, Residuals &q, int j, int
 // log2-gates before they become gates. `terms` and `gates` are left with the last chunk.
 template <bool IS_SIGNED, class Terms, class Offsets, class Gates, class Flag, class PerPixel,
           class PerChannel>
-FUNCTION void forward(const double *records, const int *list, int first, int pairs,
-                      const double *centre, const double *winner, const double *level,
-                      Terms &terms, Offsets &offsets, Gates &gates, Flag &steep, PerPixel &top,
-                      PerPixel &S, PerChannel &y) {
-    const int chunk = CHUNK, chunks = (pairs + chunk - 1) / chunk;
+FUNCTION void forward_of(const double *records, const int *list, const Tile &tile, Terms &terms,
+                         Offsets &offsets, Gates &gates, Flag &steep, PerPixel &top, PerPixel &S,
+                         PerChannel &y) {
+    const int chunk = CHUNK, chunks = (tile.pairs + chunk - 1) / chunk;
     ONE_THREAD {  // the first BARRIER of prepare_pairs stands between this and MARK
         steep[0] = IS_SIGNED;
         steep[1] = 0;
     }
     for (int c = 0; c < chunks; c++) {
-        const int count = least_int(chunk, pairs - c * chunk);
-        prepare_pairs(records, list, first + c * chunk, count, centre, winner, level, terms,
-                      offsets);
+        const int count = least_int(chunk, tile.pairs - c * chunk);
+        prepare_pairs(records, list, tile.first + c * chunk, count, tile, terms, offsets);
         FOR_THREADS(t) {
             int spread = 0, sharp = 0;
             STRIDED_SUM(j, t, count, spread) spread += spread_of(terms, j) > (REAL)STEEP;
@@ -347,9 +368,8 @@ FUNCTION void forward(const double *records, const int *list, int first, int pai
         UNROLL for (int c = 0; c < NCHAN; c++) AT(y[c], i) = Pack{};
     }
     for (int c = 0; c < chunks && is_steep; c++) {
-        const int count = least_int(chunk, pairs - c * chunk);
-        prepare_pairs(records, list, first + c * chunk, count, centre, winner, level, terms,
-                      offsets);
+        const int count = least_int(chunk, tile.pairs - c * chunk);
+        prepare_pairs(records, list, tile.first + c * chunk, count, tile, terms, offsets);
         FOR_PIXELS(i) {
             Pack u[NDIM];
             UNROLL for (int d = 0; d < NDIM; d++) u[d] = coordinate(d, i);
@@ -359,11 +379,9 @@ FUNCTION void forward(const double *records, const int *list, int first, int pai
         BARRIER;
     }
     for (int c = 0; c < chunks; c++) {
-        const int count = least_int(chunk, pairs - c * chunk);
-        if (chunks > 1)
-            prepare_pairs(records, list, first + c * chunk, count, centre, winner, level, terms,
-                          offsets);
-        const int *chunk_list = list + first + c * chunk;
+        const int count = least_int(chunk, tile.pairs - c * chunk);
+        const int *chunk_list = list + tile.first + c * chunk;
+        if (chunks > 1) prepare_pairs(records, chunk_list, 0, count, tile, terms, offsets);
         if (is_steep || IS_SIGNED)
             accumulate<true, true, IS_SIGNED>(records, chunk_list, count, terms, gates, top, S, y);
         else if (is_sharp)
@@ -375,5 +393,46 @@ FUNCTION void forward(const double *records, const int *list, int first, int pai
     FOR_PIXELS(i) {
         if (IS_SIGNED) AT(S, i) = most(AT(S, i), Pack{} + (REAL)TINY);
         UNROLL for (int c = 0; c < NCHAN; c++) AT(y[c], i) /= AT(S, i);
+    }
+}
+
+template <class Terms, class Offsets, class Gates, class Flag, class PerPixel, class PerChannel>
+FUNCTION void forward(const double *records, const int *list, const Tile &tile, Terms &terms,
+                      Offsets &offsets, Gates &gates, Flag &steep, PerPixel &top, PerPixel &S,
+                      PerChannel &y) {
+    if (tile.is_signed)
+        forward_of<true>(records, list, tile, terms, offsets, gates, steep, top, S, y);
+    else
+        forward_of<false>(records, list, tile, terms, offsets, gates, steep, top, S, y);
+}
+
+// The number of pairs of chunk c of a tile, after `forward`; their terms and gates, of which that
+// has left those of the last chunk.
+template <class Terms, class Offsets, class Gates, class PerPixel, class PerChannel>
+FUNCTION int chunk_again(const double *records, const int *list, const Tile &tile, int c,
+                         Terms &terms, Offsets &offsets, Gates &gates, PerPixel &top, PerPixel &S,
+                         PerChannel &y) {
+    const int chunk = CHUNK, count = least_int(chunk, tile.pairs - c * chunk);
+    if (tile.pairs <= chunk) return count;
+    const int *chunk_list = list + tile.first + c * chunk;
+    prepare_pairs(records, chunk_list, 0, count, tile, terms, offsets);
+    if (tile.is_signed)
+        accumulate<true, true, true>(records, chunk_list, count, terms, gates, top, S, y);
+    else  // top is 0 where the tile is not steep
+        accumulate<true, true, false>(records, chunk_list, count, terms, gates, top, S, y);
+    return count;
+}
+
+// The sums of the pairs of a chunk as their rows, round the centre of each one's kernel if they
+// are moments.
+template <bool ARE_MOMENTS, class Offsets, class Partial>
+FUNCTION void store_rows(int count, Offsets &offsets, Partial &partial, REAL *rows) {
+    FOR_EACH(j, count) {
+        REAL sums[WIDTH], back[NDIM];
+        UNROLL for (int w = 0; w < WIDTH; w++) sums[w] = sum_of_parts(partial, j, w);
+        UNROLL for (int d = 0; d < NDIM; d++) back[d] = offsets[d * CHUNK + j];
+        if (ARE_MOMENTS) move_moments(sums, back);
+        REAL *row = rows + (long long)j * ROW;
+        UNROLL for (int w = 0; w < WIDTH; w++) row[w] = sums[w];
     }
 }

@@ -5,8 +5,6 @@
 #define UPDATE_THREADS 128
 #define JUDGE_THREADS 256
 #define BETA1 0.9
-#define BETA2 0.999
-#define SMALLEST_DIAGONAL 1e-12
 #define AHEAD 16  // rows are asked for so long before; `pairs` has as many spare entries
 
 // Where a run of ascending pairs reaches `pair`.
@@ -101,12 +99,21 @@ KERNEL(judge, JUDGE_THREADS, int *control, double *state, const double *settings
     }
 }
 
-// A kernel takes its step: gradients, regularisers, clipping, Adam (as TensorFlow 1 has it, ε added
-// to √v before the correction of bias), and what follows for the lists.
-FUNCTION void take_step(int *control, const double *settings, double correction, int longest,
-                        const double *sums, REAL *row, REAL *m, REAL *v, double *record,
-                        const double *anchor, double *moved, bool wins) {
-    double gradient[WIDTH];
+// What rates are multiplied with after so many steps.
+FUNCTION double fading(const double *settings, double steps) {
+    const double pi = 3.141592653589793, from = settings[FADE_FROM], to = settings[FADE_TO];
+    if (steps <= from) return 1;
+    const double way = steps < to ? (steps - from) / (to - from) : 1;
+    return settings[FADE_TO_PART] + (1 - settings[FADE_TO_PART]) * (0.5 + 0.5 * cos(pi * way));
+}
+
+// The gradient that a step follows: with the regularisers, or in the kernel's own frame.
+FUNCTION void find_gradient(const double *settings, int longest, const double *sums,
+                            const REAL *row, double *gradient) {
+    if (settings[WHITENED] != 0) {
+        chain_rule_whitened(sums, row, longest, gradient);
+        return;
+    }
     chain_rule(sums, row, longest, 2 * settings[SCALE], gradient);
     gradient[0] += settings[L1];
     UNROLL for (int d = 0; d < NDIM; d++)
@@ -120,8 +127,41 @@ FUNCTION void take_step(int *control, const double *settings, double correction,
                 gradient[AT_A + TRIANGLE(i, j)] = i == j ? trace : 0;
         }
     }
+}
+
+// Put a step into effect: in the kernel's own frame, or number by number, and then A_dd stays
+// above 0.
+FUNCTION void move_kernel(const double *settings, const double *change, REAL *row, REAL *m) {
+    const double least = settings[LEAST_DIAGONAL], most = settings[MOST_DIAGONAL];
+    if (settings[WHITENED] != 0) {
+        double exact[WIDTH];
+        UNROLL for (int w = 0; w < WIDTH; w++) exact[w] = row[w];
+        retract(change, least, most, exact);
+        UNROLL for (int w = 0; w < WIDTH; w++) row[w] = (REAL)exact[w];
+        return;
+    }
+    for (int w = 0; w < WIDTH; w++) row[w] = (REAL)(row[w] - change[w]);
+    UNROLL for (int d = 0; d < NDIM; d++) {
+        REAL &own = row[AT_A + TRIANGLE(d, d)];
+        if (own < 0) {
+            UNROLL for (int i = d; i < NDIM; i++) {
+                row[AT_A + TRIANGLE(i, d)] = -row[AT_A + TRIANGLE(i, d)];
+                m[AT_A + TRIANGLE(i, d)] = -m[AT_A + TRIANGLE(i, d)];
+            }
+        }
+        if (own < (REAL)least) own = (REAL)least;
+    }
+}
+
+// A kernel takes its step: gradients, clipping, Adam (as TensorFlow 1 has it, ε added to √v before
+// the correction of bias), and what follows for the lists.
+FUNCTION void take_step(int *control, const double *settings, double rate, int longest,
+                        const double *sums, REAL *row, REAL *m, REAL *v, double *record,
+                        const double *anchor, double *moved, bool wins) {
+    double gradient[WIDTH];
+    find_gradient(settings, longest, sums, row, gradient);
     bool finite = true;
-    double rates[WIDTH];
+    double rates[WIDTH], change[WIDTH];
     UNROLL for (int w = 0; w < WIDTH; w++) {
         int kind = RATE_PIS;
         if (w >= AT_MU) kind = RATE_MU;
@@ -132,24 +172,14 @@ FUNCTION void take_step(int *control, const double *settings, double correction,
     for (int w = 0; w < WIDTH; w++) {  // not unrolled: a CPU takes several at a time
         const double g = smaller(larger(gradient[w], -settings[GRAD_CLIP]), settings[GRAD_CLIP]);
         const double m_now = m[w] + (1 - BETA1) * (g - m[w]);
-        const double v_now = v[w] + (1 - BETA2) * (g * g - v[w]);
-        const double change = rates[w] * correction * m_now / (sqrt(v_now) + settings[EPSILON]);
+        const double v_now = v[w] + (1 - settings[BETA2]) * (g * g - v[w]);
         const bool trained = rates[w] >= 0;
+        change[w] = trained ? rates[w] * rate * m_now / (sqrt(v_now) + settings[EPSILON]) : 0;
         m[w] = trained ? (REAL)m_now : m[w];
         v[w] = trained ? (REAL)v_now : v[w];
-        row[w] = trained ? (REAL)(row[w] - change) : row[w];
     }
+    move_kernel(settings, change, row, m);
     UNROLL for (int w = 0; w < WIDTH; w++) finite = finite && row[w] - row[w] == 0;
-    UNROLL for (int d = 0; d < NDIM; d++) {  // A_dd stays above 0
-        if (row[AT_A + TRIANGLE(d, d)] < 0) {
-            UNROLL for (int i = d; i < NDIM; i++) {
-                row[AT_A + TRIANGLE(i, d)] = -row[AT_A + TRIANGLE(i, d)];
-                m[AT_A + TRIANGLE(i, d)] = -m[AT_A + TRIANGLE(i, d)];
-            }
-        }
-        if (row[AT_A + TRIANGLE(d, d)] < (REAL)SMALLEST_DIAGONAL)
-            row[AT_A + TRIANGLE(d, d)] = (REAL)SMALLEST_DIAGONAL;
-    }
     double exact[WIDTH];
     UNROLL for (int w = 0; w < WIDTH; w++) exact[w] = row[w];
     derive(exact, longest, record);
@@ -166,21 +196,26 @@ FUNCTION void take_step(int *control, const double *settings, double correction,
     }
 }
 
+// `corrections` has Adam's correction of bias for a kernel that has taken 0 … ages − 1 steps since
+// it was born; of more, that of the last.
 KERNEL(update, UPDATE_THREADS, int *control, const double *state, const double *settings,
        const int *grid, const double *sums, REAL *params, REAL *m, REAL *v, double *records,
-       const double *anchors, double *moved, const int *wins, int K)
+       const double *anchors, double *moved, const int *wins, const int *born,
+       const double *corrections, int ages, int K)
 {
     if (!control[APPLY]) return;
     int longest = 0;
     UNROLL for (int d = 0; d < NDIM; d++) longest = longest < grid[d] ? grid[d] : longest;
-    const double t = state[ADAM_STEPS];
-    const double correction = sqrt(1 - pow(BETA2, t)) / (1 - pow(BETA1, t));
+    const int steps = (int)state[ADAM_STEPS];
+    const double part = fading(settings, steps);
     FOR_EACH_PLAIN(j, UPDATE_THREADS) {
         const long long k = (long long)BLOCK * UPDATE_THREADS + j;
-        if (k < K && records[k * RECORD] != DEAD)
-            take_step(control, settings, correction, longest, sums + k * WIDTH, params + k * WIDTH,
+        if (k < K && records[k * RECORD] != DEAD) {
+            const double rate = part * corrections[least_int(steps - born[k], ages - 1)];
+            take_step(control, settings, rate, longest, sums + k * WIDTH, params + k * WIDTH,
                       m + k * WIDTH, v + k * WIDTH, records + k * RECORD, anchors + k * ANCHOR,
                       moved + 3 * k, wins[k]);
+        }
     }
 }
 

@@ -1,6 +1,9 @@
-"""Adam with a rate for each parameter, and moments that leave with their kernels."""
+"""Adam with a rate for each parameter, and moments that come and leave with their kernels."""
 
 import math
+from functools import cache
+
+import numpy as np
 
 from .backend import array_module
 from .params import NAMES, unchecked
@@ -9,23 +12,74 @@ BETA1, BETA2 = 0.9, 0.999
 SMALLEST_DIAGONAL = 1e-12  # of A, in the unit of the picture: log A_dd and 1/A_dd stay finite
 
 
+@cache
+def bias_corrections(beta2):
+    """√(1 − β₂ᵗ)/(1 − β₁ᵗ) for t = 0, 1, … until it is 1; of t = 0, where there is none, 0."""
+    ages = math.ceil(max(math.log(2.0**-54) / math.log(beta) for beta in (BETA1, beta2)))
+    t = np.arange(1, ages + 1)
+    return np.append(0, np.sqrt(1 - beta2**t) / (1 - BETA1**t))
+
+
 class Adam:
     """Adam (Kingma & Ba 2015) in the form of TensorFlow 1: ε is added to √v before bias correction.
 
         m ← β₁ m + (1 − β₁) g,  v ← β₂ v + (1 − β₂) g²,
         p ← p − rate · √(1 − β₂ᵗ)/(1 − β₁ᵗ) · m / (√v + ε)
 
+    with t counted for each kernel from its birth.
+
     Parameters
     ----------
     params : SmoeParams
         Gives shapes and dtype of the moments.
+    beta2 : float
+
+    Attributes
+    ----------
+    steps : int
+        Taken so far.
+    born : (K,) int32 array
+        How many had been taken when a kernel was born.
+    m, v : SmoeParams
+        Moments of the gradients.
     """
 
-    def __init__(self, params):
+    def __init__(self, params, beta2=BETA2):
         xp = array_module(params.pis)
-        self.steps = 0
+        self.steps, self.beta2 = 0, beta2
+        self.born = np.zeros(params.num_kernels, np.int32)
         self.m = params.map(xp.zeros_like)
         self.v = params.map(xp.zeros_like)
+
+    def changes(self, gradients, rates, eps):
+        """What a step takes off the parameters, by name: −Δp.
+
+        Parameters
+        ----------
+        gradients : SmoeParams
+        rates : dict
+            Learning rate by name of parameter; parameters without one stay as they are.
+        eps : float
+            ε.
+        """
+        xp = array_module(gradients.pis)
+        self.steps += 1
+        table = bias_corrections(self.beta2)
+        correction = table[np.minimum(self.steps - self.born, len(table) - 1)]
+        changes = {}
+        for name, rate in rates.items():
+            m, v = getattr(self.m, name), getattr(self.v, name)
+            g = getattr(gradients, name).astype(m.dtype)
+            m += (1 - BETA1) * (g - m)
+            g *= g
+            v += (1 - self.beta2) * (g - v)
+            change = xp.sqrt(v)
+            change += eps
+            xp.divide(m, change, out=change)
+            factor = xp.asarray(rate * correction, m.dtype)
+            change *= factor.reshape((-1,) + (1,) * (m.ndim - 1))
+            changes[name] = change
+        return changes
 
     def step(self, params, gradients, rates, eps):
         """The parameters after one step.
@@ -45,20 +99,8 @@ class Adam:
         -------
         SmoeParams
         """
-        xp = array_module(params.pis)
-        self.steps += 1
-        correction = math.sqrt(1 - BETA2**self.steps) / (1 - BETA1**self.steps)
         arrays = params.arrays()
-        for name, rate in rates.items():
-            m, v = getattr(self.m, name), getattr(self.v, name)
-            g = getattr(gradients, name).astype(m.dtype)
-            m += (1 - BETA1) * (g - m)
-            g *= g
-            v += (1 - BETA2) * (g - v)
-            change = xp.sqrt(v)
-            change += eps
-            xp.divide(m, change, out=change)
-            change *= rate * correction
+        for name, change in self.changes(gradients, rates, eps).items():
             arrays[name] = arrays[name] - change
         stepped = unchecked(arrays, params.image_shape)
         if "A" in rates:
@@ -77,17 +119,33 @@ class Adam:
     def keep(self, kernels):
         """Go on with the kernels of a mask (K,); the moments of the others leave with them."""
         self.m, self.v = self.m.select(kernels), self.v.select(kernels)
+        self.born = self.born[kernels]
+
+    def add_born(self, kernels):
+        """Go on with those of ``kernels``, an array of numbers; where it is −1, with a new one."""
+        there = kernels >= 0
+        index = np.where(there, kernels, 0)
+        self.born = np.where(there, self.born[index], self.steps).astype(np.int32)
+        for moment in (self.m, self.v):
+            for name, array in moment.arrays().items():
+                chosen = array[index]
+                chosen[~there] = 0
+                setattr(moment, name, chosen)
 
     def arrays(self):
         """The state as arrays by name, for a checkpoint."""
-        return {f"adam_{moment}_{name}": array
-                for moment in ("m", "v") for name, array in getattr(self, moment).arrays().items()}
+        arrays = {f"adam_{moment}_{name}": array
+                  for moment in ("m", "v")
+                  for name, array in getattr(self, moment).arrays().items()}
+        return {**arrays, "adam_born": self.born}
 
     @classmethod
-    def restore(cls, params, arrays, steps):
+    def restore(cls, params, arrays, steps, beta2=BETA2):
         """The state that ``arrays`` gave, after ``steps`` steps."""
-        adam = cls(params)
+        adam = cls(params, beta2)
         adam.steps = steps
+        if "adam_born" in arrays:  # files of version 0.1.0 have none
+            adam.born = arrays["adam_born"].astype(np.int32)
         for moment in ("m", "v"):
             kept = {name: arrays[f"adam_{moment}_{name}"] for name in NAMES}
             setattr(adam, moment, unchecked(kept))

@@ -51,6 +51,13 @@ def load_checkpoint(path):
             _check_array(arrays, f"adam_v_{name}", getattr(params, name).shape)
             if (arrays[f"adam_v_{name}"] < 0).any():
                 raise ValueError(f"its adam_v_{name} holds squares below 0")
+        if "adam_born" in arrays:
+            _check_array(arrays, "adam_born", params.pis.shape)
+            born = arrays["adam_born"]
+            if born.dtype.kind != "i" or (born < 0).any() or (born > facts["adam_steps"]).any():
+                raise ValueError("its adam_born are not numbers of steps that have been taken")
+        if facts.get("fit") is not None:
+            _check_fit(facts["fit"])
         _check_lists(arrays, params)
     return arrays, facts
 
@@ -82,6 +89,21 @@ def lists_of(arrays):
             if name.startswith("lists_")}
 
 
+def _check_fit(fit):
+    """Raise unless facts about a fit are what ``Smoe.save_checkpoint`` writes."""
+    right = {"kernels": _count(1), "last_event": _count(0),
+             "tried": lambda x: isinstance(x, list) and all(map(_is_try, x)),
+             "found": lambda x: x is None or (isinstance(x, list) and x)}
+    for name, is_right in right.items():
+        if not is_right(fit[name]):
+            raise ValueError(f"its fit has {fit[name]!r} for {name}")
+
+
+def _is_try(x):
+    return (isinstance(x, list) and len(x) == 3 and _count(1)(x[0]) and _count(1)(x[1])
+            and _number(x[2]))
+
+
 def _check_lists(arrays, params):
     """Raise unless the state of pair lists is one that may have been: see ``LiveLists.state``."""
     K, D = params.musX.shape
@@ -97,6 +119,10 @@ def _check_lists(arrays, params):
             raise ValueError("its lists_slots are not ascending numbers of kernels")
         if not (lists["pis"] > 0).all() or lists["age"] < 0:
             raise ValueError("its lists_pis or lists_age cannot be")
+    if "tau" in lists:
+        _check_array(arrays, "lists_tau", ())
+        if not 0 < lists["tau"] <= 100:
+            raise ValueError(f"its lists_tau is {lists['tau']}")
     if "anchor" in lists:
         _check_array(arrays, "lists_anchor", (slots, 1 + D + D * (D + 1) // 2))
     if "rate" in lists:

@@ -96,6 +96,17 @@ def check_number(name, value, above=False):
     return number
 
 
+def check_whole(name, value, least):
+    """A whole number of at least so much as an int; else an error that names it."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be a whole number, got {value!r}") from None
+    if number < least:
+        raise ValueError(f"{name} must be at least {least}, got {number}")
+    return number
+
+
 def check_params(params):
     """Raise TypeError unless ``params`` is a SmoeParams."""
     if not isinstance(params, SmoeParams):

@@ -20,13 +20,14 @@ import math
 
 import numpy as np
 
+from .adam import BETA2, SMALLEST_DIAGONAL, bias_corrections
 from .kernel_files import constants
 from .param_rows import lower_entries, params_of_rows, rows_of
 from .steps import (
-    EXPLOSION,
     LEAST_EXPLOSION,
     NO_KERNEL,
     NOT_FINITE,
+    OwnFrame,
     Progressed,
     explosion,
 )
@@ -73,6 +74,12 @@ class KernelEngine:
         Number of parts into which the tiles are divided, the moments of only one of which are held
         at a time. ``None`` chooses. The results do not depend on it.
 
+    Attributes
+    ----------
+    tau : float
+        Lists may leave out pairs whose gate is below e^−tau wherever in the tile. Smaller than at
+        first, it makes what is computed cheaper and less exact.
+
     Raises
     ------
     ValueError
@@ -91,7 +98,8 @@ class KernelEngine:
         self.grid = Grid([-(-n // side) * side for n in self.shape], side)
         self.tiles = self.grid.num_tiles
         self.build_seconds = 0.0  # spent on lists so far
-        self.channels = self.slots = self.target = None
+        self.tau = self.listed_tau = TAU[self.dtype]
+        self.channels = self.slots = self.target = self.list = None
         if target is not None:
             beyond = [(0, whole - n) for whole, n in zip(self.grid.shape, self.shape)]
             target = np.pad(np.asarray(target, self.dtype), [*beyond, (0, 0)])
@@ -132,6 +140,59 @@ class KernelEngine:
                   self.errors)
         return self._mean_error()
 
+    def weigh(self, params):
+        """What each kernel is worth to the picture; needs a target.
+
+        With ρ = t − clip(y), a pixel's error ρ² being that of all its channels:
+
+        Parameters
+        ----------
+        params : SmoeParams
+            No gate is negative.
+
+        Returns
+        -------
+        (K, 3) float64 array
+            Mass Σ w; error Σ w ρ²; and the cost of leaving the kernel out, Σ (ρ'² − ρ²), where
+            y' = (y − w e)/(1 − w). Where its gate is within 1e-5 of 1 (float64: 1e-12) nobody
+            knows what would be there instead: such a pixel costs C.
+        """
+        self._prepare(params)
+        return self._sum_rows("weigh")[:, :3]
+
+    def halve(self, params, direction=None):
+        """What the pixels on one side of each kernel say of the expert that they would like.
+
+        Parameters
+        ----------
+        params : SmoeParams
+            No gate is negative.
+        direction : (D,) array, optional
+            A unit vector n in each kernel's own frame: the side is where n · Aᵀ(x − μ) > 0.
+            Without it, all pixels.
+
+        Returns
+        -------
+        (K, M + C (D + 1)) float64 array
+            Σ w² φ(x − μ) with the monomials φ of ``gate``; then for each channel Σ w ρ and
+            Σ w ρ (x − μ); in pixels.
+        """
+        self._prepare(params)
+        direction = np.zeros(len(self.shape)) if direction is None else direction
+        return self._sum_rows("halve", self.launch.array(np.asarray(direction, np.float64)))
+
+    def _sum_rows(self, kernel, *arguments):
+        """Sums by kernel of the rows that a kernel over tiles makes of pairs: (K, W)."""
+        def launches():
+            for first, last in self._batch_bounds():
+                yield kernel, last - first, TILE_THREADS, (
+                    *self._tile, self.target, first, *arguments, self.room, self.rows)
+                yield self._gather(first, last)
+
+        self._ask(1)
+        self._with_room(lambda: self.launch.run(self.launch.record(list(launches()))))
+        return self.launch.host(self.sums)[self.slots]
+
     def render(self, params):
         """The regression, clipped to [0, 1]: (*shape, C)."""
         self._prepare(params)
@@ -171,7 +232,8 @@ class KernelEngine:
             self.m[...], self.v[...] = (
                 self.launch.array(self._in_slots(rows_of(moment)), self.dtype)
                 for moment in (adam.m, adam.v))
-        self._set_training(settings, lowest_loss, adam.steps)
+            self.born[...] = self.launch.array(self._in_slots(adam.born[:, None])[:, 0])
+        self._set_training(settings, lowest_loss, adam)
         self._ask(steps)
         halt = self._with_room(self._train_on)
         control, state = self.launch.host(self.control), self.launch.host(self.state_numbers)
@@ -187,7 +249,8 @@ class KernelEngine:
             return Progressed(params, taken, lowest_loss, failure)
         rows = self.launch.host(self.params)
         if control[_ALIVE] < len(self.slots):
-            self.slots = self.slots[rows[self.slots, 0] > 0]
+            staying = rows[self.slots, 0] > 0
+            self.slots, adam.born = self.slots[staying], adam.born[staying]
         self.held = rows[self.slots]
         adam.steps += taken
         adam.m, adam.v = (params_of_rows(self.launch.host(moment)[self.slots], len(self.shape))
@@ -211,6 +274,18 @@ class KernelEngine:
         if bool(self.wins[lost].any()):
             self.control[_STALE] = 1
 
+    def forget(self):
+        """Go on with a model that has nothing to do with those before."""
+        self.slots = None
+
+    def succeed(self, parents):
+        """Go on with another model, whose kernels stem from those of an array (K',) of indices."""
+        if self.slots is None:
+            return
+        rates = self.rates[self.launch.array(self.slots[parents])]
+        self._begin(len(parents))
+        self.rates[...] = rates
+
     def state(self):
         """Arrays by name from which ``restore`` goes on bit for bit."""
         if self.slots is None or not self.listed:
@@ -232,6 +307,7 @@ class KernelEngine:
             "slots": number[self.slots], "moved": np.hstack([moved[self.slots].T, spare]),
             "rate": np.hstack([rates[self.slots].T, spare]),
             "age": np.array(int(control[_AGE])), "stale": np.array(bool(control[_STALE])),
+            "tau": np.array(self.listed_tau),
         }
 
     def restore(self, state):
@@ -252,7 +328,10 @@ class KernelEngine:
             anchors = np.hstack([records[:, :1], records[:, 2 : 2 + D],
                                  records[:, -len(entries) :]])
         self.anchors[...] = self.launch.array(np.hstack([anchors, state["allowance"][:, :K].T]))
+        full = self.tau
+        self.tau = self.settings[_TAU] = float(state.get("tau", full))
         self._build_lists(self._lists)
+        self.tau = full
         self.slots = np.asarray(state["slots"])
         slots = self.launch.array(self.slots)
         self.moved[slots] = self.launch.array(state["moved"][:, :-1].T)
@@ -317,8 +396,8 @@ class KernelEngine:
         self.control = launch.zeros(constants()["CONTROL_WORDS"], np.int32)
         self.state_numbers = launch.zeros(constants()["STATE_NUMBERS"], np.float64)
         self.settings = launch.zeros(constants()["SETTINGS_NUMBERS"], np.float64)
-        constant = {"TAU": TAU[self.dtype], "SCALE": 1 / (math.prod(self.shape) * channels),
-                    "EXPLOSION": EXPLOSION, "LEAST_EXPLOSION": LEAST_EXPLOSION}
+        constant = {"SCALE": 1 / (math.prod(self.shape) * channels),
+                    "LEAST_EXPLOSION": LEAST_EXPLOSION}
         for name, value in constant.items():
             self.settings[constants()[name]] = value
         self.errors = launch.zeros(self.tiles, np.float64)
@@ -334,6 +413,7 @@ class KernelEngine:
         self.row_width = int(launch.host(row_width)[0])
         self.rows = launch.zeros(0, self.dtype)
         self.room = 0
+        self._correct_bias_of(BETA2)
 
     def _begin(self, K):
         """Make room for another model, of K kernels."""
@@ -345,13 +425,16 @@ class KernelEngine:
         self.sums = zeros((K, self.width), np.float64)
         self.records = zeros((K, self.width + 1 + lower), np.float64)
         self.anchors = zeros((K, 1 + D + lower + 3), np.float64)
+        self.born = zeros(K, np.int32)
         self.moved, self.rates = zeros((K, 3), np.float64), zeros((K, 3), np.float64)
         self.wins, self.pairs_of_kernel = zeros(K, np.int32), zeros(K, np.int32)
         self.first_of_kernel = zeros(K + 1, np.int32)
         self.pace_sums = zeros(5 * self._blocks(LIST_THREADS), np.float64)
         self.all_kernels = self.launch.array(np.arange(K, dtype=np.int32))
         self.all_start = self.launch.array(np.array([0, K], np.int32))
-        self._make_lists(min(K, FIRST_PAIRS) * self.tiles, K + FIRST_PAIRS * (self.tiles // 4 + 1))
+        pairs, between = (0, 0) if self.list is None else (self.capacity, self.between)
+        self._make_lists(max(pairs, min(K, FIRST_PAIRS) * self.tiles),
+                         max(between, K + FIRST_PAIRS * (self.tiles // 4 + 1)))
 
     def _make_lists(self, pairs, between):
         """Have room for so many pairs, and for so many entries of the lists of larger boxes."""
@@ -413,9 +496,7 @@ class KernelEngine:
             moments += [
                 ("step", last - first, TILE_THREADS, (
                     *self._tile, self.target, first, 1, self.room, self.rows, self.errors)),
-                ("gather", K, KERNEL_THREADS, (
-                    self.control, self.first_of_kernel, self.pairs, self.start, first, last,
-                    self.rows, self.sums)),
+                self._gather(first, last),
             ]
         steps = [
             ("judge", 1, LIST_THREADS, (
@@ -423,9 +504,16 @@ class KernelEngine:
                 self.params, self.records, K)),
             ("update", self._blocks(UPDATE_THREADS), UPDATE_THREADS, (
                 self.control, self.state_numbers, self.settings, self.sizes, self.sums,
-                self.params, self.m, self.v, self.records, self.anchors, self.moved, self.wins, K)),
+                self.params, self.m, self.v, self.records, self.anchors, self.moved, self.wins,
+                self.born, self.corrections, len(self.corrections), K)),
         ]
         self._moments, self._step = record(moments), record(moments + steps)
+
+    def _gather(self, first, last):
+        """The launch that adds up, for each kernel, the rows of its pairs in a batch of tiles."""
+        return "gather", self.num_slots, KERNEL_THREADS, (
+            self.control, self.first_of_kernel, self.pairs, self.start, first, last, self.rows,
+            self.sums)
 
     def _blocks(self, threads):
         return -(-self.num_slots // threads)
@@ -480,7 +568,7 @@ class KernelEngine:
             self.control[_HALT] = 0
             self._lengthen()
             sequence = self._lists
-        self.listed = True
+        self.listed, self.listed_tau = True, self.tau
 
     # ---- models in and out
 
@@ -497,8 +585,9 @@ class KernelEngine:
             if (before != self.launch.host(self.moved)).any():
                 self.control[_AGE] += 1
         self._ask(0)
+        self.settings[_TAU] = self.tau
         control = self.launch.host(self.control)
-        if not self.listed or control[_STALE]:
+        if not self.listed or control[_STALE] or self.tau > self.listed_tau:
             self._build_lists(self._build)
 
     def _upload(self, rows):
@@ -516,17 +605,29 @@ class KernelEngine:
         self.launch.run(self.launch.record([(kernel, blocks, threads, arguments)]))
 
     def _train_on(self):
+        built = int(self.launch.host(self.control)[_BUILDS])
         self.build_seconds += self.launch.train(self._build, self._step, self.control)
+        if int(self.launch.host(self.control)[_BUILDS]) > built:
+            self.listed_tau = self.tau
 
-    def _set_training(self, settings, lowest_loss, adam_steps):
+    def _set_training(self, settings, lowest_loss, adam):
         rates = [settings.rates.get(name, -1.0) for name in ("pis", "musX", "A", "gamma_e", "nu_e")]
         clip = math.inf if settings.grad_clip is None else settings.grad_clip
+        frame = settings.own_frame or OwnFrame(SMALLEST_DIAGONAL, math.inf, math.inf, math.inf, 1)
         numbers = np.array([
             *rates, settings.adam_eps, clip, settings.l1reg / settings.initial_kernels,
-            settings.bandwidth_reg, float(settings.radial)])
+            settings.bandwidth_reg, float(settings.radial), adam.beta2, frame.least_diagonal,
+            frame.most_diagonal, float(settings.own_frame is not None), frame.fade_from,
+            frame.fade_to, frame.fade_to_part, settings.explosion])
         self.settings[: len(numbers)] = self.launch.array(numbers)
         self.state_numbers[_LOWEST] = min(lowest_loss, 1e300)
-        self.state_numbers[_ADAM_STEPS] = adam_steps
+        self.state_numbers[_ADAM_STEPS] = adam.steps
+        if adam.beta2 != self.beta2:
+            self._correct_bias_of(adam.beta2)
+            self._record()
+
+    def _correct_bias_of(self, beta2):
+        self.beta2, self.corrections = beta2, self.launch.array(bias_corrections(beta2))
 
     def _mean_error(self):
         return float(self.launch.host(self.errors).sum() / (math.prod(self.shape) * self.channels))
@@ -546,7 +647,8 @@ _STALE, _HALT, _STEP, _TARGET, _ALIVE, _AGE, _BUILDS, _SIGNED, _NEEDED = (
                           "NEEDED"))
 _TOO_SHORT, _EXPLODED, _NOT_FINITE, _NO_ROOM = (
     _C[name] for name in ("TOO_SHORT", "EXPLODED", "NOT_FINITE", "NO_ROOM"))
-_LOWEST, _LOSS, _ADAM_STEPS = (_C[name] for name in ("LOWEST", "LOSS", "ADAM_STEPS"))
+_LOWEST, _LOSS, _ADAM_STEPS, _TAU = (
+    _C[name] for name in ("LOWEST", "LOSS", "ADAM_STEPS", "TAU"))
 _DEAD = _C["DEAD"]
 _MOST_ALLOWED = np.array([0.5, 10.0, 10.0])  # see restore: a forged allowance could exhaust memory
 _MOST_ENTRIES = 2**31 - 1

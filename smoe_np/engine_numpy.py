@@ -34,6 +34,8 @@ from .tiling import TAU, Grid
 
 SIDE = {1: 64, 2: 16, 3: 4}  # pixels along an axis of a tile, by dimensions
 TINY = 1e-19  # a sum of signed gates, relative to the largest, that is not positive
+# 1 − gate below which nobody knows what the other kernels are like there
+ALONE = {np.dtype(np.float32): 1e-5, np.dtype(np.float64): 1e-12}
 BLOCK = 1 << 19  # pairs × pixels of a block at most: smaller ones have threads wait for each other
 THREAD = 1 << 20  # pairs × pixels for which another thread is worth waking
 PADDING = 1 << 15  # pairs × pixels that may be padding in a block, rather than one block more
@@ -58,6 +60,12 @@ class NumpyEngine:
     batches : int, optional
         Number of parts into which the pairs are divided, only one of which is held at a time.
         ``None`` chooses. The results do not depend on it.
+
+    Attributes
+    ----------
+    tau : float
+        Lists may leave out pairs whose gate is below e^−tau wherever in the tile. Smaller than at
+        first, it makes what is computed cheaper and less exact.
     """
 
     name = "numpy"
@@ -97,22 +105,9 @@ class NumpyEngine:
         SmoeParams
             Its gradients, float64.
         """
-        kernels = self._prepare(params)
-        rows = len(self.phi) + params.num_channels * (len(self.shape) + 1)
-        total = np.zeros((rows, len(kernels.log_weight)))
-        errors = []
-        for batch, pairs in self._batches(kernels):
-            moments = [np.empty((rows, len(chunk.index)), self.dtype) for chunk in batch]
-            errors += self._run(batch, lambda block, i, scratch, pairs=pairs, moments=moments:
-                                self._backward(block, pairs[i], scratch, moments[i]))
-            for chunk, (_, expert, offset), sums in zip(batch, pairs, moments, strict=True):
-                if self.live.signed:
-                    sums[len(self.phi) :] *= expert[0]
-                sums = gate.moments_at_kernels(sums, offset)
-                total[:, chunk.kernels] += (chunk.sum_by_kernel @ sums.T).T
+        sums, errors = self._sum_pairs(params, self._row_width(params), self._backward)
         scale = 1 / (np.prod(self.shape) * params.num_channels)
-        gradients = gate.chain_rule(
-            total[:, self.live.slots], params, self.grid.longest, 2 * scale)
+        gradients = gate.chain_rule(sums, params, self.grid.longest, 2 * scale)
         return float(sum(errors) * scale), gradients
 
     def loss(self, params):
@@ -123,6 +118,48 @@ class NumpyEngine:
 
         errors = self._run_all(self._prepare(params), error)
         return float(sum(errors) / (np.prod(self.shape) * params.num_channels))
+
+    def weigh(self, params):
+        """What each kernel is worth to the picture; needs a target.
+
+        A pixel's error ρ² = (t − clip(y))² is that of all its channels.
+
+        Parameters
+        ----------
+        params : SmoeParams
+            No gate is negative.
+
+        Returns
+        -------
+        (K, 3) float64 array
+            Mass Σ w; error Σ w ρ²; and the cost of leaving the kernel out, Σ (ρ'² − ρ²), where
+            y' = (y − w e)/(1 − w). Where its gate is within 1e-5 of 1 (float64: 1e-12) nobody
+            knows what would be there instead: such a pixel costs C.
+        """
+        return self._sum_pairs(params, 3, self._weigh, moments=False)[0].T
+
+    def halve(self, params, direction=None):
+        """What the pixels on one side of each kernel say of the expert that they would like.
+
+        Parameters
+        ----------
+        params : SmoeParams
+            No gate is negative.
+        direction : (D,) array, optional
+            A unit vector n in each kernel's own frame: the side is where n · Aᵀ(x − μ) > 0.
+            Without it, all pixels.
+
+        Returns
+        -------
+        (K, M + C (D + 1)) float64 array
+            Σ w² φ(x − μ) with the monomials φ of ``gate``; then for each channel Σ w ρ and
+            Σ w ρ (x − μ); in pixels.
+        """
+        def of_block(block, pairs, scratch, sums):
+            slopes = None if direction is None else self.live.in_slots().A[block.slots] @ direction
+            self._halve(block, pairs, scratch, sums, slopes)
+
+        return self._sum_pairs(params, self._row_width(params), of_block)[0].T
 
     def render(self, params):
         """The regression, clipped to [0, 1]: (*shape, C)."""
@@ -178,6 +215,14 @@ class NumpyEngine:
         """Go on with some kernels only, the mask (K,): the others have left the model."""
         self.live.keep(kernels)
 
+    def forget(self):
+        """Go on with a model that has nothing to do with those before."""
+        self.live.forget()
+
+    def succeed(self, parents):
+        """Go on with another model, whose kernels stem from those of an array (K',) of indices."""
+        self.live.succeed(parents)
+
     def state(self):
         """Arrays by name from which ``restore`` goes on bit for bit."""
         return self.live.state()
@@ -187,6 +232,15 @@ class NumpyEngine:
         self.live.restore(state)
         if self.live.lists is not None:
             self.chunks = self._cut_lists(self.live.lists)
+
+    @property
+    def tau(self):
+        """See the attributes of this class."""
+        return self.live.tau
+
+    @tau.setter
+    def tau(self, tau):
+        self.live.tau = tau
 
     @property
     def builds(self):
@@ -247,6 +301,35 @@ class NumpyEngine:
         columns = gate.PairColumns(kernels)
         for batch in self.chunks:
             yield batch, [self._pairs(chunk, columns, kernels) for chunk in batch]
+
+    def _row_width(self, params):
+        """Numbers of a pair's moments."""
+        return len(self.phi) + params.num_channels * (len(self.shape) + 1)
+
+    def _sum_pairs(self, params, rows, function, moments=True):
+        """Sums over each kernel's pairs of what ``function(block, pairs, scratch, sums)`` writes.
+
+        Returns
+        -------
+        (rows, K) float64 array
+            Moments round the kernels' centres, if they are moments.
+        list
+            What the function has returned for each block.
+        """
+        kernels = self._prepare(params)
+        total = np.zeros((rows, len(kernels.log_weight)))
+        returned = []
+        for batch, pairs in self._batches(kernels):
+            sums = [np.empty((rows, len(chunk.index)), self.dtype) for chunk in batch]
+            returned += self._run(batch, lambda block, i, scratch, pairs=pairs, sums=sums:
+                                  function(block, pairs[i], scratch, block.view(sums[i])))
+            for chunk, (_, expert, offset), part in zip(batch, pairs, sums, strict=True):
+                if moments:
+                    if self.live.signed:
+                        part[len(self.phi) :] *= expert[0]
+                    part = gate.moments_at_kernels(part, offset)
+                total[:, chunk.kernels] += (chunk.sum_by_kernel @ part.T).T
+        return total[:, self.live.slots], returned
 
     def _run_all(self, kernels, function):
         """``function(block, pairs, scratch)`` of every block; the results in order."""
@@ -341,7 +424,7 @@ class NumpyEngine:
         return clipped, inside
 
     def _backward(self, block, pairs, scratch, moments):
-        """Write a block's part of its chunk's moments; return the sum of its squared errors."""
+        """Write the moments (B, W, n) of a block; return the sum of its squared errors."""
         columns, p, S, y = self._forward(block, pairs, scratch)
         q, inside = self._residual(block, y)
         error = float((q * q).sum())  # not np.vdot, for which BLAS may start threads of its own
@@ -356,10 +439,56 @@ class NumpyEngine:
         g = scratch[1, : p.size].reshape(p.shape)
         np.matmul(columns.transpose(0, 2, 1), Q, out=g)
         g *= p
-        out, M = block.view(moments), len(self.phi)
-        np.matmul(self.phi, g.transpose(0, 2, 1), out=out[:, :M])
-        np.matmul(Q[:, 1:], p.transpose(0, 2, 1), out=out[:, M:])
+        M = len(self.phi)
+        np.matmul(self.phi, g.transpose(0, 2, 1), out=moments[:, :M])
+        np.matmul(Q[:, 1:], p.transpose(0, 2, 1), out=moments[:, M:])
         return error
+
+    def _weigh(self, block, pairs, scratch, sums):
+        """Write what ``weigh`` adds up, (B, 3, n)."""
+        columns, p, S, y = self._forward(block, pairs, scratch)
+        residual = self._residual(block, y)[0]
+        square = (residual * residual).sum(1, keepdims=True)  # (B, 1, P)
+        inside = 1 if self.inside is None else self.inside[block.tiles][:, None]
+        p /= S
+        others = 1 - p
+        known = others > ALONE[self.dtype]
+        np.maximum(others, ALONE[self.dtype], out=others)
+        cost = scratch[1, : p.size].reshape(p.shape)
+        cost[...] = -square
+        experts = columns[:, 1:].reshape(len(p), y.shape[1], 1 + len(self.shape), -1)
+        for c in range(y.shape[1]):
+            here = y[:, c, None]
+            expert = np.matmul(experts[:, c].transpose(0, 2, 1), self.phi[: 1 + len(self.shape)])
+            without = here + p * (here - expert) / others
+            without += self.level[block.tiles][:, c, None, None]
+            np.clip(without, 0, 1, out=without)
+            without -= self.target[block.tiles][:, c, None]
+            cost += without * without
+        cost = np.where(known, cost, y.shape[1]) * inside
+        p *= inside
+        sums[:, 0], sums[:, 1], sums[:, 2] = p.sum(2), (p * square).sum(2), cost.sum(2)
+
+    def _halve(self, block, pairs, scratch, sums, slopes):
+        """Write what ``halve`` adds up, (B, W, n); ``slopes`` (B, n, D) of n · Aᵀ(x − μ), or None.
+        """
+        _, p, S, y = self._forward(block, pairs, scratch)
+        residual = self._residual(block, y)[0]
+        M, linear = len(self.phi), self.phi[: 1 + len(self.shape)]
+        p /= S
+        if self.inside is not None:
+            p *= self.inside[block.tiles][:, None]
+        if slopes is not None:
+            height = np.empty((*slopes.shape[:2], 1 + len(self.shape)), self.dtype)
+            height[:, :, 0] = (block.view(pairs.offset).transpose(0, 2, 1) * slopes).sum(2)
+            height[:, :, 1:] = slopes
+            p *= np.matmul(height, linear) > 0
+        for c in range(y.shape[1]):
+            error = -residual[:, c, None] * linear  # (B, 1 + D, P)
+            first = M + c * len(linear)
+            np.matmul(error, p.transpose(0, 2, 1), out=sums[:, first : first + len(linear)])
+        p *= p
+        np.matmul(self.phi, p.transpose(0, 2, 1), out=sums[:, :M])
 
 
 class _Block(NamedTuple):

@@ -49,6 +49,57 @@ def initial_params(target, kernels_per_dim, dtype=np.float32):
     if math.prod(counts) > MOST_KERNELS:
         raise ValueError(f"kernels_per_dim = {kernels_per_dim} makes {math.prod(counts):g} kernels "
                          f"over {D} dimensions; at most {MOST_KERNELS:g} are made")
+    A = 2 * (kernels_per_dim + 1) * np.eye(D)
+    return _grid_params(target, counts, A, dtype)
+
+
+def fit_start(target, kernels, jitter, random, most_diagonal):
+    """The start of ``Smoe.fit``: at most so many kernels on a grid, as wide as they lie apart.
+
+    Standard deviations are half the spacing along each axis, π = 1/K, γ = 0, ν the mean of the
+    picture in a kernel's box.
+
+    Parameters
+    ----------
+    target : (*shape, C) array of float
+    kernels : int
+    jitter : float
+        How far centres are moved at random, in spacings.
+    random : numpy.random.Generator
+    most_diagonal : float
+        Of A, per pixel.
+    """
+    shape = target.shape[:-1]
+    counts = [1] * len(shape)
+    while True:  # one more along the axis where they lie farthest apart, as long as there is room
+        for axis in sorted(range(len(shape)), key=lambda d: counts[d] / shape[d]):
+            more = [n + (d == axis) for d, n in enumerate(counts)]
+            if more[axis] <= shape[axis] and math.prod(more) <= kernels:
+                break
+        else:
+            break
+        counts = more
+    spacing = np.array([n / k for n, k in zip(shape, counts)])  # pixels
+    A = np.diag(max(shape) * np.minimum(2 / spacing, most_diagonal))
+    params = _grid_params(target, counts, A, target.dtype)
+    shake = random.uniform(-jitter, jitter, params.musX.shape) * spacing / max(shape)
+    params.musX = (params.musX + shake).astype(target.dtype)
+    return params
+
+
+def constant_model(target):
+    """The best model that is the same everywhere: a single kernel, and its mean squared error."""
+    shape = target.shape[:-1]
+    params = _grid_params(target, [1] * len(shape), np.eye(len(shape)), target.dtype)
+    residual = target - params.nu_e[0]
+    return params, float(np.mean(residual * residual, dtype=float))
+
+
+def _grid_params(target, counts, A, dtype):
+    """Kernels on a grid, all with one A and π = 1/K, each with the mean of the picture around it.
+    """
+    shape = target.shape[:-1]
+    longest = max(shape)
     # along each axis: centres in units of the longest axis, and the pixels that each one averages
     centres, edges = [], []
     for n, k in zip(shape, counts, strict=True):
@@ -64,8 +115,8 @@ def initial_params(target, kernels_per_dim, dtype=np.float32):
     return SmoeParams(
         pis=np.full(K, 1 / K, dtype),
         musX=musX.astype(dtype),
-        A=(2 * (kernels_per_dim + 1) * np.eye(D, dtype=dtype)) * np.ones((K, 1, 1), dtype),
-        gamma_e=np.zeros((K, target.shape[-1], D), dtype),
+        A=np.tile(A.astype(dtype), (K, 1, 1)),
+        gamma_e=np.zeros((K, target.shape[-1], len(shape)), dtype),
         nu_e=means.reshape(K, -1).astype(dtype),
         image_shape=shape,
     )

@@ -53,7 +53,8 @@ class LiveLists:
             moved = drift(self.anchor, self.inverse, self.now)
             if (moved != self.moved).any():
                 self.age, self.moved = self.age + 1, moved
-            if not self.stale and (moved <= self.allowance).all():
+            if (not self.stale and (moved <= self.allowance).all()
+                    and self.tau <= self.listed_tau):
                 return False
             self._note_rate()
         self._build(params.copy(), self._allowance(params.num_kernels))
@@ -70,7 +71,7 @@ class LiveLists:
         if self.rate is None:
             return np.zeros((3, K + 1))
         usual = np.median(self.rate[:, :-1], axis=1)
-        build = BUILD + BUILD_AT_ALL / len(self.lists.kernels)
+        build = BUILD + BUILD_AT_ALL / self.num_pairs
         steps = np.sqrt(build * REACH / 4 / max(usual[1] + REACH * usual[0], 1e-9))
         allowance = min(steps, LONGEST) * self.rate + LEAST[:, None]
         weak = np.median(self.now.log_weight) - self.now.log_weight
@@ -93,13 +94,14 @@ class LiveLists:
         if lists is None:
             lists = build_lists(kernels, self.grid, tau, allowance, self.pool)
         self.lists = lists
-        self.built_from = params, allowance
+        self.built_from, self.listed_tau = (params, allowance), self.tau
         self.num_slots = params.num_kernels
         self.slots = np.arange(self.num_slots)
         self.anchor, self.inverse = kernels, lower_inverse(kernels.A)
         self.moved = drift(self.anchor, self.inverse, kernels)  # 0 but for rounding
         self.allowance = np.maximum(allowance, self.moved)
         self.age, self.stale = 0, False
+        self.num_pairs = len(lists.kernels)
         self.builds += 1
 
     def _numbers(self):
@@ -128,14 +130,24 @@ class LiveLists:
         wins[self.lists.winners] = True
         self.stale = self.stale or bool(wins[lost].any())
 
+    def forget(self):
+        """Go on with a model that has nothing to do with those before."""
+        self.lists = self.rate = None
+
+    def succeed(self, parents):
+        """Go on with another model, whose kernels stem from those of an array of indices."""
+        if self.rate is not None:
+            self.rate = self.rate[:, np.append(parents, -1)]
+        self.lists = None
+
     def state(self):
         """Arrays by name from which ``restore`` makes the same lists."""
         state = {} if self.rate is None else {"rate": self.rate}
         if self.lists is not None:
             params, allowance = self.built_from
             state.update(pis=params.pis, musX=params.musX, A=params.A, allowance=allowance,
-                         slots=self.slots, moved=self.moved, age=np.array(self.age),
-                         stale=np.array(self.stale))
+                         tau=np.array(self.listed_tau), slots=self.slots, moved=self.moved,
+                         age=np.array(self.age), stale=np.array(self.stale))
         return state
 
     def restore(self, state):
@@ -145,8 +157,11 @@ class LiveLists:
             return
         self.rate = state.get("rate")
         K, D = state["musX"].shape
+        full = self.tau
+        self.tau = float(state.get("tau", full))
         self._build(SmoeParams(state["pis"], state["musX"], state["A"], np.zeros((K, 1, D)),
                                np.zeros((K, 1))), state["allowance"])
+        self.tau = full
         self.slots, self.moved = state["slots"], state["moved"]
         self.age, self.stale = int(state["age"]), bool(state["stale"])
         mask = np.append(self.slots, self.num_slots)

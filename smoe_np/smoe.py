@@ -3,18 +3,26 @@
 import hashlib
 import inspect
 import math
-import operator
 import time
 import warnings
 from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from .adam import Adam, positive_diagonals
+from .adam import BETA2, Adam, positive_diagonals
 from .backend import array_module, to_numpy
 from .checkpoint import lists_of, load_checkpoint, naming, params_of, save_checkpoint
-from .engine import check_dtype, check_fit, check_image, check_number, check_params, engine_class
-from .initialize import initial_params
+from .engine import (
+    check_dtype,
+    check_fit,
+    check_image,
+    check_number,
+    check_params,
+    check_whole,
+    engine_class,
+)
+from .fit import LEAST_ITERATIONS, Plan, Try, fit_settings, kernels_for, next_try, settings_of
+from .initialize import constant_model, initial_params
 from .interrupts import Interrupts
 from .params import SmoeParams
 from .regularize import penalty
@@ -98,9 +106,9 @@ class Smoe:
         given = params.arrays().values() if isinstance(params, SmoeParams) else ()
         self._on_gpu = array_module(image, *given) is not np
         target, self._has_channels = check_image(image, dtype, channel_axis)
-        kernels_per_dim = _whole("kernels_per_dim", kernels_per_dim, 1)
+        kernels_per_dim = check_whole("kernels_per_dim", kernels_per_dim, 1)
         if batches is not None:
-            batches = _whole("batches", batches, 1)
+            batches = check_whole("batches", batches, 1)
         self.shape, self.channels = target.shape[:-1], target.shape[-1]
         if params is None:
             params = initial_params(target, kernels_per_dim, dtype)
@@ -117,10 +125,14 @@ class Smoe:
         self.history = []
         self.iteration = 0
         self.stopped = None
-        self.settings = None  # of the last call of train
+        self.settings = None  # of the last call of train or fit
         self.until = 0
+        self.tried = []  # of a fit to a PSNR
+        self._plan = self._found = None
+        self._last_event = 0
         self._best_loss = self._lowest_loss = math.inf
         self._seconds = 0.0
+        self._target = target
         self._digest = hashlib.sha256(np.ascontiguousarray(target)).hexdigest()
         self.engine = engine_class(backend, len(self.shape), self.channels)(
             self.shape, target, dtype, batches)
@@ -213,13 +225,130 @@ class Smoe:
         settings = _training_settings(
             iterations, val_iter, base_lr, lr_div, lr_mult, l1reg, bandwidth_reg, grad_clip,
             adam_eps)
-        self.settings = settings
+        self.settings, self._plan = settings, None
         self.until = self.iteration + settings["iterations"]
         self._best_loss = self._lowest_loss = math.inf
         return self._train(tuple(callbacks), checkpoint, progress)
 
+    def fit(self, kernels=None, psnr=None, scalars=None, bytes=None, iterations=None, seconds=None,
+            experts="affine", seed=0, val_iter=100, callbacks=(), checkpoint=None, progress=None,
+            recipe=None):
+        """Fit a model anew, as good as so many kernels allow, or as small as so good a one can be.
+
+        It starts from few kernels and splits those where the error is largest; kernels of little
+        use are taken away and put to use elsewhere; steps are taken in each kernel's own frame
+        (``smoe_np.frame``), large ones at first, so that the picture is rough until the end. What
+        was trained before is forgotten. ``train`` instead follows the gradient from where it
+        stands.
+
+        Parameters
+        ----------
+        kernels, psnr, scalars, bytes
+            Exactly one target: the number of kernels; decibels, reached with as few kernels as
+            some ten fits find; numbers in the model (a kernel of a grey picture has 9, or 7 if
+            ``experts`` are constant; of RGB 15 or 9); or bytes of these as raw float16.
+        iterations : int, optional
+            Steps to take, 3000 if neither these nor seconds are given.
+        seconds : float, optional
+            Time to take instead; the result then depends on the machine.
+        experts : {"affine", "constant"}
+            Whether experts have slopes.
+        seed : int
+            Of all that is random. The same seed makes the same model.
+        val_iter, callbacks, checkpoint, progress
+            As in ``train``.
+        recipe : smoe_np.fit.Recipe, optional
+            Other numbers of the method.
+
+        Returns
+        -------
+        Smoe
+            This object. ``params`` is the model at the end, or one of an earlier validation if
+            that was better.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If an argument is of the wrong kind or range.
+        KeyboardInterrupt
+            As in ``train``; ``resume`` goes on.
+
+        Warns
+        -----
+        RuntimeWarning
+            If the loss becomes NaN, or a PSNR is out of reach.
+        """
+        if self._training:
+            raise RuntimeError("this Smoe is training already; end that first, or make another")
+        if self.options["radial"]:
+            raise ValueError("radial is True, but fit steers kernels; make the Smoe with "
+                             "radial=False, or train it")
+        settings = fit_settings(kernels, psnr, scalars, bytes, iterations, seconds, experts, seed,
+                                val_iter, recipe)
+        D, most = len(self.shape), max(math.prod(self.shape), 1)
+        if settings["target"] == "psnr":
+            first = next_try([], settings["value"], most, settings["iterations"])
+        else:
+            first = Try(kernels_for(settings, D, self.channels), settings["iterations"])
+        self.settings, self.tried, self._found = settings, [], None
+        self._begin_fit(first)
+        return self._train(tuple(callbacks), checkpoint, progress)
+
+    def _begin_fit(self, wanted):
+        """Be at the start of a fit of so many kernels and iterations."""
+        self._plan = Plan(self.settings, self.shape, wanted.kernels)
+        self.until = wanted.iterations or LEAST_ITERATIONS
+        self.iteration = self._last_event = 0
+        self.history, self._seconds = [], 0.0
+        self._params = self._plan.start(self._target)
+        # what nothing that is called best may be worse than
+        self._best_params, self._best_loss = constant_model(self._target)
+        self.initial_kernels = self._params.num_kernels
+        self.adam = Adam(self._params, self._plan.recipe.beta2)
+        self.engine.forget()
+
+    def _next_fit(self):
+        """After a fit to its end: begin another one, if a PSNR is wanted; whether there is one."""
+        if self.settings.get("target") != "psnr" or self.stopped is not None:
+            return False
+        wanted, here = self.settings["value"], self.history[-1].psnr
+        self.tried.append(Try(self._plan.kernels, self.until, here))
+        if self.until == self.settings["iterations"]:
+            fits = [fit for fit in (self._found, (self._params, self.history)) if fit]
+            # of those that reach it the smallest, else the best
+            self._found = max(fits, key=lambda fit: (fit[1][-1].psnr >= wanted, -fit[1][-1].kernels
+                              if fit[1][-1].psnr >= wanted else fit[1][-1].psnr))
+        following = next_try(self.tried, wanted, math.prod(self.shape), self.settings["iterations"])
+        if following is not None:
+            self._begin_fit(following)
+            return True
+        self._params, self.history = self._found
+        self._best_params, self.adam = self._params, Adam(self._params)
+        if self.history[-1].psnr < wanted:
+            warnings.warn(f"psnr {wanted:g} is out of reach: {self._params.num_kernels} kernels "
+                          f"reach {self.history[-1].psnr:.2f} dB in {self.until} iterations",
+                          RuntimeWarning, stacklevel=5)
+        return False
+
+    def _event(self):
+        """If one is due, take kernels away and split others."""
+        if self._last_event == self.iteration or self._plan.until_event(self.iteration, self.until):
+            return
+        self._last_event = self.iteration
+        self._params = self._plan.event(self.engine, self._params, self.adam, self.iteration,
+                                        self.until)
+
+    def _reckon(self, now):
+        """Where there is a budget of seconds: the iterations that it allows."""
+        seconds = self.settings.get("seconds")
+        if seconds is None or self.iteration == 0:
+            return
+        each = now / self.iteration
+        left = max(0, seconds - now)
+        self.until = max(LEAST_ITERATIONS, self.iteration + int(left / each))
+
     def resume(self, callbacks=(), checkpoint=None, progress=None):
-        """Finish the call of ``train`` that was interrupted, with its own settings.
+        """Finish the call of ``train`` or ``fit`` that was interrupted, with its own settings.
 
         Raises
         ------
@@ -241,30 +370,45 @@ class Smoe:
 
     def _loop(self, callbacks, checkpoint, progress):
         settings, started = self.settings, time.perf_counter()
-        steps = self._step_settings()
         self.stopped = None
         with Interrupts() as interrupts:
             while self.stopped is None:
+                if self._plan is not None:
+                    self._reckon(self._seconds + time.perf_counter() - started)
+                    self._lowest_loss = math.inf  # events may raise it
+                steps = self._step_settings()
                 at_end = self.iteration >= self.until
                 to_validation = -self.iteration % settings["val_iter"]
                 if at_end or to_validation == 0:
                     mse = self._mse()
                     loss = mse + penalty(self._params, *steps[2:5])
                     self._lowest_loss = min(self._lowest_loss, loss)
-                    if explodes(loss, self._lowest_loss):
+                    if explodes(loss, self._lowest_loss, steps):
                         self._give_up(explosion(loss, self._lowest_loss))
                         break
+                    if at_end and self._plan is not None and self._best_loss < loss:
+                        self._params, mse = self._best_params, self._best_loss
+                        loss = mse
                     self._seconds += time.perf_counter() - started
                     self._validate(mse, loss, callbacks, checkpoint)
                     started = time.perf_counter()
                 if at_end:
+                    if self._next_fit():
+                        continue
                     break
                 if interrupts.received is not None:
                     self.stopped = "interrupted"
                     break
-                done = self.engine.advance(
-                    self._params, self.adam, steps, self._lowest_loss,
-                    min(to_validation or settings["val_iter"], self.until - self.iteration))
+                at_most = min(to_validation or settings["val_iter"], self.until - self.iteration)
+                exact = self.engine.tau
+                if self._plan is not None:
+                    self.engine.tau = min(self._plan.recipe.tau, exact)
+                    self._event()
+                    at_most = min(at_most, self._plan.until_event(self.iteration, self.until) or
+                                  self._plan.event_every(self.until))
+                done = self.engine.advance(self._params, self.adam, steps, self._lowest_loss,
+                                           at_most)
+                self.engine.tau = exact
                 self._params, self._lowest_loss = done.params, done.lowest_loss
                 self.iteration += done.steps
                 if done.failure is not None:
@@ -279,6 +423,8 @@ class Smoe:
         return self
 
     def _step_settings(self):
+        if self._plan is not None:
+            return self._plan.steps(self.until, self.initial_kernels)
         settings, options, base_lr = self.settings, self.options, self.settings["base_lr"]
         rates = {"musX": base_lr, "A": base_lr * settings["lr_mult"], "nu_e": base_lr}
         if options["train_pis"]:
@@ -355,8 +501,29 @@ class Smoe:
             "iteration": self.iteration, "adam_steps": self.adam.steps,
             "initial_kernels": self.initial_kernels, "best_loss": self._best_loss,
             "lowest_loss": self._lowest_loss, "seconds": self._seconds, "stopped": self.stopped,
-            "history": [asdict(record) for record in self.history],
+            "history": _as_facts(self.history), "fit": self._fit_facts(arrays),
         })
+
+    def _fit_facts(self, arrays):
+        """What a checkpoint says of a fit; a model that was found is added to its arrays."""
+        if self._plan is None:
+            return None
+        found = None
+        if self._found is not None:
+            arrays.update((f"found_{n}", array) for n, array in self._found[0].arrays().items())
+            found = _as_facts(self._found[1])
+        return {"kernels": self._plan.kernels, "last_event": self._last_event,
+                "tried": [list(one) for one in self.tried], "found": found}
+
+    def _restore_fit(self, facts, arrays):
+        """Be in the middle of the fit that ``_fit_facts`` told of."""
+        fit = facts["fit"]
+        self.settings = settings_of(facts["settings"])
+        self._plan = Plan(self.settings, self.shape, fit["kernels"])
+        self._last_event = fit["last_event"]
+        self.tried = [Try(*one) for one in fit["tried"]]
+        if fit["found"] is not None:
+            self._found = params_of(arrays, "found", facts), _records(fit["found"])
 
     @classmethod
     def from_checkpoint(cls, path, image, backend="auto", channel_axis="auto"):
@@ -392,16 +559,28 @@ class Smoe:
             if smoe._params.num_kernels != params.num_kernels or best.dtype != dtype:
                 raise ValueError("its parameters are not of its dtype")
             smoe._params, smoe._best_params = params, best
-            if facts["settings"] is not None:
+            beta2 = BETA2
+            if facts.get("fit") is not None:
+                smoe._restore_fit(facts, arrays)
+                beta2 = smoe._plan.recipe.beta2
+            elif facts["settings"] is not None:
                 smoe.settings = _training_settings(**facts["settings"])
-            smoe.history = [Record(**record) for record in facts["history"]]
+            smoe.history = _records(facts["history"])
             for name in ("until", "iteration", "stopped", "initial_kernels"):
                 setattr(smoe, name, facts[name])
             for name in ("best_loss", "lowest_loss", "seconds"):
                 setattr(smoe, "_" + name, facts[name])
-            smoe.adam = Adam.restore(params, arrays, facts["adam_steps"])
+            smoe.adam = Adam.restore(params, arrays, facts["adam_steps"], beta2)
             smoe.engine.restore(lists_of(arrays))
         return smoe
+
+
+def _as_facts(history):
+    return [asdict(record) for record in history]
+
+
+def _records(facts):
+    return [Record(**record) for record in facts]
 
 
 def training_settings(given):
@@ -416,8 +595,8 @@ def _training_settings(iterations, val_iter, base_lr, lr_div, lr_mult, l1reg, ba
                        grad_clip, adam_eps):
     """The settings of ``Smoe.train``, checked, as numbers of Python by name."""
     return {
-        "iterations": _whole("iterations", iterations, 0),
-        "val_iter": _whole("val_iter", val_iter, 1),
+        "iterations": check_whole("iterations", iterations, 0),
+        "val_iter": check_whole("val_iter", val_iter, 1),
         "base_lr": check_number("base_lr", base_lr),
         "lr_div": check_number("lr_div", lr_div, above=True),
         "lr_mult": check_number("lr_mult", lr_mult),
@@ -447,13 +626,3 @@ def _ready_to_train(params, target, radial):
         raise ValueError("radial is True, but params has kernels that are not multiples of the "
                          "identity; train them with radial=False")
     return params
-
-
-def _whole(name, value, least):
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} must be a whole number, got {value!r}") from None
-    if number < least:
-        raise ValueError(f"{name} must be at least {least}, got {number}")
-    return number

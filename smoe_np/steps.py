@@ -1,10 +1,12 @@
 """What a step of training is, whatever engine takes it."""
 
+import math
 from typing import NamedTuple
 
 import numpy as np
 
 from .backend import array_module
+from .frame import retract, whitened
 from .params import NAMES
 from .regularize import add_penalty_gradients, clip_gradients, penalty, tie_radial
 
@@ -12,6 +14,23 @@ EXPLOSION = 10.0  # times the lowest loss of this call of train ...
 LEAST_EXPLOSION = 1e-3  # ... or of this, so that a perfect fit may get worse
 NOT_FINITE = "a parameter is no longer finite"
 NO_KERNEL = "the last kernel's weight fell to 0"
+
+
+class OwnFrame(NamedTuple):
+    """How steps in each kernel's own frame (``frame``) go; rates are those of its numbers."""
+
+    least_diagonal: float  # of A
+    most_diagonal: float
+    fade_from: float  # steps of Adam after which rates fall, as half a cosine, ...
+    fade_to: float  # ... until then, ...
+    fade_to_part: float  # ... to this part
+
+    def fading(self, steps):
+        """What rates are multiplied with after so many steps."""
+        if steps <= self.fade_from:
+            return 1.0
+        way = min(1, (steps - self.fade_from) / max(self.fade_to - self.fade_from, 1))
+        return self.fade_to_part + (1 - self.fade_to_part) * (0.5 + 0.5 * math.cos(math.pi * way))
 
 
 class StepSettings(NamedTuple):
@@ -24,6 +43,8 @@ class StepSettings(NamedTuple):
     initial_kernels: int
     radial: bool
     grad_clip: float | None
+    own_frame: OwnFrame | None = None  # without regularisers
+    explosion: float = EXPLOSION  # times the lowest loss, and more is an explosion
 
 
 class Progressed(NamedTuple):
@@ -35,9 +56,9 @@ class Progressed(NamedTuple):
     failure: str | None  # why no further step can be taken
 
 
-def explodes(loss, lowest_loss):
+def explodes(loss, lowest_loss, settings):
     """Whether a loss is far above the lowest one seen, or NaN."""
-    return not loss <= EXPLOSION * max(lowest_loss, LEAST_EXPLOSION)
+    return not loss <= settings.explosion * max(lowest_loss, LEAST_EXPLOSION)
 
 
 def explosion(loss, lowest_loss):
@@ -69,14 +90,17 @@ def take_step(engine, params, adam, settings, lowest_loss):
     weights = settings.l1reg, settings.bandwidth_reg, settings.initial_kernels
     loss = mse + penalty(params, *weights)
     lowest_loss = min(lowest_loss, loss)
-    if explodes(loss, lowest_loss):
+    if explodes(loss, lowest_loss, settings):
         return Progressed(params, 0, lowest_loss, explosion(loss, lowest_loss))
     add_penalty_gradients(gradients, params, *weights)
     if settings.radial:
         tie_radial(gradients)
     if settings.grad_clip is not None:
         clip_gradients(gradients, settings.grad_clip)
-    stepped = adam.step(params, gradients, settings.rates, settings.adam_eps)
+    if settings.own_frame is None:
+        stepped = adam.step(params, gradients, settings.rates, settings.adam_eps)
+    else:
+        stepped = _step_in_own_frame(engine, params, gradients, adam, settings)
     xp = array_module(stepped.pis)
     if not all(bool(xp.isfinite(getattr(stepped, name)).all()) for name in NAMES):
         return Progressed(params, 0, lowest_loss, NOT_FINITE)
@@ -88,3 +112,12 @@ def take_step(engine, params, adam, settings, lowest_loss):
         adam.keep(staying)
         engine.keep(staying)
     return Progressed(stepped, 1, lowest_loss, None)
+
+
+def _step_in_own_frame(engine, params, gradients, adam, settings):
+    half_sum = math.prod(engine.shape) * params.num_channels / 2  # of squares, for their mean
+    frame = settings.own_frame
+    fading = frame.fading(adam.steps + 1)
+    rates = {name: rate * fading for name, rate in settings.rates.items()}
+    changes = adam.changes(whitened(gradients, params, half_sum), rates, settings.adam_eps)
+    return retract(params, changes, frame.least_diagonal, frame.most_diagonal)

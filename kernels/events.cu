@@ -1,0 +1,174 @@
+// What is known of a kernel when one must leave or be split: sums over its pixels.
+#include "tile.cuh"
+
+#define ALONE (REAL_BYTES == 4 ? 1e-5 : 1e-12)  // 1 − gate below which the others are not known
+
+FUNCTION Pack where_above(Pack h, Pack value) {
+#ifdef SCALAR_PACKS
+    return h > 0 ? value : 0;
+#else
+    return h > 0 ? value : Pack{};
+#endif
+}
+
+// Of pair j over the pixels of one part: its mass Σ w, its part of the error Σ w ρ², and what it
+// costs to leave it out, Σ ((clip((y − w e) / (1 − w)) − t)² − ρ²). Where a kernel is all but
+// alone, nobody knows what would be there: such a pixel costs all it can.
+//
+// `q` has for each pixel ρ²; then for each channel y and t, both less the level; then 1/S, or 0
+// beyond the picture.
+template <class Terms, class Gates, class Residuals, class Partial>
+FUNCTION void store_weights(const Tile &tile, Terms &terms, Gates &gates, Residuals &q, int j,
+                            int part, Partial &partial) {
+    Pack u[NDIM], sums[WIDTH];
+    UNROLL for (int w = 0; w < WIDTH; w++) sums[w] = Pack{};
+    UNROLL for (int i = part * LANES; i < PIXELS; i += PARTS * LANES) {
+        UNROLL for (int d = 0; d < NDIM; d++) u[d] = coordinate(d, i);
+        const Pack whole = LOAD(q, (1 + 2 * NCHAN) * PIXELS + i);
+        const Pack w = LOAD(gates, j * STRIDE + i) * whole, square = LOAD(q, i);
+        const Pack rest = 1 - w, known = most(rest, Pack{} + (REAL)ALONE);
+        Pack cost = -square;
+        UNROLL for (int c = 0; c < NCHAN; c++) {
+            const Pack y = LOAD(q, (1 + c) * PIXELS + i);
+            const Pack without = y + w * (y - expert_at(terms, j, c, u)) / known;
+            const REAL level = (REAL)tile.level[c];
+            const Pack clipped = least(most(without, Pack{} - level), Pack{} + (1 - level));
+            const Pack error = clipped - LOAD(q, (1 + NCHAN + c) * PIXELS + i);
+            cost += error * error;
+        }
+        cost = where_above(rest - (REAL)ALONE, cost - NCHAN) + NCHAN;
+        sums[0] += w;
+        sums[1] += w * square;
+        sums[2] += where_above(whole, cost);
+    }
+    store_sums(sums, j, part, partial);
+}
+
+// Of pair j over the pixels of one part that lie on one side of its kernel, `side` + slope · u > 0:
+// Σ w² φ(u), and for each channel Σ w ρ and Σ w ρ u.
+//
+// `q` has for each channel ρ / S, then 1/S, or 0 beyond the picture.
+template <class Gates, class Residuals, class Partial>
+FUNCTION void store_half(REAL side, const REAL *slope, Gates &gates, Residuals &q, int j, int part,
+                         Partial &partial) {
+    Pack u[NDIM], sums[WIDTH];
+    UNROLL for (int w = 0; w < WIDTH; w++) sums[w] = Pack{};
+    UNROLL for (int i = part * LANES; i < PIXELS; i += PARTS * LANES) {
+        Pack h = Pack{} + side;
+        UNROLL for (int d = 0; d < NDIM; d++) {
+            u[d] = coordinate(d, i);
+            h += slope[d] * u[d];
+        }
+        const Pack gate = where_above(h, LOAD(gates, j * STRIDE + i));
+        const Pack w = gate * LOAD(q, NCHAN * PIXELS + i), square = w * w;
+        sums[0] += square;
+        UNROLL for (int d = 0; d < NDIM; d++) {
+            sums[1 + d] += square * u[d];
+            UNROLL for (int k = d; k < NDIM; k++)
+                sums[PRODUCT(d, k)] += square * product(d, k, i);
+        }
+        UNROLL for (int c = 0; c < NCHAN; c++) {
+            const Pack error = gate * LOAD(q, c * PIXELS + i);
+            sums[MOMENTS + c * (NDIM + 1)] += error;
+            UNROLL for (int d = 0; d < NDIM; d++)
+                sums[MOMENTS + c * (NDIM + 1) + 1 + d] += error * u[d];
+        }
+    }
+    store_sums(sums, j, part, partial);
+}
+
+// One tile; of each pair, at row pair − start[first_tile], what `store_weights` says.
+KERNEL(weigh, TILE_THREADS, int *control, const int *grid, const double *records,
+       const int *start, const int *list, const int *winners, const REAL *target, int first_tile,
+       int room, REAL *rows)
+{
+    if (!GOES_ON(control)) return;
+    SHARED(REAL, terms, WIDTH * CHUNK);
+    SHARED(REAL, offsets, NDIM * CHUNK);
+    SHARED(REAL, gates, CHUNK * STRIDE);
+    SHARED(int, steep, 2);
+    SHARED(REAL, q, (2 + 2 * NCHAN) * PIXELS);
+    SHARED(REAL, partial, SUMS * CHUNK);
+    PER_PIXEL(top);
+    PER_PIXEL(S);
+    PER_PIXEL_OF(y, NCHAN);
+    const Tile tile = tile_of(control, grid, records, start, winners, first_tile + BLOCK);
+    const long long row0 = tile.first - start[first_tile];
+    if (!has_room(control, row0 + tile.pairs, room)) return;
+    forward(records, list, tile, terms, offsets, gates, steep, top, S, y);
+    FOR_PIXELS(i) {
+        Pack square = Pack{};
+        UNROLL for (int c = 0; c < NCHAN; c++) {
+            const REAL level = (REAL)tile.level[c];
+            const Pack here = AT(y[c], i);
+            const Pack t = LOAD(target, ((long long)tile.number * NCHAN + c) * PIXELS + i) - level;
+            const Pack error = least(most(here, Pack{} - level), Pack{} + (1 - level)) - t;
+            square += error * error;
+            STORE(q, (1 + c) * PIXELS + i, here);
+            STORE(q, (1 + NCHAN + c) * PIXELS + i, t);
+        }
+        STORE(q, i, square);
+        STORE(q, (1 + 2 * NCHAN) * PIXELS + i, inside_picture(grid, tile.corner, i) / AT(S, i));
+    }
+    BARRIER;
+    for (int c = 0; c * CHUNK < tile.pairs; c++) {
+        const int count =
+            chunk_again(records, list, tile, c, terms, offsets, gates, top, S, y);
+        FOR_PARTS(j, part, count) store_weights(tile, terms, gates, q, j, part, partial);
+        BARRIER;
+        store_rows<false>(count, offsets, partial, rows + (row0 + c * CHUNK) * ROW);
+    }
+}
+
+// One tile; of each pair, at row pair − start[first_tile], what `store_half` says of the side that
+// `direction`, in the kernel's own frame, points to, round the centre of the kernel; of both sides
+// where it is 0.
+KERNEL(halve, TILE_THREADS, int *control, const int *grid, const double *records,
+       const int *start, const int *list, const int *winners, const REAL *target, int first_tile,
+       const double *direction, int room, REAL *rows)
+{
+    if (!GOES_ON(control)) return;
+    SHARED(REAL, terms, WIDTH * CHUNK);
+    SHARED(REAL, offsets, NDIM * CHUNK);
+    SHARED(REAL, gates, CHUNK * STRIDE);
+    SHARED(int, steep, 2);
+    SHARED(REAL, q, (1 + NCHAN) * PIXELS);
+    SHARED(REAL, partial, SUMS * CHUNK);
+    PER_PIXEL(top);
+    PER_PIXEL(S);
+    PER_PIXEL_OF(y, NCHAN);
+    const Tile tile = tile_of(control, grid, records, start, winners, first_tile + BLOCK);
+    const long long row0 = tile.first - start[first_tile];
+    if (!has_room(control, row0 + tile.pairs, room)) return;
+    forward(records, list, tile, terms, offsets, gates, steep, top, S, y);
+    FOR_PIXELS(i) {
+        const Pack whole = inside_picture(grid, tile.corner, i) / AT(S, i);
+        UNROLL for (int c = 0; c < NCHAN; c++) {
+            const Pack here = AT(y[c], i) + (REAL)tile.level[c];
+            const Pack t = LOAD(target, ((long long)tile.number * NCHAN + c) * PIXELS + i);
+            STORE(q, c * PIXELS + i, (t - least(most(here, Pack{}), Pack{} + 1)) * whole);
+        }
+        STORE(q, NCHAN * PIXELS + i, whole);
+    }
+    BARRIER;
+    bool whole_kernel = true;
+    UNROLL for (int d = 0; d < NDIM; d++) whole_kernel = whole_kernel && direction[d] == 0;
+    for (int c = 0; c * CHUNK < tile.pairs; c++) {
+        const int count =
+            chunk_again(records, list, tile, c, terms, offsets, gates, top, S, y);
+        FOR_PARTS(j, part, count) {
+            const double *A = records + (long long)list[tile.first + c * CHUNK + j] * RECORD +
+                              OF_STEERING;
+            REAL slope[NDIM], side = whole_kernel;
+            UNROLL for (int i = 0; i < NDIM; i++) {  // h = n · Aᵀ(x − μ)
+                double along = 0;
+                UNROLL for (int k = 0; k <= i; k++) along += A[TRIANGLE(i, k)] * direction[k];
+                slope[i] = (REAL)along;
+                side += (REAL)along * (REAL)offsets[i * CHUNK + j];
+            }
+            store_half(side, slope, gates, q, j, part, partial);
+        }
+        BARRIER;
+        store_rows<true>(count, offsets, partial, rows + (row0 + c * CHUNK) * ROW);
+    }
+}

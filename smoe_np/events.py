@@ -1,0 +1,171 @@
+"""Kernels that are taken away where they are of little use, and split where one is not enough."""
+
+import math
+
+import numpy as np
+
+from .gate import quadratic_terms
+from .params import unchecked
+
+ANGLES = 8  # in which a kernel of two dimensions may be split
+RIDGE = 1e-3  # of the mass, so that experts of hardly any pixels gain nothing
+
+
+def directions(D):
+    """Unit vectors (R, D) in which kernels may be split, evenly spread; of n and −n only one."""
+    if D == 2:
+        angles = np.arange(ANGLES) * (math.pi / ANGLES)
+        return np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    corners = np.stack(np.meshgrid(*[[-1, 0, 1]] * D, indexing="ij"), -1).reshape(-1, D)
+    corners = corners[len(corners) // 2 + 1 :]  # the second half is the first one mirrored
+    return corners / np.linalg.norm(corners, axis=1, keepdims=True)
+
+
+def expert_gains(sums, A, affine):
+    """By how much other experts would lower the error: the gain of least squares of w e to ρ.
+
+    Parameters
+    ----------
+    sums : (K, W) float64 array
+        As an engine's ``halve`` gives them.
+    A : (K, D, D) array
+        Steering matrices, per pixel.
+    affine : bool
+        Or constant experts.
+
+    Returns
+    -------
+    (K,) array
+        Of the sum of squares.
+    """
+    K, D = A.shape[:2]
+    M = (D + 1) * (D + 2) // 2
+    size = D + 1 if affine else 1
+    transform = np.zeros((K, D + 1, D + 1))  # (1, x − μ) to (1, z)
+    transform[:, 0, 0] = 1
+    transform[:, 1:, 1:] = np.swapaxes(A, 1, 2)
+    gram = np.empty((K, D + 1, D + 1))
+    gram[:, 0, : D + 1] = gram[:, : D + 1, 0] = sums[:, : D + 1]
+    for m, (i, j) in enumerate(quadratic_terms(D), start=1 + D):
+        gram[:, 1 + i, 1 + j] = gram[:, 1 + j, 1 + i] = sums[:, m]
+    gram = transform @ gram @ np.swapaxes(transform, 1, 2)
+    gram = gram[:, :size, :size] + np.eye(size) * (RIDGE * (gram[:, :1, :1] + RIDGE))
+    wanted = sums[:, M:].reshape(K, -1, D + 1) @ np.swapaxes(transform, 1, 2)  # (K, C, D + 1)
+    wanted = np.swapaxes(wanted[:, :, :size], 1, 2)
+    return (wanted * np.linalg.solve(gram, wanted)).sum((1, 2))
+
+
+def split_gains(engine, params, affine):
+    """By how much the error would fall if each side of a kernel had an expert of its own.
+
+    Returns
+    -------
+    (K,) array
+        The gain in the best of ``directions``, of the sum of squares.
+    (K, D) array
+        That direction, in the kernel's own frame.
+    """
+    A = params.A.astype(float) / max(engine.shape)
+    whole = engine.halve(params)
+    best, chosen = np.full(params.num_kernels, -np.inf), np.empty(params.musX.shape)
+    for direction in directions(params.num_dims):
+        half = engine.halve(params, direction)
+        gain = expert_gains(half, A, affine) + expert_gains(whole - half, A, affine)
+        better = gain > best
+        best[better], chosen[better] = gain[better], direction
+    return best - expert_gains(whole, A, affine), chosen
+
+
+def split(params, kernels, normals, shift):
+    """Split some kernels in two, along unit vectors of their own frames.
+
+    A kernel's children lie at ± shift · n in its frame, have half its weight each, 1 − shift² of
+    its variance along n, and its expert: weight, mean and covariance of the two together are its
+    own.
+
+    Parameters
+    ----------
+    params : SmoeParams
+    kernels : (n,) array of indices
+    normals : (n, D) array
+    shift : float
+        Above 0 and below 1.
+
+    Returns
+    -------
+    SmoeParams
+        With a child in the place of each of ``kernels``, and their n others at the end.
+    """
+    A, musX = params.A[kernels].astype(float), params.musX[kernels].astype(float)
+    offset = np.linalg.solve(np.swapaxes(A, 1, 2), shift * normals[:, :, None])[:, :, 0]
+    outer = normals[:, :, None] * normals[:, None, :]
+    # S Sᵀ with S = I + (1/√(1 − shift²) − 1) n nᵀ
+    narrower = np.eye(params.num_dims) + (1 / (1 - shift * shift) - 1) * outer
+    root = np.linalg.cholesky(narrower)
+    # A root is a factor of the precision; its triangular one by a QR of its transpose, which does
+    # not square the condition
+    upper = np.linalg.qr(np.swapaxes(A @ root, 1, 2), mode="r")
+    signs = np.where(np.diagonal(upper, axis1=1, axis2=2) < 0, -1.0, 1.0)
+    child = {name: array[kernels] for name, array in params.arrays().items()}
+    child["pis"] = child["pis"] / 2
+    child["A"] = np.tril(np.swapaxes(upper * signs[:, :, None], 1, 2))
+    arrays = {}
+    for name, array in params.arrays().items():
+        first = child[name] if name != "musX" else musX + offset
+        second = child[name] if name != "musX" else musX - offset
+        arrays[name] = np.concatenate([array, second.astype(array.dtype)])
+        arrays[name][kernels] = first
+    return unchecked(arrays, params.image_shape)
+
+
+def relocate(engine, params, adam, target, removed, recipe, affine, random):
+    """Take some kernels away, and split others until there are as many as wanted.
+
+    Parameters
+    ----------
+    engine : see ``smoe_np.engine``
+        Goes on with the new model.
+    params : SmoeParams
+    adam : Adam
+        New kernels start with moments of 0.
+    target : int
+        Kernels wanted; at most twice those that stay are to be had at once.
+    removed : int
+        How many leave; there may have to be more.
+    recipe : Recipe
+    affine : bool
+        Whether experts have slopes.
+    random : numpy.random.Generator
+
+    Returns
+    -------
+    SmoeParams
+    """
+    K = params.num_kernels
+    removed = min(max(removed, K - target), K - 1)
+    mass, error, cost = engine.weigh(params).T
+    worth = {"cost": cost, "weight": params.pis, "error": error}[recipe.remove_by]
+    leaving = np.argsort(worth, kind="stable")[:removed]
+    stays = np.ones(K, bool)
+    stays[leaving] = False
+    number = np.cumsum(stays) - 1
+    splits = min(target - int(stays.sum()), int(stays.sum()))
+    normals = None
+    if recipe.best_direction and splits:
+        gains, normals = split_gains(engine, params, affine)
+    score = error / np.maximum(mass, np.finfo(float).tiny) ** recipe.mass_power
+    if recipe.split_by_gain and normals is not None:
+        score = np.sqrt(score * np.maximum(gains, 0))
+    order = np.argsort(np.where(stays, -score, np.inf), kind="stable")[:splits]
+    if normals is None:
+        normals = random.standard_normal(params.musX.shape)
+        normals /= np.linalg.norm(normals, axis=1, keepdims=True)
+    parents = np.concatenate([np.flatnonzero(stays), order])
+    params = params.select(stays)
+    params.pis = params.pis / params.pis.sum()
+    params = split(params, number[order], normals[order], recipe.shift)
+    is_new = parents.copy()
+    is_new[number[order]] = is_new[len(is_new) - splits :] = -1
+    adam.add_born(is_new)
+    engine.succeed(parents)
+    return params
