@@ -52,6 +52,7 @@
 #define SCALE 18    // 1 / (N C)
 #define TAU 19
 #define LEAST_EXPLOSION 20
+#define LEAST_LIFE 21  // steps before which lists that no longer hold may yet be used
 #define SETTINGS_NUMBERS 24
 
 #define GOES_ON(control) \

@@ -54,8 +54,9 @@ KERNEL(pace, LIST_THREADS, const int *control, const double *records, const doub
 // How long lists are to last. If kernels move by m a step (in ‖z‖, where they stop to matter),
 // lists that last h steps are longer by a factor of about (1 + 2 h m/REACH)², and cost BUILD/h
 // iterations a step to build: the sum is least near h = √(BUILD · REACH/4m); below 2, lists for
-// every step are best.
-KERNEL(plan, LIST_THREADS, const int *control, const double *sums, int blocks, double *state)
+// every step are best, unless old ones may be used.
+KERNEL(plan, LIST_THREADS, const int *control, const double *sums, int blocks,
+       const double *settings, double *state)
 {
     if (!BUILDS_LISTS(control)) return;
     SHARED(double, part, 5 * LIST_THREADS);
@@ -78,7 +79,7 @@ KERNEL(plan, LIST_THREADS, const int *control, const double *sums, int blocks, d
         double steps = smaller(sqrt(BUILD * REACH / 4 / larger(motion, 1e-9)), LONGEST);
         UNROLL for (int r = 0; r < 3; r++)
             if (steps * mean[r] / alive + LEAST[r] > MOST[r]) steps = 0;
-        state[HORIZON] = steps < 2 ? 0 : steps;
+        state[HORIZON] = steps < 2 && settings[LEAST_LIFE] < 2 ? 0 : steps;
         state[USUAL_WEIGHT] = mean[3] / alive;
     }
 }

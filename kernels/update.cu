@@ -192,7 +192,7 @@ FUNCTION void take_step(int *control, const double *settings, double rate, int l
         drift(anchor, record, moved);
         bool holds = true;
         UNROLL for (int r = 0; r < 3; r++) holds = holds && moved[r] <= anchor[ALLOWANCE + r];
-        if (!holds) control[STALE] = 1;
+        if (!holds && control[AGE] >= settings[LEAST_LIFE]) control[STALE] = 1;
     }
 }
 

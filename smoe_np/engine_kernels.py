@@ -79,6 +79,9 @@ class KernelEngine:
     tau : float
         Lists may leave out pairs whose gate is below e^−tau wherever in the tile. Smaller than at
         first, it makes what is computed cheaper and less exact.
+    list_life : int
+        Steps of ``advance`` for which lists are used even if kernels have moved so far that they
+        no longer hold; 0 at first.
 
     Raises
     ------
@@ -99,6 +102,7 @@ class KernelEngine:
         self.tiles = self.grid.num_tiles
         self.build_seconds = 0.0  # spent on lists so far
         self.tau = self.listed_tau = TAU[self.dtype]
+        self.list_life, self.may_be_overdue = 0, False
         self.channels = self.slots = self.target = self.list = None
         if target is not None:
             beyond = [(0, whole - n) for whole, n in zip(self.grid.shape, self.shape)]
@@ -338,7 +342,7 @@ class KernelEngine:
         if "rate" in state:
             self.rates[slots] = self.launch.array(state["rate"][:, :-1].T)
         self.control[_AGE], self.control[_STALE] = int(state["age"]), int(state["stale"])
-        self.held = None
+        self.held, self.may_be_overdue = None, True
 
     def memory_needed(self, params):
         """Bytes that an iteration takes at its peak, all arrays counted; needs a target."""
@@ -456,7 +460,8 @@ class KernelEngine:
             ("pace", self._blocks(LIST_THREADS), LIST_THREADS, (
                 self.control, self.records, self.moved, self.rates, self.pace_sums, K)),
             ("plan", 1, LIST_THREADS, (
-                self.control, self.pace_sums, self._blocks(LIST_THREADS), self.state_numbers)),
+                self.control, self.pace_sums, self._blocks(LIST_THREADS), self.settings,
+                self.state_numbers)),
             ("anchor", self._blocks(LIST_THREADS), LIST_THREADS, (
                 self.control, self.records, self.rates, self.state_numbers, self.anchors,
                 self.moved, self.wins, K)),
@@ -585,10 +590,20 @@ class KernelEngine:
             if (before != self.launch.host(self.moved)).any():
                 self.control[_AGE] += 1
         self._ask(0)
-        self.settings[_TAU] = self.tau
+        self.settings[_TAU], self.settings[_LEAST_LIFE] = self.tau, self.list_life
+        if self.may_be_overdue and self.list_life < 2:
+            self._see_whether_lists_hold()
         control = self.launch.host(self.control)
         if not self.listed or control[_STALE] or self.tau > self.listed_tau:
             self._build_lists(self._build)
+
+    def _see_whether_lists_hold(self):
+        self.may_be_overdue = False
+        if self.listed:
+            slots = self.launch.array(self.slots)
+            allowances = self.anchors[slots, -3:]
+            if bool((self.moved[slots] > allowances).any()):
+                self.control[_STALE] = 1
 
     def _upload(self, rows):
         exact = self.launch.array(self._in_slots(rows), np.float64)
@@ -605,7 +620,7 @@ class KernelEngine:
         self.launch.run(self.launch.record([(kernel, blocks, threads, arguments)]))
 
     def _train_on(self):
-        built = int(self.launch.host(self.control)[_BUILDS])
+        built, self.may_be_overdue = int(self.launch.host(self.control)[_BUILDS]), True
         self.build_seconds += self.launch.train(self._build, self._step, self.control)
         if int(self.launch.host(self.control)[_BUILDS]) > built:
             self.listed_tau = self.tau
@@ -647,8 +662,8 @@ _STALE, _HALT, _STEP, _TARGET, _ALIVE, _AGE, _BUILDS, _SIGNED, _NEEDED = (
                           "NEEDED"))
 _TOO_SHORT, _EXPLODED, _NOT_FINITE, _NO_ROOM = (
     _C[name] for name in ("TOO_SHORT", "EXPLODED", "NOT_FINITE", "NO_ROOM"))
-_LOWEST, _LOSS, _ADAM_STEPS, _TAU = (
-    _C[name] for name in ("LOWEST", "LOSS", "ADAM_STEPS", "TAU"))
+_LOWEST, _LOSS, _ADAM_STEPS, _TAU, _LEAST_LIFE = (
+    _C[name] for name in ("LOWEST", "LOSS", "ADAM_STEPS", "TAU", "LEAST_LIFE"))
 _DEAD = _C["DEAD"]
 _MOST_ALLOWED = np.array([0.5, 10.0, 10.0])  # see restore: a forged allowance could exhaust memory
 _MOST_ENTRIES = 2**31 - 1

@@ -66,6 +66,9 @@ class NumpyEngine:
     tau : float
         Lists may leave out pairs whose gate is below e^−tau wherever in the tile. Smaller than at
         first, it makes what is computed cheaper and less exact.
+    list_life : int
+        Steps of ``advance`` for which lists are used even if kernels have moved so far that they
+        no longer hold; 0 at first.
     """
 
     name = "numpy"
@@ -241,6 +244,15 @@ class NumpyEngine:
     @tau.setter
     def tau(self, tau):
         self.live.tau = tau
+
+    @property
+    def list_life(self):
+        """See the attributes of this class."""
+        return self.live.life
+
+    @list_life.setter
+    def list_life(self, steps):
+        self.live.life = steps
 
     @property
     def builds(self):

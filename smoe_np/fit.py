@@ -35,11 +35,12 @@ class Recipe(NamedTuple):
     removal: float = 0.1  # part of the kernels that leave at an event, at first; at last none do
     remove_by: str = "cost"  # of leaving a kernel out; or "weight" or "error"
     mass_power: float = 0.35  # kernels of most error / mass^this are split
-    split_by_gain: bool = True  # times what separate experts would gain, and the root of it
+    split_by_gain: bool = False  # times what separate experts would gain, and the root of it
     best_direction: bool = True  # or a random one
     shift: float = 0.95  # of the children, in their parent's frame
     own_frame: bool = True  # or steps in the parameters as they are
-    tau: float = 6.0  # lists may leave out gates below e^−this; what is reported is exact
+    tau: float = 6.0  # lists may leave out gates below e^−this, and are used for so many steps
+    list_life: int = 8  # even if kernels move; what is reported is exact
     least_diagonal: float = 0.01  # of A, per pixel
     most_diagonal: float = 2.0
 

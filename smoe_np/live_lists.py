@@ -34,12 +34,13 @@ class LiveLists:
     grid : Grid
     tau : float
         See ``build_lists``. A model with negative gates is never cut: no bound holds there.
+        It and ``life``, the steps for which lists are used whether they hold or not, may change.
     pool : callable
         Maps a function over a list, in order.
     """
 
     def __init__(self, grid, tau, pool=map):
-        self.grid, self.tau, self.pool = grid, tau, pool
+        self.grid, self.tau, self.pool, self.life = grid, tau, pool, 0
         self.lists = None
         self.rate = None  # (3, K+1) motion of each kernel a step, or None before the first
         self.builds = 0
@@ -53,8 +54,8 @@ class LiveLists:
             moved = drift(self.anchor, self.inverse, self.now)
             if (moved != self.moved).any():
                 self.age, self.moved = self.age + 1, moved
-            if (not self.stale and (moved <= self.allowance).all()
-                    and self.tau <= self.listed_tau):
+            holds = self.age < self.life or (moved <= self.allowance).all()
+            if holds and not self.stale and self.tau <= self.listed_tau:
                 return False
             self._note_rate()
         self._build(params.copy(), self._allowance(params.num_kernels))
@@ -76,7 +77,8 @@ class LiveLists:
         allowance = min(steps, LONGEST) * self.rate + LEAST[:, None]
         weak = np.median(self.now.log_weight) - self.now.log_weight
         allowance[2, :-1] += WEAK * np.maximum(weak, 0)[:-1]
-        return np.zeros((3, K + 1)) if steps < 2 or _too_loose(allowance) else allowance
+        needless = steps < 2 and self.life < 2
+        return np.zeros((3, K + 1)) if needless or _too_loose(allowance) else allowance
 
     def _note_rate(self):
         """Motion a step: that of these lists' time, or what is left of an earlier, faster one."""

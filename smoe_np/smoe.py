@@ -400,15 +400,16 @@ class Smoe:
                     self.stopped = "interrupted"
                     break
                 at_most = min(to_validation or settings["val_iter"], self.until - self.iteration)
-                exact = self.engine.tau
+                exact = self.engine.tau, self.engine.list_life
                 if self._plan is not None:
-                    self.engine.tau = min(self._plan.recipe.tau, exact)
+                    self.engine.tau = min(self._plan.recipe.tau, self.engine.tau)
+                    self.engine.list_life = self._plan.recipe.list_life
                     self._event()
                     at_most = min(at_most, self._plan.until_event(self.iteration, self.until) or
                                   self._plan.event_every(self.until))
                 done = self.engine.advance(self._params, self.adam, steps, self._lowest_loss,
                                            at_most)
-                self.engine.tau = exact
+                self.engine.tau, self.engine.list_life = exact
                 self._params, self._lowest_loss = done.params, done.lowest_loss
                 self.iteration += done.steps
                 if done.failure is not None:
