@@ -91,7 +91,7 @@ def lists_of(arrays):
 
 def _check_fit(fit):
     """Raise unless facts about a fit are what ``Smoe.save_checkpoint`` writes."""
-    right = {"kernels": _count(1), "last_event": _count(0),
+    right = {"kernels": _count(1), "planned": _count(1), "last_event": _count(0),
              "tried": lambda x: isinstance(x, list) and all(map(_is_try, x)),
              "found": lambda x: x is None or (isinstance(x, list) and x)}
     for name, is_right in right.items():

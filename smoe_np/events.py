@@ -131,7 +131,7 @@ def relocate(engine, params, adam, target, removed, recipe, affine, random):
     target : int
         Kernels wanted; at most twice those that stay are to be had at once.
     removed : int
-        How many leave; there may have to be more.
+        How many are to leave; more if there are too many, fewer if there would be too few.
     recipe : Recipe
     affine : bool
         Whether experts have slopes.
@@ -142,7 +142,8 @@ def relocate(engine, params, adam, target, removed, recipe, affine, random):
     SmoeParams
     """
     K = params.num_kernels
-    removed = min(max(removed, K - target), K - 1)
+    # those that stay can be twice as many
+    removed = max(min(removed, K - (target + 1) // 2, K - 1), K - target, 0)
     mass, error, cost = engine.weigh(params).T
     worth = {"cost": cost, "weight": params.pis, "error": error}[recipe.remove_by]
     leaving = np.argsort(worth, kind="stable")[:removed]

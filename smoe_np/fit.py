@@ -31,21 +31,20 @@ class Recipe(NamedTuple):
     jitter: float = 0.1  # ... shaken by so many spacings
     growth_until: float = 0.2  # by when there are all kernels
     events_until: float = 0.75
-    event_every: int = 50  # iterations; less often than EVENTS times there are none
+    event_every: int = 50  # iterations, in a short fit less
     removal: float = 0.1  # part of the kernels that leave at an event, at first; at last none do
     remove_by: str = "cost"  # of leaving a kernel out; or "weight" or "error"
     mass_power: float = 0.35  # kernels of most error / mass^this are split
     split_by_gain: bool = False  # times what separate experts would gain, and the root of it
     best_direction: bool = True  # or a random one
     shift: float = 0.95  # of the children, in their parent's frame
-    own_frame: bool = True  # or steps in the parameters as they are
     tau: float = 6.0  # lists may leave out gates below e^−this, and are used for so many steps
     list_life: int = 8  # even if kernels move; what is reported is exact
     least_diagonal: float = 0.01  # of A, per pixel
     most_diagonal: float = 2.0
 
 
-EVENTS = 40  # that even a short fit has
+EVENTS, LEAST_BETWEEN = 40, 6  # a short fit has so many events, but no closer than that
 
 
 def scalars_of(D, C, affine):
@@ -126,23 +125,28 @@ class Plan:
         Of ``fit_settings``.
     shape : tuple of D ints
     kernels : int
+    iterations : int
+        That are expected.
     """
 
-    def __init__(self, settings, shape, kernels):
-        self.settings, self.shape, self.kernels = settings, shape, kernels
+    def __init__(self, settings, shape, kernels, iterations):
+        self.settings, self.shape = settings, shape
+        self.kernels, self.iterations = kernels, iterations
         self.recipe = Recipe(**settings["recipe"])
         self.affine = settings["experts"] == "affine"
+        events = self.recipe.events_until * iterations // self.event_every(iterations)
+        part = max(self.recipe.start, 0.5 ** min(events, 50))  # at an event they double at most
+        self.begin = min(kernels, max(1, int(kernels * part)))
 
     def start(self, target):
         """The model to start from: a grid of some kernels."""
-        # without events what is not there from the start would never be
-        part = self.recipe.start if self.recipe.events_until > 0 else 1
-        return fit_start(target, max(1, int(self.kernels * part)), self.recipe.jitter,
-                         np.random.default_rng(self.settings["seed"]), self.recipe.most_diagonal)
+        random = np.random.default_rng(self.settings["seed"])
+        return fit_start(target, self.begin, self.recipe.jitter, random,
+                         self.recipe.most_diagonal)
 
     def event_every(self, until):
         """Iterations from event to event."""
-        return max(1, min(self.recipe.event_every, until // EVENTS))
+        return min(self.recipe.event_every, max(LEAST_BETWEEN, until // EVENTS))
 
     def until_event(self, iteration, until):
         """Iterations until the next event, 0 if one is due; infinity if there is none any more."""
@@ -153,9 +157,8 @@ class Plan:
     def event(self, engine, params, adam, iteration, until):
         """Take kernels away and split others: the new model."""
         recipe, way = self.recipe, iteration / until
-        begin = min(self.kernels, max(1, int(self.kernels * recipe.start)))
         grown = min(1, (way + self.event_every(until) / until) / max(recipe.growth_until, 1e-9))
-        target = math.ceil(begin * (self.kernels / begin) ** grown)
+        target = math.ceil(self.begin * (self.kernels / self.begin) ** grown)
         left = max(0, 1 - way / recipe.events_until)
         removed = round(recipe.removal * left * params.num_kernels)
         random = np.random.default_rng([self.settings["seed"], iteration])

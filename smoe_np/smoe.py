@@ -296,8 +296,8 @@ class Smoe:
 
     def _begin_fit(self, wanted):
         """Be at the start of a fit of so many kernels and iterations."""
-        self._plan = Plan(self.settings, self.shape, wanted.kernels)
         self.until = wanted.iterations or LEAST_ITERATIONS
+        self._plan = Plan(self.settings, self.shape, wanted.kernels, self.until)
         self.iteration = self._last_event = 0
         self.history, self._seconds = [], 0.0
         self._params = self._plan.start(self._target)
@@ -513,14 +513,15 @@ class Smoe:
         if self._found is not None:
             arrays.update((f"found_{n}", array) for n, array in self._found[0].arrays().items())
             found = _as_facts(self._found[1])
-        return {"kernels": self._plan.kernels, "last_event": self._last_event,
-                "tried": [list(one) for one in self.tried], "found": found}
+        return {"kernels": self._plan.kernels, "planned": self._plan.iterations,
+                "last_event": self._last_event, "found": found,
+                "tried": [list(one) for one in self.tried]}
 
     def _restore_fit(self, facts, arrays):
         """Be in the middle of the fit that ``_fit_facts`` told of."""
         fit = facts["fit"]
         self.settings = settings_of(facts["settings"])
-        self._plan = Plan(self.settings, self.shape, fit["kernels"])
+        self._plan = Plan(self.settings, self.shape, fit["kernels"], fit["planned"])
         self._last_event = fit["last_event"]
         self.tried = [Try(*one) for one in fit["tried"]]
         if fit["found"] is not None:

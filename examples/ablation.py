@@ -1,0 +1,76 @@
+"""What each part of the recipe of ``Smoe.fit`` is worth: leave it out, and see.
+
+    python examples/ablation.py [PICTURE] [KERNELS] [ITERATIONS] [SEEDS]
+
+Each line of the table is a fit with one thing changed. ablation.md keeps what was found so.
+"""
+
+import sys
+import warnings
+
+import numpy as np
+from fit_picture import SMALL, chosen_picture
+
+import smoe_np
+from smoe_np.fit import Recipe
+
+CHANGES = {
+    "as it is": {},
+    "a grid, no events": {"start": 1.0, "events_until": 0.0},
+    "growth, nothing leaves": {"removal": 0.0},
+    "the lightest leave": {"remove_by": "weight"},
+    "those of least error leave": {"remove_by": "error"},
+    "split in random directions": {"best_direction": False},
+    "split by gain as well": {"split_by_gain": True},
+    "split by error alone": {"mass_power": 0.0},
+    "children closer, 0.8": {"shift": 0.8},
+    "half the rate": {"rate": 0.05},
+    "β₂ = 0.999": {"beta2": 0.999},
+    "rates fall from the start": {"fade_from": 0.0},
+    "exact lists": {"tau": 12.0, "list_life": 0},
+}
+
+
+def fitted(picture, kernels, iterations, seed, changes):
+    """The PSNR of a fit, and the seconds that it takes."""
+    smoe = smoe_np.Smoe(picture)
+    smoe.fit(kernels=kernels, iterations=iterations, seed=seed, val_iter=iterations,
+             recipe=Recipe(**changes))
+    return smoe.history[-1].psnr, smoe.history[-1].seconds
+
+
+def trained(picture, kernels, iterations):
+    """The same of ``Smoe.train`` with about as many kernels."""
+    across = max(picture.shape[:2]) * np.sqrt(kernels / np.prod(picture.shape[:2]))
+    smoe = smoe_np.Smoe(picture, kernels_per_dim=max(1, round(across)))
+    smoe.train(iterations, val_iter=iterations)
+    return smoe.history[-1].psnr, smoe.history[-1].seconds
+
+
+def draw(found, path):
+    """Bars of decibels lost, best first."""
+    import matplotlib.pyplot as plt
+
+    best = found["as it is"]
+    names = sorted(found, key=found.get)
+    figure, axes = plt.subplots(figsize=(8, 0.35 * len(names) + 1), layout="constrained")
+    bars = axes.barh(names, [found[name] - best for name in names], color="steelblue")
+    axes.bar_label(bars, [f"{found[name]:.2f} dB" for name in names], padding=3)
+    axes.margins(x=0.15)
+    axes.set_xlabel("dB more or less than the recipe as it is")
+    figure.savefig(path, dpi=120)
+
+
+if __name__ == "__main__":
+    given = [int(text) for text in sys.argv[2:]]
+    kernels, iterations, seeds = given + ([60, 60, 1] if SMALL else [900, 3000, 1])[len(given) :]
+    picture, found = chosen_picture(), {}
+    warnings.simplefilter("ignore", RuntimeWarning)  # a part left out may well do harm
+    found["Smoe.train"], seconds = trained(picture, kernels, iterations)
+    print(f"{'Smoe.train':28} {found['Smoe.train']:6.2f} dB {seconds:6.1f} s", flush=True)
+    for name, changes in CHANGES.items():
+        runs = [fitted(picture, kernels, iterations, seed, changes) for seed in range(seeds)]
+        found[name], seconds = np.mean(runs, axis=0)
+        print(f"{name:28} {found[name]:6.2f} dB {seconds:6.1f} s", flush=True)
+    draw(found, "ablation.png")
+    print("what each is worth: ablation.png")
