@@ -9,7 +9,7 @@ from smoe_np.adam import Adam
 from smoe_np.engine_kernels import KernelEngine
 from smoe_np.kernel_files import kernel_source
 from smoe_np.launch_native import NativeLauncher
-from smoe_np.steps import StepSettings
+from smoe_np.steps import OwnFrame, StepSettings
 
 EMULATED = ("-DEMULATE_GPU", "-O1")  # quickly compiled
 
@@ -44,6 +44,14 @@ def step_settings(l1reg=0.0, base_lr=1e-3, lr_div=10, lr_mult=100, bandwidth_reg
     return StepSettings(rates, 1e-15, l1reg, bandwidth_reg, kernels, radial, grad_clip)
 
 
+def frame_settings(rate=0.1, expert_rate=0.03, fade_from=np.inf, fade_to=np.inf, fade_to_part=0.02,
+                   least_diagonal=0.1, most_diagonal=1e3):
+    """Settings of steps in each kernel's own frame, all parameters trained."""
+    rates = {"musX": rate, "A": rate, "nu_e": expert_rate, "gamma_e": expert_rate, "pis": rate}
+    frame = OwnFrame(least_diagonal, most_diagonal, fade_from, fade_to, fade_to_part)
+    return StepSettings(rates, 1e-12, 0.0, 0.0, 1, False, None, frame)
+
+
 def train(engine, params, settings, steps):
     """The model after some steps, and the number of those taken."""
     adam, lowest, taken = Adam(params), np.inf, 0
@@ -72,6 +80,10 @@ def a_bit_of_everything(Engine, D=2, C=1, dtype="float32"):
         yield engine, engine.loss_and_gradients(params)
         yield engine, engine.render(params)
         yield engine, engine.gating(params)
+        if not negative:
+            yield engine, engine.weigh(params)
+            yield engine, engine.halve(params)
+            yield engine, engine.halve(params, np.eye(D)[-1])
     wide = (64 * 40,) if D == 1 else (45, 60) if D == 2 else (13, 14, 15)  # so many tiles that the
     target_there = picture(wide, C)                         # pairs of a kernel come in disorder
     engine = Engine(wide, target_there, dtype)
@@ -79,3 +91,5 @@ def a_bit_of_everything(Engine, D=2, C=1, dtype="float32"):
     params = random_model(0, 300, D, C, sigma=0.05, dtype=np.dtype(dtype))
     engine = Engine(shape, target, dtype, 3)
     yield engine, train(engine, params, step_settings(l1reg=0.5, kernels=300), 4)
+    engine.succeed(np.arange(100))
+    yield engine, train(engine, params.select(np.arange(100)), frame_settings(fade_from=1), 3)
