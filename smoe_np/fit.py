@@ -22,8 +22,10 @@ class Recipe(NamedTuple):
     Iterations are given as parts of the whole.
     """
 
-    rate: float = 0.1  # of weights, centres and shapes, in each kernel's own frame
-    expert_rate: float = 0.03
+    rate: float = 0.1  # of weights and centres, in each kernel's own frame
+    shape_rate: float = 0.06
+    expert_rate: float = 0.03  # of experts at the centre
+    slope_rate: float = 0.018
     beta2: float = 0.98
     fade_from: float = 0.6  # until which rates are constant; then they fall as half a cosine ...
     fade_to_part: float = 0.02  # ... to this part
@@ -168,10 +170,10 @@ class Plan:
     def steps(self, until, initial_kernels):
         """How steps are taken."""
         recipe, longest = self.recipe, max(self.shape)
-        rates = dict.fromkeys(("pis", "musX", "A"), recipe.rate)
-        rates["nu_e"] = recipe.expert_rate
+        rates = {"pis": recipe.rate, "musX": recipe.rate, "A": recipe.shape_rate,
+                 "nu_e": recipe.expert_rate}
         if self.affine:
-            rates["gamma_e"] = recipe.expert_rate
+            rates["gamma_e"] = recipe.slope_rate
         frame = OwnFrame(recipe.least_diagonal * longest, recipe.most_diagonal * longest,
                          recipe.fade_from * until, until, recipe.fade_to_part)
         return StepSettings(rates, ADAM_EPS, 0.0, 0.0, initial_kernels, False, None, frame)
