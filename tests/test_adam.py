@@ -5,7 +5,7 @@ import pytest
 from helpers import assert_same_model, random_model, relative_error
 
 from smoe_np import adam, dense
-from smoe_np.adam import Adam, positive_diagonals
+from smoe_np.adam import Adam, bias_corrections, positive_diagonals
 from smoe_np.kernel_files import constants
 from smoe_np.params import NAMES
 
@@ -19,13 +19,13 @@ def gradients_like(params, seed, scale=1.0):
     return gradients
 
 
-def formula(p, gradients, rate, eps):
+def formula(p, gradients, rate, eps, beta2=0.999):
     """The steps of Kingma & Ba one by one, with ε where TensorFlow adds it."""
     m, v = np.zeros_like(p), np.zeros_like(p)
     for t, g in enumerate(gradients, start=1):
         m = 0.9 * m + 0.1 * g
-        v = 0.999 * v + 0.001 * g**2
-        p = p - rate * np.sqrt(1 - 0.999**t) / (1 - 0.9**t) * m / (np.sqrt(v) + eps)
+        v = beta2 * v + (1 - beta2) * g**2
+        p = p - rate * np.sqrt(1 - beta2**t) / (1 - 0.9**t) * m / (np.sqrt(v) + eps)
     return p
 
 
@@ -180,6 +180,85 @@ def test_a_restored_state_goes_on_bit_for_bit(dtype):
         one = adam.step(one, gradients_like(params, i), RATES, 1e-8)
         other = again.step(other, gradients_like(params, i), RATES, 1e-8)
     assert_same_model(other, one)
+
+
+# ---- kernels that are born
+
+
+@pytest.mark.parametrize("beta2", [0.5, 0.98, 0.999])
+def test_the_correction_of_bias_is_tabled_until_it_is_1(beta2):
+    table = bias_corrections(beta2)
+    assert table[0] == 0  # no kernel has taken no step when it takes one
+    t = np.arange(1, len(table) + 100)
+    wanted = np.sqrt(1 - beta2**t) / (1 - 0.9**t)
+    np.testing.assert_allclose(table[1:], wanted[: len(table) - 1], rtol=1e-12)
+    assert table[-1] == 1
+    np.testing.assert_array_equal(wanted[len(table) - 1 :], 1)
+    assert abs(table[len(table) // 2] - 1) > 1e-13  # and no longer than it takes
+
+
+@pytest.mark.parametrize("beta2", [0.98, 0.999])
+def test_a_kernel_that_is_born_steps_as_if_all_began_with_it(beta2):
+    start = random_model(13, K=5)
+    params, adam = start, Adam(start, beta2)
+    params.A += 20 * np.eye(2)
+    gradients = [gradients_like(start, i) for i in range(12)]
+    for g in gradients[:4]:
+        params = adam.step(params, g, RATES, 1e-8)
+    parents = np.array([0, -1, 2, 4, -1])  # a new one in the place of the second, one at the end
+    params = params.select(np.where(parents < 0, 3, parents))
+    at_birth = params
+    adam.add_born(parents)
+    np.testing.assert_array_equal(adam.born, [0, 4, 0, 0, 4])
+    for g in gradients[4:]:
+        params = adam.step(params, g, RATES, 1e-8)
+    for name in NAMES:
+        g = np.stack([getattr(one, name) for one in gradients])
+        for place, parent in enumerate(parents):
+            # the first steps of a kernel that stays were those in its place at that time
+            seen = g[4:, place] if parent < 0 else np.concatenate([g[:4, parent], g[4:, place]])
+            begun = getattr(at_birth, name)[place] if parent < 0 else getattr(start, name)[parent]
+            wanted = formula(begun, seen, RATES[name], 1e-8, beta2)
+            np.testing.assert_allclose(getattr(params, name)[place], wanted, rtol=1e-9)
+
+
+def test_a_kernel_that_goes_on_twice_has_moments_of_its_own():
+    params = random_model(14, K=3)
+    adam = Adam(params)
+    adam.step(params, gradients_like(params, 0), RATES, 1e-8)
+    before = {name: array.copy() for name, array in adam.arrays().items()}
+    adam.add_born(np.array([2, 2, 0, -1]))
+    for name, array in adam.arrays().items():
+        np.testing.assert_array_equal(array[:3], before[name][[2, 2, 0]])
+        assert not (array[3] - (name == "adam_born")).any()
+        array[0] += 1
+        np.testing.assert_array_equal(array[1], before[name][2])
+
+
+def test_times_of_birth_leave_with_their_kernels_and_outlive_a_checkpoint():
+    params = random_model(15, K=4)
+    adam = Adam(params, 0.98)
+    adam.steps, adam.born = 9, np.array([0, 9, 4, 5], np.int32)
+    arrays = {name: array.copy() for name, array in adam.arrays().items()}
+    again = Adam.restore(params, arrays, 9, 0.98)
+    np.testing.assert_array_equal(again.born, [0, 9, 4, 5])
+    gradients = gradients_like(params, 0)
+    assert_same_model(*(one.step(params, gradients, RATES, 1e-8) for one in (adam, again)))
+    adam.keep(np.array([True, False, False, True]))
+    np.testing.assert_array_equal(adam.born, [0, 5])
+    arrays.pop("adam_born")  # as in files of version 0.1.0, all of whose kernels were there at once
+    np.testing.assert_array_equal(Adam.restore(params, arrays, 9).born, [0, 0, 0, 0])
+
+
+def test_the_changes_of_a_step_are_what_it_takes_off():
+    params = random_model(16, K=4)
+    params.A += 20 * np.eye(2)
+    gradients = gradients_like(params, 0)
+    stepped = Adam(params).step(params, gradients, RATES, 1e-8)
+    changes = Adam(params).changes(gradients, {"pis": 1e-5, "A": 0.5}, 1e-8)
+    assert set(changes) == {"pis", "A"}
+    np.testing.assert_array_equal(params.pis - changes["pis"], stepped.pis)
+    np.testing.assert_array_equal(params.A - changes["A"], stepped.A)
 
 
 # ---- positive_diagonals
