@@ -1,0 +1,554 @@
+"""A page that shows what has come of a training: one HTML file that needs no other."""
+
+import base64
+import csv
+import io
+import json
+import math
+import os
+import struct
+import zlib
+from dataclasses import fields
+from html import escape
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+import numpy as np
+
+from . import __version__
+from .colours import MAGMA, VIRIDIS, in_indexed_colours, steps_of, to_bytes
+from .describe import size_of
+from .files import atomic_write, open_to_read, path_text
+from .images import read_image
+from .metrics import ssim
+from .params import SmoeParams, load_params
+from .plots import (
+    BLUE,
+    GREEN,
+    ORANGE,
+    colours_of,
+    counted,
+    decibels,
+    faded,
+    highest_error,
+    labels,
+    limits_of,
+    number,
+    round_factors,
+    round_numbers,
+    scene_of_model,
+)
+from .smoe import Record
+
+MOST_ELLIPSES = 4000  # that are drawn: with more a browser becomes slow
+MOST_POINTS = 1000  # of a curve
+MOST_DOTS = 60  # of these that tell what they are
+MOST_FOR_SSIM = 1 << 22  # pixels: of more it takes too long
+COMPRESSION = 4
+
+# ---- the folder of a training
+
+
+class Results(NamedTuple):
+    """What a folder of results holds, as ``write_report`` takes it."""
+
+    params: SmoeParams
+    image: Any  # None where it is not to be found
+    history: list
+    settings: dict
+
+
+def read_results(folder, image_path=None, channel_axis="auto"):
+    """Read what ``smoe train`` has left in a folder.
+
+    Parameters
+    ----------
+    folder : str or os.PathLike
+    image_path : str or os.PathLike, optional
+        The picture; by default the one that the settings name, if it is there and fits.
+    channel_axis : "auto", None or int
+        As ``Smoe`` takes it.
+
+    Returns
+    -------
+    Results
+        The best model and its picture; history and settings, empty where there are none.
+
+    Raises
+    ------
+    OSError
+        If there is no model, or a file cannot be read.
+    ValueError
+        If a file is damaged, or the picture given is not one of the model.
+    """
+    def there(name):
+        path = os.path.join(path_text(folder), name)
+        return path if os.path.exists(path) else None
+
+    params = load_params(os.path.join(path_text(folder), "params_best.npz"))
+    history = read_history(there("history.csv")) if there("history.csv") else []
+    settings = _read_settings(there("settings.json")) if there("settings.json") else {}
+    if image_path is not None:
+        image = read_image(image_path)
+        scene_of_model(params, image, channel_axis)
+        return Results(params, image, history, settings)
+    try:
+        image = read_image(settings["image"])
+        shape = scene_of_model(params, image, channel_axis).shape
+    except (KeyError, OSError, TypeError, ValueError, ImportError):
+        image, shape = None, params.image_shape
+    return Results(params, image if shape == params.image_shape else None, history, settings)
+
+
+def read_history(path):
+    """The records of a ``history.csv``.
+
+    Parameters
+    ----------
+    path : str or os.PathLike
+
+    Returns
+    -------
+    list of smoe_np.Record
+
+    Raises
+    ------
+    OSError
+        If the file cannot be read.
+    ValueError
+        If it is not such a table.
+    """
+    with open_to_read(path) as stream:
+        data = stream.read()
+    kinds = {field.name: field.type for field in fields(Record)}
+    records = []
+    try:
+        for row in csv.DictReader(io.StringIO(data.decode(), newline="")):
+            records.append(Record(**{name: kind(row[name]) for name, kind in kinds.items()}))
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
+        raise ValueError(f"{path_text(path)!r} is no history of a training: line "
+                         f"{len(records) + 2} is not as it must be ({error})") from None
+    return records
+
+
+def _read_settings(path):
+    with open_to_read(path) as stream:
+        data = stream.read()
+    try:
+        settings = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path!r} is no JSON: {error}") from None
+    if not isinstance(settings, dict):
+        raise ValueError(f"{path!r} must hold a JSON object, got {type(settings).__name__}")
+    return settings
+
+
+# ---- the page
+
+
+def write_report(path, params, image=None, history=(), settings=None, folder=None, title=None,
+                 channel_axis="auto", backend="auto"):
+    """Write a page with the picture and what the model makes of it.
+
+    Everything that it shows is in the file itself; nothing is loaded from elsewhere. It has the
+    quality and the size of the model; the picture before and after, with a slider between; the
+    errors, the kernels, the gating map; curves of the training; the settings; and links to files.
+
+    Parameters
+    ----------
+    path : str or os.PathLike
+        The page is written there, whole or not at all.
+    params : SmoeParams
+    image : array, optional
+        The picture that it is of, as ``Smoe`` takes it.
+    history : sequence of smoe_np.Record
+    settings : dict, optional
+        What is listed as settings; a dict in it becomes a group.
+    folder : str or os.PathLike, optional
+        All files in this folder are linked.
+    title : str, optional
+    channel_axis, backend
+        As ``Smoe`` takes them.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If image and params do not fit together, or there is no picture and its size is not known.
+    OSError
+        If the file cannot be written.
+    """
+    scene = scene_of_model(params, image, channel_axis, backend)
+    lists = _settings_table(settings or {})
+    if folder is not None:
+        lists += _links(path_text(folder), path_text(path))
+    parts = [_tiles(scene, history), _pictures(scene), _curves(history),
+             lists and f'<section class="lists">{lists}</section>']
+    title = "A model of a picture" if title is None else " ".join(str(title).split())
+    page = _PAGE.format(title=escape(title), style=_STYLE, script=_SCRIPT, version=__version__,
+                        subtitle=escape(_subtitle(scene)), parts="\n".join(filter(None, parts)))
+    with atomic_write(path) as stream:
+        stream.write(page.encode("utf-8", "replace"))  # names of files may be of any bytes
+
+
+def _subtitle(scene):
+    channels = scene.params.num_channels
+    kind = {1: "grey", 3: "RGB"}.get(channels, f"{channels} channels")
+    shape = "×".join(map(str, scene.shape))
+    return f"{shape} pixels, {kind}" + (
+        "" if len(scene.shape) == 2 else "; pictures are of the middle slice")
+
+
+def _tiles(scene, history):
+    """The numbers that matter, large."""
+    size = size_of(scene.params)
+    tiles = []
+    if scene.target is not None:
+        tiles.append(("PSNR", *decibels(scene.psnr).split()))
+        if math.prod(scene.shape) <= MOST_FOR_SSIM:
+            tiles.append(("SSIM", f"{ssim(scene.target, scene.rendered, -1):.3f}", ""))
+    tiles.append(("Kernels", f"{scene.params.num_kernels:,}", ""))
+    scalars, in_bytes = size["scalars"], size["bytes_as_float16"]
+    bits = 8 * in_bytes / math.prod(scene.shape)
+    tiles.append(("Model size", f"{scalars:,}", f"numbers; as float16 {in_bytes:,} bytes, "
+                                           f"{bits:.3g} bits a pixel"))
+    if history:
+        tiles.append(("Training", f"{history[-1].seconds:,.1f}", "s, "
+                      + counted(history[-1].iteration, "iteration")))
+    return '<section class="tiles">' + "".join(
+        f"<div><h2>{name}</h2><p><b>{value}</b> {remark}</p></div>"
+        for name, value, remark in tiles) + "</section>"
+
+
+def _pictures(scene):
+    """Before and after, then what tells more of the model."""
+    height, width = scene.size
+    after = _img(to_bytes(scene.reconstruction), "Reconstruction")
+    style = (f'style="--ratio: {width / height:.6g}"'
+             + (' data-small=""' if max(height, width) < 256 else ""))
+    if scene.target is None:
+        main = f'<section class="compare" {style}>{after}</section>'
+    else:
+        main = (f'<section class="compare" id="compare" {style}>{after}'
+                f'<div class="before">{_img(to_bytes(scene.original), "Original")}</div>'
+                '<span class="tag left">Original</span><span class="tag right">Reconstruction'
+                '</span><div class="bar"></div><input type="range" min="0" max="100" value="50" '
+                'step="0.1" aria-label="How much of the original is shown"></section>')
+    figures = []
+    if scene.target is not None:
+        highest = highest_error(scene.error)
+        levels = to_bytes(scene.error / highest)
+        figures.append(("Error", f"in grey levels of 255: {_scale(MAGMA, highest)}",
+                        _img(levels, "Error", steps_of(MAGMA))))
+    figures.append(_ellipses(scene))
+    indices, colours = in_indexed_colours(scene.owners)
+    owning = counted(len(np.unique(scene.owners)), "kernel")
+    figures.append(("Gating map", f"{owning} own pixels: each has the colour of the kernel with "
+                    "the largest gate, neighbours differ",
+                    _img(indices, "Gating map", colours)))
+    cells = "".join(
+        f'<figure {style}><div class="picture">{picture}</div><figcaption><b>{name}</b> {remark}'
+        "</figcaption></figure>" for name, remark, picture in figures)
+    return f'{main}\n<section class="figures">{cells}</section>'
+
+
+def _ellipses(scene):
+    height, width = scene.size
+    kernels, centres, frames, values = scene.ellipses()
+    colours = colours_of(values)
+    remark = "1σ of each, in the expert's colour"
+    if values.shape[1] != 3:
+        remark = f"1σ of each, coloured by its expert: {_scale(VIRIDIS, 1)}"
+    if len(kernels) > MOST_ELLIPSES:
+        heaviest = np.argsort(-scene.params.pis[kernels], kind="stable")[:MOST_ELLIPSES]
+        kept = np.sort(heaviest)
+        centres, frames, colours = centres[kept], frames[kept], colours[kept]
+        remark += f"; the {MOST_ELLIPSES:,} heaviest of {len(kernels):,}"
+    circles = []
+    for (row, column), ((a, b), (c, d)), colour in zip(
+            centres.tolist(), frames.tolist(), colours.tolist()):
+        matrix = " ".join(f"{x:.5g}" for x in (c, a, d, b, column, row))
+        circles.append('<circle r="1" color="#{:02x}{:02x}{:02x}" transform="matrix({})"/>'.format(
+            *colour, matrix))
+    backdrop = scene.reconstruction if scene.target is None else scene.original
+    picture = (f"{_img(to_bytes(faded(backdrop)), 'Kernels')}"
+               f'<svg viewBox="0 0 {width} {height}" preserveAspectRatio="none" '
+               f'aria-hidden="true">{"".join(circles)}</svg>')
+    return "Kernels", remark, picture
+
+
+def _scale(scale, highest):
+    """A small bar of colours, from 0 to the highest value."""
+    stops = ", ".join(scale)
+    return (f'<span class="scale">0 <i style="background: linear-gradient(to right, {stops})"></i>'
+            f" {number(highest)}</span>")
+
+
+def _curves(history):
+    if not history:
+        return ""
+    charts = [_chart(history, "psnr", "PSNR", "dB", ORANGE), _chart(history, "loss", "Loss", "",
+              BLUE), _chart(history, "kernels", "Kernels", "", GREEN)]
+    return f'<section class="charts">{"".join(filter(None, charts))}</section>'
+
+
+def _chart(history, name, title, unit, colour, width=360, height=210):
+    """A curve over the iterations, as SVG."""
+    step = -(-len(history) // MOST_POINTS)
+    records = [*history[:-1:step], history[-1]]
+    values = [getattr(record, name) for record in records]
+    is_log = name == "loss"
+    limits = limits_of([0, *values] if name == "kernels" else values, is_log)
+    if limits is None:
+        return ""
+    if name == "kernels":
+        limits = 0, limits[1]
+    left, right, top, bottom = 52, width - 10, 10, height - 38
+    first, last = records[0].iteration, records[-1].iteration
+    scale = math.log if is_log else float
+
+    def across(iteration):
+        return left + (right - left) * ((iteration - first) / (last - first) if last > first
+                                        else 0.5)
+
+    def up(value):
+        low, high = map(scale, limits)
+        return bottom - (bottom - top) * (scale(value) - low) / (high - low)
+
+    ticks = (round_factors if is_log else round_numbers)(*limits, 5)
+    if name == "kernels":
+        ticks = [tick for tick in ticks if tick == int(tick)]
+    steps = round_numbers(first, last, min(5, last - first)) if last > first else [first]
+    marks = [f'<line x1="{left}" x2="{right}" y1="{up(tick):.1f}" y2="{up(tick):.1f}"/>'
+             f'<text x="{left - 7}" y="{up(tick) + 4:.1f}" class="end">{label}</text>'
+             for tick, label in zip(ticks, labels(ticks))]
+    marks += [f'<text x="{across(tick):.1f}" y="{bottom + 16}" class="middle">{label}</text>'
+              for tick, label in zip(steps, labels(steps))]
+    points = [(across(record.iteration), up(value), record.iteration, value)
+              for record, value in zip(records, values)
+              if math.isfinite(value) and (value > 0 or not is_log)]
+    curve = " ".join(f"{x:.1f},{y:.1f}" for x, y, _, _ in points)
+    shown = points if len(points) <= MOST_DOTS else points[-1:]
+    dots = "".join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.5"><title>iteration {i:,}: '
+                   f"{_value(name, value)}</title></circle>" for x, y, i, value in shown)
+    latest = f"{_value(name, points[-1][3])} {unit}" if points else ""
+    return (f'<figure><figcaption><b>{title}</b> {latest}</figcaption>'
+            f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{title} over iterations" '
+            f'style="color: {colour}">{"".join(marks)}<polyline points="{curve}"/>{dots}'
+            f'<text x="{(left + right) / 2:.0f}" y="{height - 4}" class="middle">Iteration</text>'
+            "</svg></figure>")
+
+
+def _value(name, value):
+    return {"psnr": "{:.2f}", "loss": "{:.3g}", "kernels": "{:,}"}[name].format(value)
+
+
+def _settings_table(settings):
+    if not settings:
+        return ""
+    rows = []
+    plain = {name: value for name, value in settings.items() if not isinstance(value, dict)}
+    groups = {"": plain, **{k: v for k, v in settings.items() if isinstance(v, dict)}}
+    for group, members in groups.items():
+        if group:
+            rows.append(f'<tr><th colspan="2" class="group">{escape(str(group))}</th></tr>')
+        rows += [f"<tr><th>{escape(str(name))}</th><td>{escape(_in_words(value))}</td></tr>"
+                 for name, value in members.items()]
+    return f'<div><h2>Settings</h2><table>{"".join(rows)}</table></div>'
+
+
+def _in_words(value):
+    """A setting as it is read."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_in_words, value))
+    if isinstance(value, dict):
+        return ", ".join(f"{name}: {_in_words(inner)}" for name, inner in value.items())
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _links(folder, page):
+    """Every file of a folder, by sub-folder."""
+    base, own = os.path.dirname(os.path.realpath(page)), os.path.realpath(page)
+    groups = []
+    for place, inner, names in os.walk(folder):
+        inner.sort()
+        paths = [os.path.join(place, name) for name in sorted(names) if not name.startswith(".")]
+        paths = [path for path in paths if os.path.realpath(path) != own and os.path.isfile(path)]
+        if not paths:
+            continue
+        items = "".join(_link(path, base) for path in paths)
+        if place == folder:
+            groups.append(f"<ul>{items}</ul>")
+        else:
+            name = os.path.relpath(place, folder)
+            groups.append(f"<details><summary>{escape(name)}/ <small>{len(paths):,}</small>"
+                          f"</summary><ul>{items}</ul></details>")
+    if not groups:
+        return ""
+    return f'<div><h2>Files</h2>{"".join(groups)}</div>'
+
+
+def _link(path, base):
+    relative = os.path.relpath(os.path.realpath(path), base).replace(os.sep, "/")
+    address = "./" + quote(os.fsencode(relative))  # ./ lest a colon makes it another scheme
+    size = os.path.getsize(path)
+    in_words = f"{size:,} bytes" if size < 10_000 else f"{size / 1000:,.0f} kB"
+    return (f'<li><a href="{escape(address)}">{escape(os.path.basename(path))}</a> '
+            f"<small>{in_words}</small></li>")
+
+
+# ---- pictures in it
+
+
+def _img(pixels, alt, palette=None):
+    data = base64.b64encode(png(pixels, palette)).decode("ascii")
+    return f'<img alt="{alt}" src="data:image/png;base64,{data}">'
+
+
+def png(pixels, palette=None):
+    """A picture as PNG (ISO/IEC 15948).
+
+    Parameters
+    ----------
+    pixels : (H, W) or (H, W, 3) uint8, or (H, W) of indices
+    palette : (n, 3) uint8, optional
+        What the indices stand for.
+
+    Returns
+    -------
+    bytes
+    """
+    if palette is not None and len(palette) > 256:
+        pixels, palette = palette[pixels], None
+    pixels = np.ascontiguousarray(pixels, np.uint8)
+    height, width = pixels.shape[:2]
+    rows = pixels.reshape(height, -1)
+    if palette is None:  # each row less the one above (filter 2): it packs better
+        rows = np.diff(rows, axis=0, prepend=np.zeros((1, rows.shape[1]), np.uint8))
+    kind = 3 if palette is not None else 2 if pixels.ndim == 3 else 0
+    filters = np.full((height, 1), 0 if kind == 3 else 2, np.uint8)
+    packed = zlib.compress(np.hstack([filters, rows]).tobytes(), COMPRESSION)
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, kind, 0, 0, 0)),
+              (b"PLTE", b"" if palette is None else palette.tobytes()),
+              (b"IDAT", packed), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        for name, data in chunks if data or name == b"IEND")
+
+
+# ---- the frame of it
+
+_PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; \
+style-src 'unsafe-inline'; script-src 'unsafe-inline'">
+<title>{title}</title>
+<style>{style}</style>
+</head>
+<body>
+<header><h1>{title}</h1><p>{subtitle}</p></header>
+<main>
+{parts}
+</main>
+<footer>smoe_np {version}</footer>
+<script>{script}</script>
+</body>
+</html>
+"""
+
+_STYLE = """
+:root { color-scheme: light dark; --ink: #1b1f24; --soft: #5f6973; --rule: #d9dee3;
+  --page: #f6f7f9; --card: #ffffff; --accent: #1f6fb4; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e8ebee; --soft: #9aa4ae; --rule: #343b43; --page: #14171a; --card: #1e2226;
+    --accent: #6fb1ea; } }
+* { box-sizing: border-box; }
+body { margin: 0 auto; padding: 32px 24px; max-width: 1128px; background: var(--page);
+  color: var(--ink); font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
+h1 { margin: 0; font-size: 28px; line-height: 1.2; overflow-wrap: anywhere; }
+h2 { margin: 0 0 10px; font-size: 15px; }
+header p, figcaption, footer, small, .tiles p { color: var(--soft); }
+header p { margin: 4px 0 0; }
+main { display: grid; grid-template-columns: minmax(0, 1fr); gap: 20px; margin: 24px 0; }
+.lists { display: grid; grid-template-columns: repeat(auto-fit, minmax(300px, 1fr)); gap: 20px; }
+.lists > div { padding: 18px 20px; border: 1px solid var(--rule); border-radius: 10px;
+  background: var(--card); min-width: 0; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 12px; }
+.tiles div { padding: 12px 16px; border: 1px solid var(--rule); border-radius: 10px;
+  background: var(--card); }
+.tiles h2 { margin: 0; color: var(--soft); font-size: 13px; font-weight: 500; }
+.tiles p { margin: 0; font-size: 12.5px; line-height: 1.4; }
+.tiles b { color: var(--ink); font-size: 24px; font-weight: 600; }
+.compare, .picture { position: relative; overflow: hidden; border-radius: 10px;
+  background: var(--rule); aspect-ratio: var(--ratio); }
+.compare { justify-self: center; width: min(100%, 82vh * var(--ratio)); --at: 50%;
+  touch-action: pan-y; }
+.compare img, .picture img, .picture svg { position: absolute; inset: 0; width: 100%;
+  height: 100%; }
+[data-small] img { image-rendering: pixelated; }
+.before { position: absolute; inset: 0; clip-path: inset(0 calc(100% - var(--at)) 0 0); }
+.bar { position: absolute; top: 0; bottom: 0; left: var(--at); width: 2px; margin-left: -1px;
+  background: #fff; box-shadow: 0 0 4px rgb(0 0 0 / 60%); }
+.bar::after { content: "\\2194"; position: absolute; top: 50%; left: 50%; width: 36px;
+  height: 36px; border-radius: 50%; background: #fff; color: #1b1f24; font-size: 20px;
+  line-height: 35px; text-align: center; transform: translate(-50%, -50%);
+  box-shadow: 0 1px 5px rgb(0 0 0 / 50%); }
+.compare input { position: absolute; inset: 0; width: 100%; height: 100%; margin: 0; opacity: 0;
+  cursor: ew-resize; }
+.compare:focus-within { outline: 3px solid var(--accent); outline-offset: 2px; }
+.tag { position: absolute; top: 12px; padding: 2px 10px; border-radius: 20px; color: #fff;
+  background: rgb(0 0 0 / 62%); font-size: 13px; }
+.left { left: 12px; } .right { right: 12px; }
+.figures, .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(300px, 1fr));
+  gap: 20px; }
+figure { margin: 0; min-width: 0; }
+figcaption { padding-top: 6px; font-size: 13px; line-height: 1.45; }
+figcaption b, table { color: var(--ink); }
+.picture { cursor: zoom-in; }
+.wide { grid-column: 1 / -1; justify-self: center; width: min(100%, 82vh * var(--ratio)); }
+.wide .picture { cursor: zoom-out; }
+.picture circle { fill: currentColor; fill-opacity: 0.25; stroke: currentColor;
+  stroke-width: 1.2px; vector-effect: non-scaling-stroke; }
+.scale { white-space: nowrap; }
+.scale i { display: inline-block; width: 56px; height: 9px; border-radius: 3px; }
+.charts figure { padding: 14px 16px 8px; border: 1px solid var(--rule); border-radius: 10px;
+  background: var(--card); }
+.charts figcaption { padding: 0 0 6px; }
+.charts svg { display: block; width: 100%; overflow: visible; }
+.charts line { stroke: var(--rule); stroke-width: 1; }
+.charts text { fill: var(--soft); font-size: 11.5px; }
+.charts .end { text-anchor: end; } .charts .middle { text-anchor: middle; }
+.charts polyline { fill: none; stroke: currentColor; stroke-width: 2; stroke-linejoin: round; }
+.charts circle { fill: currentColor; stroke: transparent; stroke-width: 9; }
+table { width: 100%; border-collapse: collapse; font-size: 13.5px; }
+th, td { padding: 4px 0; border-top: 1px solid var(--rule); text-align: left; vertical-align: top;
+  overflow-wrap: anywhere; }
+tr:first-child > * { border-top: 0; }
+th { width: 45%; padding-right: 12px; color: var(--soft); font-weight: 400; }
+.group { padding-top: 14px; color: var(--ink); font-weight: 600; }
+ul { margin: 0; padding: 0; list-style: none; font-size: 13.5px; }
+li, summary { padding: 3px 0; overflow-wrap: anywhere; }
+details ul { padding-left: 18px; }
+summary { cursor: pointer; font-size: 13.5px; }
+a { color: var(--accent); }
+footer { font-size: 13px; }
+@media (max-width: 760px) { body { padding: 20px 14px; } }
+"""
+
+_SCRIPT = """
+const compare = document.getElementById("compare");
+if (compare) {
+  const slider = compare.querySelector("input");
+  const show = () => compare.style.setProperty("--at", slider.value + "%");
+  slider.addEventListener("input", show);
+  show();
+}
+for (const picture of document.querySelectorAll(".figures .picture"))
+  picture.addEventListener("click", () => picture.parentElement.classList.toggle("wide"));
+"""
