@@ -1,6 +1,6 @@
-"""Fit a picture with a grid of kernels; see it, the fit, and which kernel owns which pixel.
+"""Fit a picture with some kernels; see it, the fit, and which kernel owns which pixel.
 
-    python examples/fit_picture.py [PICTURE] [KERNELS_PER_DIM] [ITERATIONS]
+    python examples/fit_picture.py [PICTURE] [KERNELS] [ITERATIONS]
 """
 
 import os
@@ -38,11 +38,12 @@ def chosen_picture():
 
 if __name__ == "__main__":
     picture = chosen_picture()
-    kernels_per_dim = int(sys.argv[2]) if len(sys.argv) > 2 else 8 if SMALL else 32
-    iterations = int(sys.argv[3]) if len(sys.argv) > 3 else 30 if SMALL else 600
+    kernels = int(sys.argv[2]) if len(sys.argv) > 2 else 60 if SMALL else 900
+    iterations = int(sys.argv[3]) if len(sys.argv) > 3 else 60 if SMALL else 3000
 
-    smoe = smoe_np.Smoe(picture, kernels_per_dim)
-    smoe.train(iterations, callbacks=[lambda smoe: print(smoe.history[-1])])
+    smoe = smoe_np.Smoe(picture)
+    smoe.fit(kernels=kernels, iterations=iterations,
+             callbacks=[lambda smoe: print(smoe.history[-1])])
 
     original = smoe_np.images.as_float(picture)
     sheet = strip(original, smoe.reconstruction, in_colours(smoe.gating))

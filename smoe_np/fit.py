@@ -13,6 +13,7 @@ from .steps import OwnFrame, StepSettings
 TARGETS = ("kernels", "psnr", "scalars", "bytes")
 EXPERTS = ("affine", "constant")
 ADAM_EPS = 1e-12  # of gradients of half the sum of squares in each kernel's frame
+LONG = 6000  # iterations of a fit that keeps its rates, and has events, for a larger part
 LEAST_ITERATIONS = 20  # that a budget of seconds is taken to allow
 
 
@@ -44,6 +45,13 @@ class Recipe(NamedTuple):
     list_life: int = 8  # even if kernels move; what is reported is exact
     least_diagonal: float = 0.01  # of A, per pixel
     most_diagonal: float = 2.0
+
+
+def usual_recipe(iterations):
+    """The recipe for a number of iterations, or for an unknown one, ``None``."""
+    if iterations is None or iterations < LONG:
+        return Recipe()
+    return Recipe(fade_from=0.75, events_until=0.8)
 
 
 EVENTS, LEAST_BETWEEN = 40, 6  # a short fit has so many events, but no closer than that
@@ -90,7 +98,7 @@ def fit_settings(kernels=None, psnr=None, scalars=None, bytes=None, iterations=N
         "seconds": None if seconds is None else check_number("seconds", seconds, above=True),
         "experts": experts, "seed": check_whole("seed", seed, 0),
         "val_iter": check_whole("val_iter", val_iter, 1),
-        "recipe": _checked(recipe or Recipe())._asdict(),
+        "recipe": _checked(recipe or usual_recipe(iterations))._asdict(),
     }
 
 
