@@ -233,9 +233,10 @@ KERNEL(differentiate, UPDATE_THREADS, const double *settings, const int *grid, c
     }
 }
 
-// Another model, or the same one elsewhere: its records, and whether the lists hold for it.
+// Another model, or the same one elsewhere: its records, and whether the lists hold for it, which
+// does not matter in the first `life` steps.
 KERNEL(follow, UPDATE_THREADS, int *control, const int *grid, const double *rows, double *records,
-       const double *anchors, double *moved, int listed, int K)
+       const double *anchors, double *moved, int listed, int life, int K)
 {
     int longest = 0;
     UNROLL for (int d = 0; d < NDIM; d++) longest = longest < grid[d] ? grid[d] : longest;
@@ -250,7 +251,7 @@ KERNEL(follow, UPDATE_THREADS, int *control, const int *grid, const double *rows
                 bool holds = true;
                 UNROLL for (int r = 0; r < 3; r++)
                     holds = holds && moved[3 * k + r] <= anchors[k * ANCHOR + ALLOWANCE + r];
-                if (!holds) control[STALE] = 1;
+                if (!holds && control[AGE] >= life) control[STALE] = 1;
             }
         }
     }

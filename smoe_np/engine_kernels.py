@@ -608,10 +608,12 @@ class KernelEngine:
     def _upload(self, rows):
         exact = self.launch.array(self._in_slots(rows), np.float64)
         self.params[...] = exact
+        life = self.list_life if self.held is None else 0  # of a model that was restored
         self.held = rows
         self.control[_SIGNED], self.control[_ALIVE] = 0, len(rows)
         self._run("follow", self._blocks(UPDATE_THREADS), UPDATE_THREADS, self.control, self.sizes,
-                  exact, self.records, self.anchors, self.moved, int(self.listed), self.num_slots)
+                  exact, self.records, self.anchors, self.moved, int(self.listed), life,
+                  self.num_slots)
 
     def _ask(self, steps):
         self.control[_HALT : _TARGET + 1] = self.launch.array(np.array([0, 0, steps], np.int32))
