@@ -236,7 +236,8 @@ def next_try(tried, wanted, most, iterations):
     if low:
         guess = max(guess, math.ceil(low.kernels * STEP), low.kernels + 1)
     if high:
-        guess = min(guess, int(high.kernels / STEP), high.kernels - 1)
+        guess = min(guess, max(int(high.kernels / STEP), low.kernels + 1 if low else 1),
+                    high.kernels - 1)
     return Try(_limited(guess, most), iterations)
 
 

@@ -225,6 +225,8 @@ class Smoe:
         settings = _training_settings(
             iterations, val_iter, base_lr, lr_div, lr_mult, l1reg, bandwidth_reg, grad_clip,
             adam_eps)
+        if self._plan is not None:  # whose moments are of other gradients
+            self.adam = Adam(self._params)
         self.settings, self._plan = settings, None
         self.until = self.iteration + settings["iterations"]
         self._best_loss = self._lowest_loss = math.inf
@@ -389,6 +391,7 @@ class Smoe:
                     if at_end and self._plan is not None and self._best_loss < loss:
                         self._params, mse = self._best_params, self._best_loss
                         loss = mse
+                        self.adam = Adam(self._params, self.adam.beta2)
                     self._seconds += time.perf_counter() - started
                     self._validate(mse, loss, callbacks, checkpoint)
                     started = time.perf_counter()
@@ -458,7 +461,7 @@ class Smoe:
         self.stopped = "diverged"
         at = self.iteration
         self._params = self._best_params
-        self.adam = Adam(self._params)
+        self.adam = Adam(self._params, self.adam.beta2)
         warnings.warn(
             f"training ended at iteration {at}: {why}; the model is back at its best parameters; "
             f"train on with a lower base_lr, lr_mult or regularisation",
