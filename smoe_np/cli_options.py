@@ -6,6 +6,7 @@ import re
 
 from . import __version__
 from .engine import ENGINES
+from .fit import EXPERTS, TARGETS, fit_settings
 from .smoe import Smoe
 
 # What the checkpoint of a run fixes, and the options that would say otherwise.
@@ -13,7 +14,13 @@ FIXED_BY_CHECKPOINT = {
     "kernels_per_dim": "-k", "params_file": "-p", "radial": "-ra", "train_pis": "-dp",
     "train_gammas": "-dg", "batches": "-b", "dtype": "--dtype",
 }
+FIXED_BY_CHECKPOINT_OF_FIT = {
+    "kernels": "--kernels", "psnr": "--psnr", "scalars": "--scalars", "bytes": "--bytes",
+    "iterations": "-n", "seconds": "--seconds", "experts": "--experts", "seed": "--seed",
+    "val_iter": "-v", "batches": "--batches", "dtype": "--dtype",
+}
 MODEL = ("kernels_per_dim", "train_pis", "train_gammas", "radial", "batches", "dtype")
+FITTING = (*TARGETS, "iterations", "seconds", "experts", "seed", "val_iter")
 TRAINING = {
     "iterations": "-n", "val_iter": "-v", "base_lr": "-lr", "lr_div": "-d", "lr_mult": "-m",
     "l1reg": "-reg", "bandwidth_reg": "--bandwidth-reg", "grad_clip": "--grad-clip",
@@ -45,7 +52,7 @@ def parse(arguments):
     parser = _Parser("smoe", "Fits Steered Mixture-of-Experts models to images.")
     parser.add_argument("--version", action="version", version=f"smoe_np {__version__}")
     commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND")
-    for add in (_train, _render, _info, _bench):
+    for add in (_fit, _train, _render, _info, _bench):
         add(commands)
     parser.epilog = "smoe COMMAND --help tells the options of a command."
     if arguments and arguments[0] in commands.choices:
@@ -118,10 +125,92 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
 # ---- the commands
 
 
+def _fit(commands):
+    parser = commands.add_parser(
+        "fit", help="fit a model to a picture: of so many kernels the best, or to a PSNR the "
+                    "smallest",
+        description=_FIT_DESCRIPTION, epilog=_FIT_EPILOG,
+        usage="smoe fit IMAGE -o MODEL (--kernels K | --psnr DB | --scalars N | --bytes N) "
+              "[options]\n       smoe fit IMAGE -o MODEL -c CHECKPOINT")
+    option = _with_defaults(Smoe.__init__, Smoe.fit)
+
+    group = parser.add_argument_group("files")
+    group.add_argument("image_path", metavar="IMAGE",
+                       help="the picture, or a TIFF stack as a volume")
+    group.add_argument("-o", "--output", metavar="MODEL", required=True,
+                       help="the model to write, a .npz; one that exists is refused")
+    group.add_argument("-r", "--results-path", metavar="RESULTS",
+                       help="folder for results on the way, those of smoe train; one that is not "
+                            "empty is refused")
+    parser.flag(group, "--overwrite", dest="overwrite", const=True,
+                help="replace MODEL, its checkpoint, and the results of an earlier run in "
+                     "RESULTS; files of any other name stay")
+    group.add_argument("-c", "--checkpoint-path", metavar="CHECKPOINT",
+                       help="go on with a fit that was interrupted, with its own target and "
+                            "settings")
+
+    group = parser.add_argument_group("target, one of")
+    target = group.add_mutually_exclusive_group()
+    target.add_argument("--kernels", type=int, metavar="K", help="as good as K kernels can be")
+    target.add_argument("--psnr", type=float, metavar="DB",
+                        help="as few kernels as reach so many decibels, by some ten fits")
+    target.add_argument("--scalars", type=int, metavar="N",
+                        help="as many kernels as have N numbers")
+    target.add_argument("--bytes", type=int, metavar="N",
+                        help="as many kernels as take N bytes as raw float16")
+
+    group = parser.add_argument_group("fit")
+    budget = group.add_mutually_exclusive_group()
+    option(budget, "-n", "--iterations", int, "steps to take; more make a better model",
+           default=fit_settings(kernels=1)["iterations"])
+    budget.add_argument("--seconds", type=float, metavar="S",
+                        help="time to take instead; the model then depends on the machine")
+    option(group, None, "--experts", str, "of a kernel: constant ones have no slopes, and fewer "
+           "numbers", choices=EXPERTS)
+    option(group, None, "--seed", int, "of all that is random; the same one makes the same model")
+    option(group, "-v", "--validation-iterations", int, "steps between validations, each of which "
+           "leaves a checkpoint", dest="val_iter")
+
+    group = parser.add_argument_group("computation")
+    _channels(group)
+    option(group, None, "--dtype", str, "precision", choices=("float32", "float64"))
+    _backend(group)
+    option(group, None, "--batches", int, "parts of an iteration; results do not depend on it",
+           default="chosen automatically")
+    parser.flag(group, "-q", "--quiet", dest="quiet", const=True,
+                help="print errors and warnings only")
+
+
+_FIT_DESCRIPTION = """\
+Fit a model to a picture: as good as a number of kernels allows, or as small as a PSNR allows.
+
+Kernels are added where the error is large and taken away where they are of little use, so that the
+same number of them does better than with smoe train."""
+
+_FIT_EPILOG = """\
+MODEL is written at the end: the picture is rough until then. Meanwhile there is a checkpoint beside
+it, camera.checkpoint.npz for camera.npz, or with -r in RESULTS/checkpoints/last.npz. Ctrl-C and
+SIGTERM end a fit after the step at hand; the line that is printed then tells the command that goes
+on, bit for bit.
+
+To a PSNR there are several fits. RESULTS keeps what the last one left on the way; params_best.npz
+and history.csv in it are, like MODEL, of the best one.
+
+exit status:
+  0 done   1 the PSNR is out of reach, or the fit diverged; the best model is kept   2 an error
+  130 Ctrl-C   143 SIGTERM
+
+examples:
+  smoe fit camera.png -o camera.npz --kernels 900
+  smoe fit camera.png -o camera.npz --psnr 32 --experts constant
+  smoe render camera.npz -o camera_fitted.png"""
+
+
 def _train(commands):
     parser = commands.add_parser(
-        "train", help="fit a model to a picture", description="Fit a model to a picture.",
-        epilog=_TRAIN_EPILOG, usage="smoe train -i IMAGE -r RESULTS [options]")
+        "train", help="train a model as tf-smoe does, by the gradient alone",
+        description=_TRAIN_DESCRIPTION, epilog=_TRAIN_EPILOG,
+        usage="smoe train -i IMAGE -r RESULTS [options]")
     option = _with_defaults(Smoe.__init__, Smoe.train)
 
     group = parser.add_argument_group("files")
@@ -146,9 +235,7 @@ def _train(commands):
                 help="do not train the mixing weights")
     parser.flag(group, "-dg", "--disable-train-gammas", dest="train_gammas", const=False,
                 help="do not train the slopes of the experts")
-    group.add_argument("--channel-axis", type=_channel_axis, metavar="AXIS",
-                       help="the axis of the channels: a number, none if every axis is space, or "
-                            "auto: the last one if it has 1 to 4 entries (default: auto)")
+    _channels(group)
 
     group = parser.add_argument_group("training")
     option(group, "-n", "--iterations", int, "steps to take")
@@ -171,6 +258,10 @@ def _train(commands):
     parser.flag(group, "-q", "--quiet", dest="quiet", const=True,
                 help="print errors and warnings only")
 
+
+_TRAIN_DESCRIPTION = """\
+Train a model as tf-smoe does: a grid of kernels that follows the gradient. A model of as many
+kernels is better by smoe fit."""
 
 _TRAIN_EPILOG = """\
 Long names may be written with _ for -, and flags as =1 or =0: --quiet=0.
@@ -295,6 +386,12 @@ def _with_defaults(*functions):
 def _backend(group):
     group.add_argument("--backend", choices=("auto", *ENGINES),
                        help="engine (default: auto, the fastest that works here)")
+
+
+def _channels(group):
+    group.add_argument("--channel-axis", type=_channel_axis, metavar="AXIS",
+                       help="the axis of the channels: a number, none if every axis is space, or "
+                            "auto: the last one if it has 1 to 4 entries (default: auto)")
 
 
 def _channel_axis(text):

@@ -1,6 +1,10 @@
 """What a model is made of: counts, ranges, sizes of its kernels."""
 
+import math
+
 import numpy as np
+
+from .fit import scalars_of
 
 QUANTILES = (0, 5, 25, 50, 75, 95, 100)  # percent
 
@@ -15,14 +19,11 @@ def describe(params):
     Returns
     -------
     dict
-        Plain numbers, texts and lists. ``scalars`` counts the free numbers of the model: of a
-        steering matrix the lower triangle, of a radial one a single number. ``sigma_in_pixels`` has
+        Plain numbers, texts and lists, those of ``size_of`` among them. ``sigma_in_pixels`` has
         the quantiles of the kernels' largest and smallest standard deviation, where the picture's
         size is known; ``None`` stands for an extent without end.
     """
     K, D, C = params.num_kernels, params.num_dims, params.num_channels
-    steering = 1 if params.radial else D * (D + 1) // 2
-    scalars = K * (1 + D + steering + C * D + C)
     ranges = {}
     for name, array in params.arrays().items():
         if name == "A":
@@ -35,9 +36,9 @@ def describe(params):
         "channels": C,
         "dtype": params.dtype.name,
         "radial": params.radial,
+        "experts": "affine" if params.gamma_e.any() else "constant",
         "image_shape": None if params.image_shape is None else list(params.image_shape),
-        "scalars": scalars,
-        "bytes_as_float16": 2 * scalars,
+        **size_of(params),
         "ranges": ranges,
         "negative_gates": int((np.sign(diagonal).prod(axis=1) < 0).sum()),
         "weights_not_above_0": int((params.pis <= 0).sum()),
@@ -46,6 +47,40 @@ def describe(params):
     if params.image_shape is not None and K:
         facts["sigma_in_pixels"] = _sigma_quantiles(params.A, max(params.image_shape))
     return facts
+
+
+def size_of(params):
+    """How large a model is.
+
+    Parameters
+    ----------
+    params : SmoeParams
+
+    Returns
+    -------
+    dict
+        ``scalars`` counts its free numbers: of a steering matrix the lower triangle, of a radial
+        one a single number, slopes of experts only where there are any. ``bytes_as_float16`` is
+        what they take as they are, ``bits_per_pixel`` the same by pixels, or ``None`` where the
+        picture's size is not known.
+    """
+    D = params.num_dims
+    each = scalars_of(D, params.num_channels, bool(params.gamma_e.any()))
+    if params.radial:
+        each -= D * (D + 1) // 2 - 1
+    scalars, shape = params.num_kernels * each, params.image_shape
+    return {
+        "scalars": scalars,
+        "bytes_as_float16": 2 * scalars,
+        "bits_per_pixel": None if shape is None else 16 * scalars / math.prod(shape),
+    }
+
+
+def size_as_text(size):
+    """The facts of ``size_of`` in words."""
+    bits = size["bits_per_pixel"]
+    each = "" if bits is None else f", {bits:.3g} bits a pixel"
+    return f"{size['scalars']} scalars ({size['bytes_as_float16']} bytes as float16{each})"
 
 
 def as_text(facts):
@@ -57,8 +92,9 @@ def as_text(facts):
         ("channels", facts["channels"]),
         ("dtype", facts["dtype"]),
         ("radial", "yes" if facts["radial"] else "no"),
+        ("experts", facts["experts"]),
         ("image shape", "×".join(map(str, shape)) if shape else "not in the file"),
-        ("scalars", f"{facts['scalars']} ({facts['bytes_as_float16']} bytes as float16)"),
+        ("size", size_as_text(facts)),
         ("negative gates", f"{facts['negative_gates']} kernels"),
         ("weights ≤ 0", f"{facts['weights_not_above_0']} kernels"),
     ]

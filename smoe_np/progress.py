@@ -1,4 +1,4 @@
-"""How a training run shows on the terminal: a bar, or a line at each validation."""
+"""How training shows on the terminal: a bar, or a line at each validation."""
 
 import contextlib
 import sys
@@ -20,23 +20,29 @@ def say(line):
             tqdm.tqdm.write(line, file=sys.stderr)
 
 
-class Progress:
-    """Progress of a training run, to be given to ``Smoe.train``; a context manager.
+def tries(smoe):
+    """Whether its training consists of several fits, on the way to a PSNR."""
+    return (smoe.settings or {}).get("target") == "psnr"
 
-    Its object is the ``progress`` of ``Smoe.train``, and its method ``validation`` one of the
+
+class Progress:
+    """Progress of training, to be given to ``Smoe.train`` or ``fit``; a context manager.
+
+    Its object is the ``progress`` of these, and its method ``validation`` one of the
     ``callbacks``. A bar is drawn where tqdm is installed and stderr is a terminal, else there is a
-    line at each validation.
+    line at each validation; with either there is a line for each fit on the way to a PSNR.
 
     Parameters
     ----------
+    smoe : Smoe
+        As it is before its training begins or goes on.
     quiet : bool
         Show nothing.
-    iteration : int
-        At which the run goes on.
     """
 
-    def __init__(self, quiet=False, iteration=0):
-        self.quiet, self.iteration, self._started, self._bar = quiet, iteration, False, None
+    def __init__(self, smoe, quiet=False):
+        self.quiet, self._started, self._bar = quiet, False, None
+        self._iteration, self._tried = smoe.iteration, len(smoe.tried)
 
     def __enter__(self):
         return self
@@ -48,14 +54,11 @@ class Progress:
 
     def __call__(self, smoe):
         """Note that steps were taken."""
-        self._start(smoe)
-        if self._bar is not None:
-            with contextlib.suppress(*_STDERR_TROUBLE):
-                self._bar.update(smoe.iteration - self._bar.n)
+        self._follow(smoe)
 
     def validation(self, smoe):
         """Show what a validation found."""
-        self._start(smoe)
+        self._follow(smoe)
         record = smoe.history[-1]
         found = f"PSNR {record.psnr:.2f} dB, {record.kernels} kernels"
         if self._bar is not None:
@@ -64,6 +67,8 @@ class Progress:
         elif not self.quiet:
             say(f"iteration {record.iteration}: loss {record.loss:.3e}, {found}, "
                 f"{record.seconds:.1f} s")
+        if tries(smoe) and record.iteration == smoe.until and not self.quiet:
+            say(f"try {len(smoe.tried) + 1}: {found} after {record.iteration} iterations")
 
     def _start(self, smoe):
         if self._started:
@@ -74,5 +79,23 @@ class Progress:
         with contextlib.suppress(ImportError, *_STDERR_TROUBLE):
             from tqdm import tqdm
 
-            self._bar = tqdm(initial=self.iteration, total=smoe.until, unit="it", file=sys.stderr,
-                             dynamic_ncols=True)
+            self._bar = tqdm(desc=self._name_of_try(smoe), initial=self._iteration,
+                             total=smoe.until, unit="it", file=sys.stderr, dynamic_ncols=True)
+
+    def _follow(self, smoe):
+        self._start(smoe)
+        if self._bar is not None:
+            with contextlib.suppress(*_STDERR_TROUBLE):
+                self._move_bar(smoe)
+
+    def _move_bar(self, smoe):
+        if len(smoe.tried) != self._tried:  # another fit has begun, at iteration 0
+            self._tried = len(smoe.tried)
+            self._bar.initial = 0
+            self._bar.set_description(self._name_of_try(smoe), refresh=False)
+            self._bar.reset(smoe.until)
+        self._bar.total = smoe.until  # which changes where there is a budget of seconds
+        self._bar.update(smoe.iteration - self._bar.n)
+
+    def _name_of_try(self, smoe):
+        return f"try {self._tried + 1}" if tries(smoe) else None

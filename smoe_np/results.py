@@ -1,4 +1,4 @@
-"""The folder in which a training run leaves its results."""
+"""What training leaves: a folder of results, or the file of a model."""
 
 import contextlib
 import csv
@@ -28,6 +28,33 @@ OWN_FILES = {
     "checkpoints": re.compile(r"last\.npz"),
 }
 PROBE_BYTES = 1 << 16
+
+
+class _Checkpoint:
+    """The checkpoint of a run, told from a file that was there before.
+
+    Parameters
+    ----------
+    path : str
+    given : str or os.PathLike, optional
+        The checkpoint from which training goes on; if it is this one, it is of the same run.
+    """
+
+    def __init__(self, path, given=None):
+        self.path = path
+        self.goes_on = given is not None and os.path.realpath(given) == os.path.realpath(path)
+        self._before = self._stamp()
+
+    @property
+    def is_ours(self):
+        stamp = self._stamp()
+        return stamp is not None and (self.goes_on or stamp != self._before)
+
+    def _stamp(self):
+        with contextlib.suppress(OSError):
+            found = os.stat(self.path)
+            return found.st_ino, found.st_mtime_ns
+        return None
 
 
 class ResultsFolder:
@@ -66,8 +93,8 @@ class ResultsFolder:
     def __init__(self, path, overwrite=False, checkpoint=None):
         self.path = path_text(path)
         self.checkpoint = os.path.join(self.path, "checkpoints", "last.npz")
-        self._goes_on = checkpoint is not None and (
-            os.path.realpath(checkpoint) == os.path.realpath(self.checkpoint))
+        self._checkpoint = _Checkpoint(self.checkpoint, checkpoint)
+        self._goes_on = self._checkpoint.goes_on
         self._begun = False  # nothing is removed before there is something to write
         self._written_best = None
         self._about = {}
@@ -78,7 +105,6 @@ class ResultsFolder:
             raise FileExistsError(
                 errno.EEXIST, f"the results folder {self.path!r} is not empty; give another one, "
                               f"or --overwrite to replace the results in it")
-        self._checkpoint_before = self._checkpoint_stamp()
 
     def owns(self, path):
         """Whether a file is one of those that are written here, and may be replaced."""
@@ -115,12 +141,18 @@ class ResultsFolder:
     @property
     def has_checkpoint(self):
         """Whether there is a checkpoint of this run."""
-        stamp = self._checkpoint_stamp()
-        return stamp is not None and (self._goes_on or stamp != self._checkpoint_before)
+        return self._checkpoint.is_ours
+
+    @property
+    def where(self):
+        """Where the results are, in words."""
+        return f"results in {self.path}"
 
     def validation(self, smoe):
-        """Write what a validation leaves; a callback of ``Smoe.train``."""
+        """Write what a validation leaves; a callback of ``Smoe.train`` and ``fit``."""
         self._begin()
+        if smoe.tried and len(smoe.history) == 1:  # a fit to a PSNR begins anew, at iteration 0
+            self._remove("params", "reconstructions")
         if self._written_best is None:
             self._write_settings(smoe)
         number = f"{smoe.iteration:06d}"
@@ -138,7 +170,7 @@ class ResultsFolder:
             self.validation(smoe)
 
     def finish(self, smoe):
-        """Write what the end of training leaves, whether it was interrupted or not."""
+        """Write what the end of training leaves."""
         self._begin()
         smoe.params.save(os.path.join(self.path, "params_last.npz"))
         best = smoe.best_params
@@ -147,6 +179,10 @@ class ResultsFolder:
         self._write_picture(smoe, picture, "", "reconstruction_best")
         self._write_history(smoe)
         self._write_settings(smoe)
+
+    def keep(self, smoe):
+        """Write what there is when training is interrupted."""
+        self.finish(smoe)
 
     # ---- files of an earlier run
 
@@ -164,19 +200,16 @@ class ResultsFolder:
         if self._begun or self._goes_on:
             return
         self._begun = True
-        for sub, own in OWN_FILES.items():
+        self._remove(*OWN_FILES)
+
+    def _remove(self, *subfolders):
+        for sub in subfolders:
             with os.scandir(os.path.join(self.path, sub)) as entries:
-                old = [entry.path for entry in entries
-                       if own.fullmatch(entry.name) and entry.is_file(follow_symlinks=False)]
+                old = [entry.path for entry in entries if OWN_FILES[sub].fullmatch(entry.name)
+                       and entry.is_file(follow_symlinks=False)]
             for path in old:
                 if path != self.checkpoint or not self.has_checkpoint:
                     os.unlink(path)
-
-    def _checkpoint_stamp(self):
-        with contextlib.suppress(OSError):
-            found = os.stat(self.checkpoint)
-            return found.st_ino, found.st_mtime_ns
-        return None
 
     # ---- files of this run
 
@@ -201,8 +234,145 @@ class ResultsFolder:
             "backend": smoe.engine.name, "model": smoe.options, "training": smoe.settings,
             "iteration": smoe.iteration, "stopped": smoe.stopped,
         }
+        if smoe.tried:
+            settings["tried"] = [one._asdict() for one in smoe.tried]
         self._write_text("settings.json", json.dumps(settings, indent=2) + "\n")
 
     def _write_text(self, name, text):
         with atomic_write(os.path.join(self.path, name)) as stream:
             stream.write(text.encode())
+
+
+class ModelFile:
+    """The file of a model, and beside it a checkpoint until there is one; making one only looks.
+
+    ``MODEL.npz`` is written at the end; until then there is ``MODEL.checkpoint.npz``, which is
+    removed when the model has been written. Where there is a folder of results as well, that has
+    the checkpoint.
+
+    Parameters
+    ----------
+    path : str or os.PathLike
+        Its name ends in ``.npz``.
+    overwrite : bool
+        Replace files of these names.
+    checkpoint : str or os.PathLike, optional
+        The checkpoint from which training goes on. If it is the one beside this very model, it is
+        the same run's: it is replaced, and removed at the end.
+    results : ResultsFolder, optional
+
+    Raises
+    ------
+    FileExistsError
+        If there is a file of one of these names, and neither `overwrite` nor `checkpoint` allows
+        that.
+    ValueError
+        If the name does not end in ``.npz``, or is that of another file of this run.
+    """
+
+    def __init__(self, path, overwrite=False, checkpoint=None, results=None):
+        self.path, self._overwrite, self._results = path_text(path), overwrite, results
+        stem, ending = os.path.splitext(self.path)
+        if ending != ".npz":
+            raise ValueError(f"the model is written as .npz; give a name that ends so instead of "
+                             f"{self.path!r}")
+        if checkpoint is not None and os.path.realpath(checkpoint) == os.path.realpath(self.path):
+            raise ValueError(f"{self.path!r} is the checkpoint; give the model another name")
+        if results is not None and results.owns(self.path):
+            raise ValueError(f"{self.path!r} is among the results in {results.path!r}; give the "
+                             f"model another name")
+        if os.path.lexists(self.path) and not overwrite:
+            raise FileExistsError(errno.EEXIST, f"{self.path!r} exists; give another name, or "
+                                                f"--overwrite to replace it")
+        self._checkpoint = (_Checkpoint(f"{stem}.checkpoint.npz", checkpoint) if results is None
+                            else results._checkpoint)
+        self.checkpoint = self._checkpoint.path
+        if results is None and os.path.lexists(self.checkpoint) and not (
+                overwrite or self._checkpoint.goes_on):
+            raise FileExistsError(
+                errno.EEXIST, f"{self.checkpoint!r} exists, as a fit that was interrupted leaves "
+                              f"it; go on with it by -c, give the model another name, or "
+                              f"--overwrite to begin anew")
+
+    def owns(self, path):
+        """Whether a file is one of those that are written here, and may be replaced."""
+        ours = (os.path.realpath(self.path), os.path.realpath(self.checkpoint))
+        return os.path.realpath(path) in ours or (
+            self._results is not None and self._results.owns(path))
+
+    def create(self, **about):
+        """Prove that all can be written, and make the folders of the results.
+
+        Parameters
+        ----------
+        **about
+            As for ``ResultsFolder.create``.
+
+        Raises
+        ------
+        OSError
+            If a file cannot be written, or the disk is full.
+        """
+        folder = os.path.dirname(os.path.realpath(self.path))
+        among_results = (self._results is not None
+                         and folder == os.path.realpath(self._results.path))
+        if not among_results:
+            _prove_writable(self.path)
+        if self._results is None:
+            _prove_writable(self.checkpoint)
+        else:
+            self._results.create(**about)
+        if among_results:
+            _prove_writable(self.path)
+
+    @property
+    def has_checkpoint(self):
+        """Whether there is a checkpoint of this run."""
+        return self._checkpoint.is_ours
+
+    @property
+    def where(self):
+        """Where the model is, and what else there is, in words."""
+        found = f"model in {self.path}"
+        if self._results is not None:
+            return f"{found}, {self._results.where}"
+        return f"{found}, checkpoint in {self.checkpoint}" if self.has_checkpoint else found
+
+    def validation(self, smoe):
+        """Write what a validation leaves; a callback of ``Smoe.fit``."""
+        if self._results is not None:
+            self._results.validation(smoe)
+
+    def complete(self, smoe):
+        """Write what a run that goes on was killed before writing, after its last checkpoint."""
+        if self._results is not None:
+            self._results.complete(smoe)
+
+    def keep(self, smoe):
+        """Write what there is when training is interrupted: no model, which is rough until then."""
+        if self._results is not None:
+            self._results.keep(smoe)
+
+    def finish(self, smoe):
+        """Write the model; if all went well, the checkpoint beside it has had its day."""
+        if self._results is not None:
+            self._results.finish(smoe)
+        if os.path.lexists(self.path) and not self._overwrite:
+            raise FileExistsError(errno.EEXIST, f"{self.path!r} exists by now, and is left alone")
+        smoe.params.save(self.path)
+        if self._results is None and smoe.stopped is None and self.has_checkpoint and (
+                not os.path.islink(self.checkpoint)):
+            os.unlink(self.checkpoint)
+
+
+class _Proven(Exception):
+    pass
+
+
+def _prove_writable(path):
+    """Raise OSError unless a file can be written there; one of that name stays as it is."""
+    with contextlib.suppress(_Proven), atomic_write(path) as stream:
+        stream.write(bytes(PROBE_BYTES))
+        stream.flush()
+        os.fsync(stream.fileno())
+        raise _Proven

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import smoe_np
-from smoe_np.results import ResultsFolder
+from smoe_np.results import ModelFile, ResultsFolder
 
 
 @pytest.fixture
@@ -225,6 +225,49 @@ def test_its_own_files_are_known_by_any_path(tmp_path):
     assert folder.owns(tmp_path / "params/params_000100.npz")
     assert not folder.owns(tmp_path / "picture.png")
     assert not folder.owns(tmp_path / "reconstructions/reconstruction_best.png")
+
+
+# ---- the file of a model
+
+
+def fit(files, image):
+    smoe = smoe_np.Smoe(image)
+    files.create()
+    smoe.fit(kernels=2, iterations=2, callbacks=[files.validation], checkpoint=files.checkpoint)
+    files.finish(smoe)
+    return smoe
+
+
+def test_a_model_is_written_and_its_checkpoint_removed(tmp_path, image):
+    files = ModelFile(tmp_path / "m.npz")
+    assert files_of(tmp_path) == set()
+    assert files.checkpoint == str(tmp_path / "m.checkpoint.npz")
+    smoe = fit(files, image)
+    assert files_of(tmp_path) == {"m.npz"}
+    assert same_params(tmp_path / "m.npz", smoe.params)
+    assert files.where == f"model in {tmp_path / 'm.npz'}"
+
+
+def test_a_model_leaves_the_checkpoint_to_the_results_where_there_are_any(tmp_path, image):
+    results = ResultsFolder(tmp_path / "r")
+    fit(ModelFile(tmp_path / "m.npz", results=results), image)
+    assert results.has_checkpoint
+    assert {name for name in files_of(tmp_path) if "r/" not in name} == {"m.npz"}
+
+
+def test_a_link_that_somebody_made_of_a_checkpoint_stays(tmp_path, image):
+    (tmp_path / "elsewhere.npz").write_text("older")
+    (tmp_path / "m.checkpoint.npz").symlink_to(tmp_path / "elsewhere.npz")
+    fit(ModelFile(tmp_path / "m.npz", checkpoint=tmp_path / "elsewhere.npz"), image)
+    assert files_of(tmp_path) == {"m.npz", "elsewhere.npz", "m.checkpoint.npz"}
+    assert (tmp_path / "m.checkpoint.npz").is_symlink()
+
+
+def test_proving_that_a_model_can_be_written_leaves_an_older_one_as_it_is(tmp_path):
+    (tmp_path / "m.npz").write_text("older")
+    ModelFile(tmp_path / "m.npz", overwrite=True).create()
+    assert files_of(tmp_path) == {"m.npz"}
+    assert (tmp_path / "m.npz").read_text() == "older"
 
 
 # ---- disks
