@@ -212,6 +212,16 @@ def test_ellipses_have_the_colour_of_the_expert_at_their_centre():
     assert (collection.get_facecolor()[:, 3] < 0.5).all()  # what is below shows through
 
 
+def test_a_kernel_without_bounds_is_drawn_as_far_as_there_are_numbers_for_it(tmp_path):
+    model = random_model(5, 4)
+    model.A[0] *= 1e-12
+    figure = plots.image_figure(model, picture((8, 8))[..., 0], tmp_path / "sheet.png",
+                                ["kernels"], backend="numpy")
+    outlines = [path.vertices for path in axes_with(figure, "PolyCollection").collections[0]
+                .get_paths()]
+    assert 1e4 < np.abs(outlines).max() <= plots.FAR
+
+
 def test_kernels_without_weight_are_not_drawn_even_if_they_have_no_extent():
     model = random_model(4, 5)
     pis, A = model.pis.copy(), model.A.copy()
@@ -355,7 +365,7 @@ def test_a_large_picture_makes_a_sheet(tmp_path):
 
 
 def test_text_of_users_is_shown_as_it_is_and_cut_where_it_is_long(trained, tmp_path):
-    for title in (r"$\frac{1}{", "漢字", "a\nb"):
+    for title in (r"$\frac{1}{$", "漢字", "a\nb"):
         figure = plots.image_figure(trained.params, trained._target, tmp_path / "a.png",
                                     ["weights"], title=title)
         assert title.replace("\n", " ") in texts_of(figure)
@@ -616,6 +626,28 @@ def test_a_window_opens_at_once_answers_between_drawings_and_may_be_closed(monke
     assert screen.breaths == 9
 
 
+def test_where_there_is_a_window_the_file_is_written_at_the_end_only(monkeypatch, tmp_path):
+    clock, written = Clock(), []
+    monkeypatch.setattr(plots, "time", clock)
+    monkeypatch.setattr(plots, "_write", lambda figure, path: written.append(path))
+    monkeypatch.setattr(plots, "_screen", Screen)
+    plotter = Slow(clock, 0.5, path=tmp_path / "a.png")
+    follow(plotter, clock, 0.01, 11, until=10)
+    assert plotter.drawn == [0, 10]
+    assert len(written) == 1
+
+
+def test_a_window_stays_as_large_as_it_was_made(monkeypatch):
+    screen = Screen()
+    monkeypatch.setattr(plots, "_screen", lambda: screen)
+    plotter = plots.LossPlotter()
+    smoe = Smoe(picture((8, 8))[..., 0], 2).train(1, callbacks=[plotter])
+    assert tuple(screen.figure.get_size_inches()) == (9, 5.6)
+    screen.figure.set_size_inches(5, 4)
+    plotter.draw(smoe)
+    assert tuple(screen.figure.get_size_inches()) == (5, 4)
+
+
 def test_what_is_quiet_and_has_no_path_draws_nothing(monkeypatch):
     monkeypatch.setattr(plots, "_screen", Screen)
     plotter = Slow(Clock(), 0.5, quiet=True)
@@ -685,6 +717,15 @@ def test_files_are_written_whole_or_not_at_all(trained, tmp_path, monkeypatch):
     plots.loss_figure(HISTORY, path)
     assert path.read_bytes().startswith(b"\x89PNG")
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_writing_a_figure_leaves_it_as_it_was_in_its_window(tmp_path):
+    figure = plots.loss_figure(HISTORY)
+    figure.dpi, canvas, size = 77, figure.canvas, tuple(figure.get_size_inches())
+    plots._write(figure, tmp_path / "loss.png")
+    assert (figure.dpi, figure.canvas, tuple(figure.get_size_inches())) == (77, canvas, size)
+    height, width = pixels(tmp_path / "loss.png").shape[:2]
+    assert (width, height) == (size[0] * plots.DPI, pytest.approx(size[1] * plots.DPI, abs=1))
 
 
 def test_what_is_missing_without_matplotlib_is_said_in_one_sentence(monkeypatch, trained):
