@@ -403,7 +403,7 @@ class NumpyEngine:
         theta = block.view(pairs.theta).transpose(0, 2, 1)  # (B, n, M)
         p = scratch[0, : block.size * self.grid.pixels].reshape(*theta.shape[:2], -1)
         np.matmul(theta, self.phi, out=p)
-        if block.steep or self.live.signed:
+        if block.steep or self.live.signed or self.live.overdue:
             # exp of an advantage over the tile's winner would overflow, or hide what is tiny
             p -= p.max(axis=1, keepdims=True)
         np.exp(p, out=p)

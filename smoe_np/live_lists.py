@@ -54,7 +54,8 @@ class LiveLists:
             moved = drift(self.anchor, self.inverse, self.now)
             if (moved != self.moved).any():
                 self.age, self.moved = self.age + 1, moved
-            holds = self.age < self.life or (moved <= self.allowance).all()
+            self.overdue = not (moved <= self.allowance).all()
+            holds = self.age < self.life or not self.overdue
             if holds and not self.stale and self.tau <= self.listed_tau:
                 return False
             self._note_rate()
@@ -102,7 +103,7 @@ class LiveLists:
         self.anchor, self.inverse = kernels, lower_inverse(kernels.A)
         self.moved = drift(self.anchor, self.inverse, kernels)  # 0 but for rounding
         self.allowance = np.maximum(allowance, self.moved)
-        self.age, self.stale = 0, False
+        self.age, self.stale, self.overdue = 0, False, False
         self.num_pairs = len(lists.kernels)
         self.builds += 1
 

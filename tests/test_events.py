@@ -645,6 +645,26 @@ def test_lists_are_used_for_their_life_by_kernels_that_move_but_never_when_it_is
         assert_exact(engine, model, target, dtype)
 
 
+@DTYPES
+def test_nothing_overflows_however_far_kernels_move_in_the_life_of_lists(each_engine, dtype):
+    # so that whoever won a tile is far below the others there
+    params, target = random_model(29, 40, sigma=0.06, dtype=np.dtype(dtype)), picture((40, 37))
+    engine, adam = make_engine((40, 37), target, dtype), Adam(params)
+    engine.loss(params)
+    before, engine.list_life = engine.builds, 1000
+    settings = frame_settings()._replace(rates={"musX": 30.0})
+    for _ in range(3):
+        done = engine.advance(params, adam, settings, math.inf, 1)
+        assert done.failure is None
+        params = done.params
+    for look in (engine.render, engine.weigh, engine.halve):
+        assert np.isfinite(look(params)).all()
+    assert engine.builds == before
+    engine.list_life = 0
+    wanted = np.clip(dense.render(params, (40, 37)), 0, 1)
+    assert np.abs(engine.render(params) - wanted).max() < {"float32": 1e-3, "float64": 1e-9}[dtype]
+
+
 def test_a_checkpoint_of_an_engine_remembers_the_tau_of_its_lists(each_engine):
     params, target = random_model(26, 80, sigma=0.06), picture((48, 40))
     engine = make_engine((48, 40), target)
