@@ -184,7 +184,8 @@ class Plan:
             rates["gamma_e"] = recipe.slope_rate
         frame = OwnFrame(recipe.least_diagonal * longest, recipe.most_diagonal * longest,
                          recipe.fade_from * until, until, recipe.fade_to_part)
-        return StepSettings(rates, ADAM_EPS, 0.0, 0.0, initial_kernels, False, None, frame)
+        return StepSettings(rates, ADAM_EPS, 0.0, 0.0, initial_kernels, False, None, frame,
+                            explosion=math.inf)  # an event may raise the loss
 
 
 class Try(NamedTuple):

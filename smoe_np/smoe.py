@@ -314,8 +314,11 @@ class Smoe:
         if self.settings.get("target") != "psnr" or self.stopped is not None:
             return False
         wanted, here = self.settings["value"], self.history[-1].psnr
-        self.tried.append(Try(self._plan.kernels, self.until, here))
-        if self.until == self.settings["iterations"]:
+        done = Try(self._plan.kernels, self.until, here)
+        is_new = not self.tried or self.tried[-1][:2] != done[:2]  # not resumed after its end
+        if is_new:
+            self.tried.append(done)
+        if is_new and self.until == self.settings["iterations"]:
             fits = [fit for fit in (self._found, (self._params, self.history)) if fit]
             # of those that reach it the smallest, else the best
             self._found = max(fits, key=lambda fit: (fit[1][-1].psnr >= wanted, -fit[1][-1].kernels
@@ -331,6 +334,21 @@ class Smoe:
                           f"reach {self.history[-1].psnr:.2f} dB in {self.until} iterations",
                           RuntimeWarning, stacklevel=5)
         return False
+
+    def _advance(self, steps, at_most):
+        """Take some steps; in a fit, after an event if one is due, and until the next."""
+        if self._plan is None:
+            return self.engine.advance(self._params, self.adam, steps, self._lowest_loss, at_most)
+        exact = self.engine.tau, self.engine.list_life
+        self.engine.tau = min(self._plan.recipe.tau, self.engine.tau)
+        self.engine.list_life = self._plan.recipe.list_life
+        try:
+            self._event()
+            to_event = self._plan.until_event(self.iteration, self.until)
+            at_most = min(at_most, to_event or self._plan.event_every(self.until))
+            return self.engine.advance(self._params, self.adam, steps, self._lowest_loss, at_most)
+        finally:
+            self.engine.tau, self.engine.list_life = exact
 
     def _event(self):
         """If one is due, take kernels away and split others."""
@@ -403,16 +421,7 @@ class Smoe:
                     self.stopped = "interrupted"
                     break
                 at_most = min(to_validation or settings["val_iter"], self.until - self.iteration)
-                exact = self.engine.tau, self.engine.list_life
-                if self._plan is not None:
-                    self.engine.tau = min(self._plan.recipe.tau, self.engine.tau)
-                    self.engine.list_life = self._plan.recipe.list_life
-                    self._event()
-                    at_most = min(at_most, self._plan.until_event(self.iteration, self.until) or
-                                  self._plan.event_every(self.until))
-                done = self.engine.advance(self._params, self.adam, steps, self._lowest_loss,
-                                           at_most)
-                self.engine.tau, self.engine.list_life = exact
+                done = self._advance(steps, at_most)
                 self._params, self._lowest_loss = done.params, done.lowest_loss
                 self.iteration += done.steps
                 if done.failure is not None:
@@ -462,10 +471,11 @@ class Smoe:
         at = self.iteration
         self._params = self._best_params
         self.adam = Adam(self._params, self.adam.beta2)
+        advice = ("train on with a lower base_lr, lr_mult or regularisation" if self._plan is None
+                  else "fit with lower rates in its recipe")
         warnings.warn(
             f"training ended at iteration {at}: {why}; the model is back at its best parameters; "
-            f"train on with a lower base_lr, lr_mult or regularisation",
-            RuntimeWarning, stacklevel=5)
+            f"{advice}", RuntimeWarning, stacklevel=5)
 
     # ---- what has come of it
 
