@@ -58,7 +58,7 @@ def draw(found, path):
     figure, axes = plt.subplots(figsize=(8, 0.35 * len(names) + 1), layout="constrained")
     bars = axes.barh(names, [found[name] - best for name in names], color="steelblue")
     axes.bar_label(bars, [f"{found[name]:.2f} dB" for name in names], padding=3)
-    axes.margins(x=0.15)
+    axes.margins(x=0.2)
     axes.set_xlabel("dB more or less than the recipe as it is")
     figure.savefig(path, dpi=120)
 
