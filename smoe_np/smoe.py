@@ -313,22 +313,24 @@ class Smoe:
         """After a fit to its end: begin another one, if a PSNR is wanted; whether there is one."""
         if self.settings.get("target") != "psnr" or self.stopped is not None:
             return False
-        wanted, here = self.settings["value"], self.history[-1].psnr
-        done = Try(self._plan.kernels, self.until, here)
-        is_new = not self.tried or self.tried[-1][:2] != done[:2]  # not resumed after its end
-        if is_new:
-            self.tried.append(done)
-        if is_new and self.until == self.settings["iterations"]:
+        wanted, full = self.settings["value"], self.settings["iterations"]
+        most = math.prod(self.shape)
+        if next_try(self.tried, wanted, most, full) is None:  # resumed after its end
+            return False
+        self.tried.append(Try(self._plan.kernels, self.until, self.history[-1].psnr))
+        if self.until == full:
             fits = [fit for fit in (self._found, (self._params, self.history)) if fit]
             # of those that reach it the smallest, else the best
             self._found = max(fits, key=lambda fit: (fit[1][-1].psnr >= wanted, -fit[1][-1].kernels
                               if fit[1][-1].psnr >= wanted else fit[1][-1].psnr))
-        following = next_try(self.tried, wanted, math.prod(self.shape), self.settings["iterations"])
+        following = next_try(self.tried, wanted, most, full)
         if following is not None:
             self._begin_fit(following)
             return True
         self._params, self.history = self._found
-        self._best_params, self.adam = self._params, Adam(self._params)
+        self._best_params, self._best_loss = self._params, self.history[-1].loss
+        self.adam = Adam(self._params, self.adam.beta2)
+        self.engine.forget()
         if self.history[-1].psnr < wanted:
             warnings.warn(f"psnr {wanted:g} is out of reach: {self._params.num_kernels} kernels "
                           f"reach {self.history[-1].psnr:.2f} dB in {self.until} iterations",
@@ -410,6 +412,7 @@ class Smoe:
                         self._params, mse = self._best_params, self._best_loss
                         loss = mse
                         self.adam = Adam(self._params, self.adam.beta2)
+                        self.engine.forget()
                     self._seconds += time.perf_counter() - started
                     self._validate(mse, loss, callbacks, checkpoint)
                     started = time.perf_counter()
