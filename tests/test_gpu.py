@@ -5,11 +5,18 @@ import threading
 
 import numpy as np
 import pytest
-from helpers import assert_gradients_agree, assert_same_model, picture, random_model
+from helpers import (
+    assert_gradients_agree,
+    assert_same_model,
+    picture,
+    random_model,
+    relative_error,
+)
 
 import smoe_np
 from smoe_np import Smoe, dense
 from smoe_np.engine_cupy import CupyEngine
+from smoe_np.engine_numpy import NumpyEngine
 
 pytestmark = pytest.mark.gpu
 
@@ -29,6 +36,41 @@ def test_training_is_that_of_numpy(image):
     ours = trained(image)
     assert [record.psnr for record in ours.history] == pytest.approx(
         [record.psnr for record in theirs.history], abs=0.02)
+
+
+@pytest.mark.parametrize("image", [IMAGE, COLOURS], ids=["grey", "colours"])
+def test_fits_end_where_those_of_numpy_do(image):
+    # paths part by rounding, so a single fit may end a little higher or lower
+    ours, theirs = ([Smoe(image, backend=name).fit(kernels=60, iterations=200, seed=seed)
+                     for seed in range(3)] for name in ("cupy", "numpy"))
+    for smoe in ours:
+        assert smoe.params.num_kernels == smoe.history[-1].kernels == 60
+        found = smoe_np.psnr(smoe.reconstruction, image)
+        assert smoe.history[-1].psnr == pytest.approx(found, abs=1e-3)
+    level, wanted = (np.mean([smoe.history[-1].psnr for smoe in fits]) for fits in (ours, theirs))
+    assert level == pytest.approx(wanted, abs=0.1)
+
+
+def test_a_fit_repeats_itself_bit_for_bit_and_goes_on_from_a_checkpoint(tmp_path):
+    def fit(**hooks):
+        return Smoe(IMAGE, backend="cupy").fit(kernels=60, iterations=100, val_iter=25, **hooks)
+
+    whole, again = fit(), fit(callbacks=[lambda s: s.iteration == 50 and s.save_checkpoint(
+        tmp_path / "half.npz")])
+    assert_same_model(again.params, whole.params)
+    then = Smoe.from_checkpoint(tmp_path / "half.npz", IMAGE, backend="cupy").resume()
+    assert_same_model(then.params, whole.params)
+
+
+@pytest.mark.parametrize("shape", [(37, 45), (11, 13, 17)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-4), ("float64", 1e-9)])
+def test_what_kernels_are_worth_is_what_numpy_finds(shape, dtype, tolerance):
+    params, target = random_model(34, K=25, D=len(shape), C=3), picture(shape, 3)
+    ours, theirs = (Engine(shape, target, dtype) for Engine in (CupyEngine, NumpyEngine))
+    direction = np.array([0.48, 0.6, 0.64])[: len(shape)]
+    for ask in (lambda e: e.weigh(params), lambda e: e.halve(params),
+                lambda e: e.halve(params, direction)):
+        assert relative_error(ask(ours), ask(theirs)) < tolerance
 
 
 @pytest.mark.parametrize("shape", [(300,), (37, 45), (11, 13, 17)])
