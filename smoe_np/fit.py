@@ -271,12 +271,15 @@ def _checked(recipe):
         if isinstance(usual, bool | str):
             fine = type(value) is type(usual)
         else:
-            fine = isinstance(value, int | float) and math.isfinite(value) and value >= 0
+            kind = int if isinstance(usual, int) else int | float
+            fine = isinstance(value, kind) and math.isfinite(value) and value >= 0
         if not fine:
             raise ValueError(f"recipe.{name} must be like {usual!r}, got {value!r}")
     if recipe.remove_by not in ("cost", "weight", "error"):
         raise ValueError(f"recipe.remove_by must be cost, weight or error, got "
                          f"{recipe.remove_by!r}")
+    if recipe.event_every == 0 or recipe.tau == 0:
+        raise ValueError("recipe.event_every and recipe.tau must be above 0")
     if not (0 < recipe.shift < 1 and 0 < recipe.beta2 < 1):
         raise ValueError("recipe.shift and recipe.beta2 must lie between 0 and 1")
     return recipe

@@ -121,6 +121,8 @@ def test_every_number_of_a_recipe_is_checked_by_its_name(name):
         wrong = (1, 0.5, "yes", None)
     elif isinstance(usual, str):
         wrong = ("luck", 1, None)
+    elif isinstance(usual, int):
+        wrong = (-1, 2.5, "8", None)
     else:
         wrong = (-1, math.nan, math.inf, "0.1", None)
     for value in wrong:
@@ -129,9 +131,10 @@ def test_every_number_of_a_recipe_is_checked_by_its_name(name):
     assert fit_settings(kernels=9, recipe=Recipe())["recipe"][name] == usual
 
 
-@pytest.mark.parametrize("wrong", [{"shift": 0}, {"shift": 1}, {"beta2": 0}, {"beta2": 1.0}])
+@pytest.mark.parametrize("wrong", [{"shift": 0}, {"shift": 1}, {"beta2": 0}, {"beta2": 1.0},
+                                   {"event_every": 0}, {"tau": 0.0}])
 def test_numbers_of_a_recipe_that_divide_by_nothing_are_refused(wrong):
-    with pytest.raises(ValueError, match=rf"{next(iter(wrong))} .*must lie between 0 and 1"):
+    with pytest.raises(ValueError, match=rf"{next(iter(wrong))} .*must (lie between 0|be above 0)"):
         fit_settings(kernels=9, recipe=Recipe(**wrong))
 
 
@@ -280,6 +283,8 @@ def test_what_was_trained_before_is_forgotten(each_engine):
     trained.fit(kernels=15, iterations=40, val_iter=15)
     assert_same_fit(trained, fresh)
     assert trained.initial_kernels == fresh.initial_kernels
+    few = Smoe(GREY, params=random_model(0, fresh.initial_kernels)).train(20)
+    assert_same_fit(few.fit(kernels=15, iterations=40, val_iter=15), fresh)
     trained.fit(kernels=7, experts="constant", iterations=30, seed=3)
     trained.fit(kernels=15, iterations=40, val_iter=15)
     assert_same_fit(trained, fresh)
@@ -399,6 +404,14 @@ def test_any_picture_is_fitted_no_worse_than_by_a_constant(each_engine, kind, se
     assert ((smoe.reconstruction - image) ** 2).mean() <= constant + 1e-7
 
 
+def test_a_fit_that_learns_nothing_from_a_start_worse_than_a_constant_is_that_constant(each_engine):
+    recipe = Recipe(rate=0, shape_rate=0, expert_rate=0, slope_rate=0, events_until=0, jitter=3)
+    smoe = Smoe(GREY).fit(kernels=9, iterations=5, val_iter=1, recipe=recipe)
+    assert smoe.history[0].mse > smoe.history[-1].mse
+    assert smoe.history[-1].mse == pytest.approx(GREY.var() * 255**2, rel=1e-4)
+    np.testing.assert_allclose(smoe.reconstruction, GREY.mean(), atol=1e-5)
+
+
 # ---- on the way
 
 
@@ -448,27 +461,39 @@ def test_a_fit_from_within_a_fit_is_refused(each_engine):
     assert smoe.fit(kernels=3, iterations=9).iteration == 9
 
 
+@pytest.mark.parametrize("at", [22, 24])
 def test_after_an_error_on_the_way_all_is_as_exact_as_ever_and_the_fit_goes_on(
-        each_engine, monkeypatch):
-    whole = Smoe(GREY).fit(kernels=15, iterations=40, val_iter=15)
-    smoe = Smoe(GREY)
+        each_engine, monkeypatch, tmp_path, at):
+    run, events = {"kernels": 15, "iterations": 40, "val_iter": 15}, []
+    whole, smoe, event = Smoe(GREY).fit(**run), Smoe(GREY), Plan.event
+
+    def noted(plan, engine, params, adam, iteration, until):
+        events.append(iteration)
+        return event(plan, engine, params, adam, iteration, until)
+
+    monkeypatch.setattr(Plan, "event", noted)
     exact, advance = (smoe.engine.tau, smoe.engine.list_life), smoe.engine.advance
 
     def fail(*arguments):
-        if smoe.iteration == 22:
+        if smoe.iteration == at:
             raise MemoryError
         return advance(*arguments)
 
     monkeypatch.setattr(smoe.engine, "advance", fail)
     with pytest.raises(MemoryError):
-        smoe.fit(kernels=15, iterations=40, val_iter=15)
+        smoe.fit(**run)
     assert (smoe.engine.tau, smoe.engine.list_life) == exact
-    wanted = np.clip(dense.render(smoe.params, GREY.shape)[..., 0], 0, 1)
-    np.testing.assert_allclose(smoe.reconstruction, wanted, atol=2e-5)
+    smoe.save_checkpoint(tmp_path / "c.npz")
     monkeypatch.setattr(smoe.engine, "advance", advance)
-    smoe.resume()
-    assert smoe.history[-1].psnr == pytest.approx(whole.history[-1].psnr, abs=0.5)
-    assert smoe.params.num_kernels == 15
+    again = Smoe.from_checkpoint(tmp_path / "c.npz", GREY)
+    wanted = np.clip(dense.render(again.params, GREY.shape)[..., 0], 0, 1)
+    np.testing.assert_allclose(again.reconstruction, wanted, atol=2e-5)
+    assert_same_fit(smoe.resume(), whole)
+    assert events == [6, 12, 18, 24, 30]  # none twice, whenever it failed
+    events.clear()
+    again.resume()
+    assert events == [24, 30] if at < 24 else events == [30]
+    assert again.history[-1].psnr == pytest.approx(whole.history[-1].psnr, abs=0.5)
 
 
 def test_a_fit_that_breaks_down_says_so_once_and_leaves_its_best_model(each_engine):
@@ -535,6 +560,15 @@ def test_a_fit_of_any_picture_goes_on_bit_for_bit(each_engine, image, options, e
     axis = options.get("channel_axis", "auto")
     again = Smoe.from_checkpoint(tmp_path / "c.npz", image, channel_axis=axis)
     assert_same_fit(again.resume(), whole)
+
+
+def test_a_short_fit_that_goes_on_grows_as_was_planned(each_engine, tmp_path):
+    run = {"kernels": 24, "iterations": 14, "val_iter": 1, "recipe": Recipe(growth_until=1)}
+    whole = Smoe(GREY).fit(**run)
+    assert whole.initial_kernels == 12  # one event, at which they can double
+    with pytest.raises(KeyboardInterrupt):
+        Smoe(GREY).fit(**run, checkpoint=tmp_path / "c.npz", progress=interrupt_at(3))
+    assert_same_fit(Smoe.from_checkpoint(tmp_path / "c.npz", GREY).resume(), whole)
 
 
 def test_ctrl_c_may_come_again_and_again(each_engine, tmp_path):
@@ -883,6 +917,14 @@ def test_a_search_takes_few_tries_where_things_are_as_usual():
                           512 * 512)
         assert len(tried) <= 4
         assert wanted <= tried[-1].psnr <= wanted + WITHIN
+
+
+def test_a_search_gives_up_after_some_tries():
+    def curve(K, iterations):  # short fits promise what others do not keep
+        return 10 + 4 * math.log2(K) if iterations < 1000 else 25 + 0.2 * math.log2(K)
+
+    tried = search_on(curve, 27.5, 10**6)
+    assert len([one for one in tried if one.iterations == 1000]) == TRIES
 
 
 def test_a_kernel_more_or_less_is_near_enough():
