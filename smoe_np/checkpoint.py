@@ -58,6 +58,10 @@ def load_checkpoint(path):
                 raise ValueError("its adam_born are not numbers of steps that have been taken")
         if facts.get("fit") is not None:
             _check_fit(facts["fit"])
+            if facts["fit"]["found"] is not None:
+                found = params_of(arrays, "found", facts)
+                if (found.num_channels, found.dtype) != (params.num_channels, params.dtype):
+                    raise ValueError("the model that it found is not of its channels and dtype")
         _check_lists(arrays, params)
     return arrays, facts
 
@@ -93,10 +97,16 @@ def _check_fit(fit):
     """Raise unless facts about a fit are what ``Smoe.save_checkpoint`` writes."""
     right = {"kernels": _count(1), "planned": _count(1), "last_event": _count(0),
              "tried": lambda x: isinstance(x, list) and all(map(_is_try, x)),
-             "found": lambda x: x is None or (isinstance(x, list) and x)}
+             "found": lambda x: x is None or (_is_history(x) and x)}
     for name, is_right in right.items():
         if not is_right(fit[name]):
             raise ValueError(f"its fit has {fit[name]!r} for {name}")
+
+
+def _is_history(x):
+    return isinstance(x, list) and all(
+        isinstance(record, dict) and record.keys() == RECORD.keys()
+        and all(is_right(record[name]) for name, is_right in RECORD.items()) for record in x)
 
 
 def _is_try(x):
@@ -145,13 +155,15 @@ def _number(x):
     return isinstance(x, int | float) and not isinstance(x, bool) and not math.isnan(x)
 
 
+RECORD = {"iteration": _count(0), "loss": _number, "mse": _number, "psnr": _number,
+          "kernels": _count(1), "seconds": _number}
 FACTS = {
     "shape": (lambda x: isinstance(x, list) and x and all(_count(1)(n) for n in x), "sizes"),
     "channels": (_count(1), "a number of channels"),
     "image_sha256": (lambda x: isinstance(x, str), "a digest"),
     "options": (lambda x: isinstance(x, dict), "a set of options"),
     "settings": (lambda x: x is None or isinstance(x, dict), "a set of settings"),
-    "history": (lambda x: isinstance(x, list), "a list of records"),
+    "history": (_is_history, "a list of records"),
     "until": (_count(0), "an iteration"),
     "iteration": (_count(0), "an iteration"),
     "adam_steps": (_count(0), "a number of steps"),

@@ -144,43 +144,18 @@ class KernelEngine:
                   self.errors)
         return self._mean_error()
 
+    def picture(self):
+        """The picture to regress, (*shape, C); needs a target."""
+        padded = self.grid.paste(self.launch.host(self.target))
+        return np.ascontiguousarray(padded[tuple(slice(n) for n in self.shape)])
+
     def weigh(self, params):
-        """What each kernel is worth to the picture; needs a target.
-
-        With ρ = t − clip(y), a pixel's error ρ² being that of all its channels:
-
-        Parameters
-        ----------
-        params : SmoeParams
-            No gate is negative.
-
-        Returns
-        -------
-        (K, 3) float64 array
-            Mass Σ w; error Σ w ρ²; and the cost of leaving the kernel out, Σ (ρ'² − ρ²), where
-            y' = (y − w e)/(1 − w). Where its gate is within 1e-5 of 1 (float64: 1e-12) nobody
-            knows what would be there instead: such a pixel costs C.
-        """
+        """See ``NumpyEngine.weigh``."""
         self._prepare(params)
         return self._sum_rows("weigh")[:, :3]
 
     def halve(self, params, direction=None):
-        """What the pixels on one side of each kernel say of the expert that they would like.
-
-        Parameters
-        ----------
-        params : SmoeParams
-            No gate is negative.
-        direction : (D,) array, optional
-            A unit vector n in each kernel's own frame: the side is where n · Aᵀ(x − μ) > 0.
-            Without it, all pixels.
-
-        Returns
-        -------
-        (K, M + C (D + 1)) float64 array
-            Σ w² φ(x − μ) with the monomials φ of ``gate``; then for each channel Σ w ρ and
-            Σ w ρ (x − μ); in pixels.
-        """
+        """See ``NumpyEngine.halve``."""
         self._prepare(params)
         direction = np.zeros(len(self.shape)) if direction is None else direction
         return self._sum_rows("halve", self.launch.array(np.asarray(direction, np.float64)))

@@ -122,6 +122,10 @@ class NumpyEngine:
         errors = self._run_all(self._prepare(params), error)
         return float(sum(errors) / (np.prod(self.shape) * params.num_channels))
 
+    def picture(self):
+        """The picture to regress, (*shape, C); needs a target."""
+        return self.grid.paste(self.target)
+
     def weigh(self, params):
         """What each kernel is worth to the picture; needs a target.
 

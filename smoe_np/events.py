@@ -99,16 +99,11 @@ def split(params, kernels, normals, shift):
     A, musX = params.A[kernels].astype(float), params.musX[kernels].astype(float)
     offset = np.linalg.solve(np.swapaxes(A, 1, 2), shift * normals[:, :, None])[:, :, 0]
     outer = normals[:, :, None] * normals[:, None, :]
-    # S Sᵀ with S = I + (1/√(1 − shift²) − 1) n nᵀ
-    narrower = np.eye(params.num_dims) + (1 / (1 - shift * shift) - 1) * outer
-    root = np.linalg.cholesky(narrower)
-    # A root is a factor of the precision; its triangular one by a QR of its transpose, which does
-    # not square the condition
-    upper = np.linalg.qr(np.swapaxes(A @ root, 1, 2), mode="r")
-    signs = np.where(np.diagonal(upper, axis1=1, axis2=2) < 0, -1.0, 1.0)
+    # S Sᵀ = I + (1/(1 − shift²) − 1) n nᵀ; A S is lower triangular, as A and S are
+    S = np.linalg.cholesky(np.eye(params.num_dims) + (1 / (1 - shift * shift) - 1) * outer)
     child = {name: array[kernels] for name, array in params.arrays().items()}
     child["pis"] = child["pis"] / 2
-    child["A"] = np.tril(np.swapaxes(upper * signs[:, :, None], 1, 2))
+    child["A"] = A @ S
     arrays = {}
     for name, array in params.arrays().items():
         first = child[name] if name != "musX" else musX + offset

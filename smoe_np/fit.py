@@ -1,4 +1,4 @@
-"""How ``Smoe.fit`` goes about it: the recipe, its schedule, its targets."""
+"""How ``Smoe.fit`` goes about it: the recipe, its schedule, what it is asked for."""
 
 import math
 from typing import NamedTuple
@@ -7,13 +7,14 @@ import numpy as np
 
 from .engine import check_number, check_whole
 from .events import relocate
-from .initialize import fit_start
+from .initialize import fit_start, spread_kernels
 from .steps import OwnFrame, StepSettings
 
 TARGETS = ("kernels", "psnr", "scalars", "bytes")
 EXPERTS = ("affine", "constant")
 ADAM_EPS = 1e-12  # of gradients of half the sum of squares in each kernel's frame
 LONG = 6000  # iterations of a fit that keeps its rates, and has events, for a larger part
+EVENTS, LEAST_BETWEEN = 40, 6  # a short fit has so many events, but no closer than that
 LEAST_ITERATIONS = 20  # that a budget of seconds is taken to allow
 
 
@@ -52,9 +53,6 @@ def usual_recipe(iterations):
     if iterations is None or iterations < LONG:
         return Recipe()
     return Recipe(fade_from=0.75, events_until=0.8)
-
-
-EVENTS, LEAST_BETWEEN = 40, 6  # a short fit has so many events, but no closer than that
 
 
 def scalars_of(D, C, affine):
@@ -144,14 +142,25 @@ class Plan:
         self.kernels, self.iterations = kernels, iterations
         self.recipe = Recipe(**settings["recipe"])
         self.affine = settings["experts"] == "affine"
-        events = self.recipe.events_until * iterations // self.event_every(iterations)
-        part = max(self.recipe.start, 0.5 ** min(events, 50))  # at an event they double at most
-        self.begin = min(kernels, max(1, int(kernels * part)))
+        self.counts = self._first_counts()
+        self.begin = math.prod(self.counts)
+
+    def _first_counts(self):
+        """Kernels along each axis of the first grid: so many that all can be there in the end."""
+        every = self.event_every(self.iterations)
+        events = int(self.recipe.events_until * self.iterations / every)
+        begin = max(1, int(self.kernels * self.recipe.start))
+        while True:
+            counts = spread_kernels(self.shape, begin)
+            # at an event they double at most
+            if begin == self.kernels or math.prod(counts) * 2**events >= self.kernels:
+                return counts
+            begin = min(self.kernels, begin + 1 + begin // 10)
 
     def start(self, target):
         """The model to start from: a grid of some kernels."""
         random = np.random.default_rng(self.settings["seed"])
-        return fit_start(target, self.begin, self.recipe.jitter, random,
+        return fit_start(target, self.counts, self.recipe.jitter, random,
                          self.recipe.most_diagonal)
 
     def event_every(self, until):
@@ -188,80 +197,8 @@ class Plan:
                             explosion=math.inf)  # an event may raise the loss
 
 
-class Try(NamedTuple):
-    """A fit on the way to a PSNR."""
-
-    kernels: int
-    iterations: int
-    psnr: float = -math.inf  # that it reached
-
-
-def next_try(tried, wanted, most, iterations):
-    """What to fit next so as to have as few kernels as reach a PSNR, or None where that is done.
-
-    Two short fits tell where to look; then PSNR is taken to be linear in log K, through the nearest
-    fits on either side.
-
-    Parameters
-    ----------
-    tried : list of Try
-    wanted : float
-        dB.
-    most : int
-        Kernels, beyond which nothing is tried.
-    iterations : int
-        Of a fit that counts.
-    """
-    full = [one for one in tried if one.iterations == iterations]
-    short = [one for one in tried if one.iterations != iterations]
-    if not full and len(short) < 2:
-        guess = max(1, most // FIRST_TRY)
-        if short:
-            guess = _where(short, wanted - SHORT_LACKS, DECIBELS)
-        return Try(_limited(guess, most), max(1, iterations // SHORT))
-    slope = DECIBELS
-    if len(short) > 1 and short[0].kernels != short[1].kernels:
-        a, b = short
-        slope = max(0.5, (a.psnr - b.psnr) / math.log2(a.kernels / b.kernels))
-    if not full:
-        return Try(_limited(_where(short, wanted - SHORT_LACKS, slope), most), iterations)
-    high = min((one for one in full if one.psnr >= wanted), default=None)
-    low = max((one for one in full if one.psnr < wanted and (not high or one < high)), default=None)
-    if high and (high.psnr <= wanted + WITHIN or high.kernels == 1):
-        return None
-    if high and low and high.kernels <= max(low.kernels * STEP, low.kernels + 1):
-        return None
-    if len(full) == TRIES or (not high and low.kernels == most):
-        return None
-    guess = _where([one for one in (low, high) if one], wanted + WITHIN / 2, slope)
-    if low:
-        guess = max(guess, math.ceil(low.kernels * STEP), low.kernels + 1)
-    if high:
-        guess = min(guess, max(int(high.kernels / STEP), low.kernels + 1 if low else 1),
-                    high.kernels - 1)
-    return Try(_limited(guess, most), iterations)
-
-
-FIRST_TRY = 256  # pixels for a kernel, where nothing is known yet
-DECIBELS = 4.0  # that twice as many kernels usually bring
-SHORT, SHORT_LACKS = 10, 1.2  # a short fit has 1/10 of the iterations, and usually so many dB less
-WITHIN = 0.1  # dB above what is wanted is near enough
-STEP = 1.03  # times as many kernels is near enough, too
-TRIES = 10
-
-
-def _where(tried, wanted, slope):
-    """The number of kernels at which a PSNR is expected."""
-    if len(tried) > 1 and tried[0].psnr < tried[1].psnr and tried[0].kernels < tried[1].kernels:
-        a, b = tried
-        slope = (b.psnr - a.psnr) / math.log2(b.kernels / a.kernels)
-    nearest = min(tried, key=lambda one: abs(one.psnr - wanted))
-    octaves = (min(wanted, nearest.psnr + 100) - nearest.psnr) / slope
-    return round(nearest.kernels * 2 ** min(max(octaves, -4), 4))
-
-
-def _limited(kernels, most):
-    return max(1, min(kernels, most))
+MOST = {"fade_from": 1, "fade_to_part": 1, "start": 1, "growth_until": 1, "events_until": 1,
+        "removal": 1, "jitter": 10}  # of numbers of a recipe
 
 
 def _checked(recipe):
@@ -275,12 +212,15 @@ def _checked(recipe):
             fine = isinstance(value, kind) and math.isfinite(value) and value >= 0
         if not fine:
             raise ValueError(f"recipe.{name} must be like {usual!r}, got {value!r}")
+        if name in MOST and value > MOST[name]:
+            raise ValueError(f"recipe.{name} must be at most {MOST[name]}, got {value!r}")
     if recipe.remove_by not in ("cost", "weight", "error"):
         raise ValueError(f"recipe.remove_by must be cost, weight or error, got "
                          f"{recipe.remove_by!r}")
     if recipe.event_every == 0 or recipe.tau == 0:
         raise ValueError("recipe.event_every and recipe.tau must be above 0")
+    if not 0 < recipe.least_diagonal <= recipe.most_diagonal:
+        raise ValueError("recipe.least_diagonal must be above 0, and recipe.most_diagonal no less")
     if not (0 < recipe.shift < 1 and 0 < recipe.beta2 < 1):
         raise ValueError("recipe.shift and recipe.beta2 must lie between 0 and 1")
     return recipe
-

@@ -53,23 +53,13 @@ def initial_params(target, kernels_per_dim, dtype=np.float32):
     return _grid_params(target, counts, A, dtype)
 
 
-def fit_start(target, kernels, jitter, random, most_diagonal):
-    """The start of ``Smoe.fit``: at most so many kernels on a grid, as wide as they lie apart.
+def spread_kernels(shape, kernels):
+    """Kernels along each axis of a grid of at most so many, evenly spread, one a pixel at most.
 
-    Standard deviations are half the spacing along each axis, π = 1/K, γ = 0, ν the mean of the
-    picture in a kernel's box.
-
-    Parameters
-    ----------
-    target : (*shape, C) array of float
-    kernels : int
-    jitter : float
-        How far centres are moved at random, in spacings.
-    random : numpy.random.Generator
-    most_diagonal : float
-        Of A, per pixel.
+    Returns
+    -------
+    tuple of D ints, at least 1 each
     """
-    shape = target.shape[:-1]
     counts = [1] * len(shape)
     while True:  # one more along the axis where they lie farthest apart, as long as there is room
         for axis in sorted(range(len(shape)), key=lambda d: counts[d] / shape[d]):
@@ -77,8 +67,28 @@ def fit_start(target, kernels, jitter, random, most_diagonal):
             if more[axis] <= shape[axis] and math.prod(more) <= kernels:
                 break
         else:
-            break
+            return tuple(counts)
         counts = more
+
+
+def fit_start(target, counts, jitter, random, most_diagonal):
+    """The start of ``Smoe.fit``: kernels on a grid, as wide as they lie apart.
+
+    Standard deviations are half the spacing along each axis, π = 1/K, γ = 0, ν the mean of the
+    picture in a kernel's box.
+
+    Parameters
+    ----------
+    target : (*shape, C) array of float
+    counts : tuple of D ints
+        Kernels along each axis.
+    jitter : float
+        How far centres are moved at random, in spacings.
+    random : numpy.random.Generator
+    most_diagonal : float
+        Of A, per pixel.
+    """
+    shape = target.shape[:-1]
     spacing = np.array([n / k for n, k in zip(shape, counts)])  # pixels
     A = np.diag(max(shape) * np.minimum(2 / spacing, most_diagonal))
     params = _grid_params(target, counts, A, target.dtype)

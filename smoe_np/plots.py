@@ -86,7 +86,7 @@ class Scene:
         """The scene of a model in training."""
         last = smoe.history[-1] if smoe.history else None
         known = last is not None and last.iteration == smoe.iteration
-        return cls(smoe.params, smoe.shape, smoe._target, lambda: smoe.reconstruction,
+        return cls(smoe.params, smoe.shape, smoe.engine.picture(), lambda: smoe.reconstruction,
                    lambda: smoe.gating, last.psnr if known else None)
 
     @property
@@ -592,17 +592,18 @@ class DenoisePlotter(Plotter):
         self.curve = [], []
 
     def _note(self, smoe):
-        shape = smoe._target.shape
+        shape = smoe.engine.picture().shape
         for image in (self.clean, self.reference):
             _check_shape(image, shape)
         iterations, levels = self.curve
         while iterations and iterations[-1] >= smoe.iteration:  # of a fit before this one
             iterations.pop(), levels.pop()
         iterations.append(smoe.iteration)
-        levels.append(psnr(smoe._target if self.clean is None else self.clean, _picture(smoe)))
+        compared = smoe.engine.picture() if self.clean is None else self.clean
+        levels.append(psnr(compared, _picture(smoe)))
 
     def _content(self, page, smoe):
-        _compose_denoising(page, smoe._target, _picture(smoe), self.clean, self.reference,
+        _compose_denoising(page, smoe.engine.picture(), _picture(smoe), self.clean, self.reference,
                            self.reference_name, self.curve, self.title)
 
 

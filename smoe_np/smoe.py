@@ -21,11 +21,12 @@ from .engine import (
     check_whole,
     engine_class,
 )
-from .fit import LEAST_ITERATIONS, Plan, Try, fit_settings, kernels_for, next_try, settings_of
+from .fit import LEAST_ITERATIONS, Plan, fit_settings, kernels_for, settings_of
 from .initialize import constant_model, initial_params
 from .interrupts import Interrupts
 from .params import SmoeParams
 from .regularize import penalty
+from .search import Try, best_fit, next_try
 from .steps import StepSettings, explodes, explosion
 
 PEAK = 255.0  # the scale on which mse and psnr are reported, as tf-smoe does
@@ -132,7 +133,6 @@ class Smoe:
         self._last_event = 0
         self._best_loss = self._lowest_loss = math.inf
         self._seconds = 0.0
-        self._target = target
         self._digest = hashlib.sha256(np.ascontiguousarray(target)).hexdigest()
         self.engine = engine_class(backend, len(self.shape), self.channels)(
             self.shape, target, dtype, batches)
@@ -256,7 +256,9 @@ class Smoe:
         experts : {"affine", "constant"}
             Whether experts have slopes.
         seed : int
-            Of all that is random. The same seed makes the same model.
+            Of all that is random. The same call makes the same model, bit for bit on the CPU;
+            another ``val_iter``, or looking at the picture on the way, changes its last digits,
+            as exact lists of kernels are made to look.
         val_iter, callbacks, checkpoint, progress
             As in ``train``.
         recipe : smoe_np.fit.Recipe, optional
@@ -285,13 +287,19 @@ class Smoe:
         if self.options["radial"]:
             raise ValueError("radial is True, but fit steers kernels; make the Smoe with "
                              "radial=False, or train it")
+        if not self.options["train_pis"]:
+            raise ValueError("train_pis is False, but fit trains weights; make the Smoe with "
+                             "train_pis=True, or train it")
         settings = fit_settings(kernels, psnr, scalars, bytes, iterations, seconds, experts, seed,
                                 val_iter, recipe)
-        D, most = len(self.shape), max(math.prod(self.shape), 1)
+        if not self.options["train_gammas"] and experts == "affine":
+            raise ValueError('train_gammas is False, but affine experts have slopes; fit with '
+                             'experts="constant"')
         if settings["target"] == "psnr":
-            first = next_try([], settings["value"], most, settings["iterations"])
+            first = next_try([], settings["value"], math.prod(self.shape), settings["iterations"])
         else:
-            first = Try(kernels_for(settings, D, self.channels), settings["iterations"])
+            first = Try(kernels_for(settings, len(self.shape), self.channels),
+                        settings["iterations"])
         self.settings, self.tried, self._found = settings, [], None
         self._begin_fit(first)
         return self._train(tuple(callbacks), checkpoint, progress)
@@ -302,9 +310,10 @@ class Smoe:
         self._plan = Plan(self.settings, self.shape, wanted.kernels, self.until)
         self.iteration = self._last_event = 0
         self.history, self._seconds = [], 0.0
-        self._params = self._plan.start(self._target)
+        target = self.engine.picture()
+        self._params = self._plan.start(target)
         # what nothing that is called best may be worse than
-        self._best_params, self._best_loss = constant_model(self._target)
+        self._best_params, self._best_loss = constant_model(target)
         self.initial_kernels = self._params.num_kernels
         self.adam = Adam(self._params, self._plan.recipe.beta2)
         self.engine.forget()
@@ -320,9 +329,7 @@ class Smoe:
         self.tried.append(Try(self._plan.kernels, self.until, self.history[-1].psnr))
         if self.until == full:
             fits = [fit for fit in (self._found, (self._params, self.history)) if fit]
-            # of those that reach it the smallest, else the best
-            self._found = max(fits, key=lambda fit: (fit[1][-1].psnr >= wanted, -fit[1][-1].kernels
-                              if fit[1][-1].psnr >= wanted else fit[1][-1].psnr))
+            self._found = best_fit(fits, wanted)
         following = next_try(self.tried, wanted, most, full)
         if following is not None:
             self._begin_fit(following)

@@ -7,7 +7,13 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from smoe_np import SmoeParams, dense
-from smoe_np.initialize import constant_model, fit_start, initial_params, kernel_grid
+from smoe_np.initialize import (
+    constant_model,
+    fit_start,
+    initial_params,
+    kernel_grid,
+    spread_kernels,
+)
 
 SHAPES = [(64, 64), (64, 48), (30, 90), (1, 50), (50, 1), (1, 1), (7, 5), (40,), (12, 9, 7),
           (1, 6, 1)]
@@ -111,7 +117,8 @@ def test_a_constant_picture_starts_as_itself():
 
 
 def fit_start_of(target, kernels, jitter=0.0, seed=0, most=2.0):
-    return fit_start(target, kernels, jitter, np.random.default_rng(seed), most)
+    counts = spread_kernels(target.shape[:-1], kernels)
+    return fit_start(target, counts, jitter, np.random.default_rng(seed), most)
 
 
 def counts_of(params):

@@ -296,7 +296,7 @@ def test_numbers_are_written_short(value, wanted):
 
 
 def test_the_sheet_has_the_panels_that_are_asked_for(trained):
-    image = trained._target[..., 0]
+    image = trained.engine.picture()[..., 0]
     for panels in (["gating"], ["weights", "original"], plots.PANELS):
         figure = plots.image_figure(trained.params, image, panels=panels)
         names = {"original": "Original", "reconstruction": "Reconstruction", "error": "Error",
@@ -309,7 +309,7 @@ def test_the_sheet_has_the_panels_that_are_asked_for(trained):
 
 
 def test_pictures_on_the_sheet_are_those_of_the_model(trained):
-    image = trained._target[..., 0]
+    image = trained.engine.picture()[..., 0]
     figure = plots.image_figure(trained.params, image, panels=["original", "reconstruction",
                                                                "error", "gating"])
     shown = [axes.images[0].get_array() for axes in figure.axes]
@@ -336,7 +336,7 @@ def test_without_the_picture_the_sheet_shows_the_model_alone(trained):
 
 def test_the_histogram_counts_each_kernel_once_and_tells_how_many_are_used(trained):
     assert trained.params.num_kernels < trained.initial_kernels
-    figure = plots.image_figure(trained.params, trained._target, panels=["weights"],
+    figure = plots.image_figure(trained.params, trained.engine.picture(), panels=["weights"],
                                 total=trained.initial_kernels)
     stairs = axes_with(figure, "StepPatch").patches[0]
     counts, edges, _ = stairs.get_data()
@@ -366,7 +366,7 @@ def test_a_large_picture_makes_a_sheet(tmp_path):
 
 def test_text_of_users_is_shown_as_it_is_and_cut_where_it_is_long(trained, tmp_path):
     for title in (r"$\frac{1}{$", "漢字", "a\nb"):
-        figure = plots.image_figure(trained.params, trained._target, tmp_path / "a.png",
+        figure = plots.image_figure(trained.params, trained.engine.picture(), tmp_path / "a.png",
                                     ["weights"], title=title)
         assert title.replace("\n", " ") in texts_of(figure)
     figure = plots.loss_figure(HISTORY, title="x" * 500)
@@ -732,7 +732,7 @@ def test_what_is_missing_without_matplotlib_is_said_in_one_sentence(monkeypatch,
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     for make in (plots.LossPlotter, plots.ImagePlotter, plots.DenoisePlotter,
                  lambda: plots.loss_figure(HISTORY),
-                 lambda: plots.image_figure(trained.params, trained._target)):
+                 lambda: plots.image_figure(trained.params, trained.engine.picture())):
         with pytest.raises(ImportError) as caught:
             make()
         assert str(caught.value) == 'figures need Matplotlib: pip install "smoe_np[plots]"'
