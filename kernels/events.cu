@@ -3,14 +3,6 @@
 
 #define ALONE (REAL_BYTES == 4 ? 1e-5 : 1e-12)  // 1 − gate below which the others are not known
 
-FUNCTION Pack where_above(Pack h, Pack value) {
-#ifdef SCALAR_PACKS
-    return h > 0 ? value : 0;
-#else
-    return h > 0 ? value : Pack{};
-#endif
-}
-
 // Of pair j over the pixels of one part: its mass Σ w, its part of the error Σ w ρ², and what it
 // costs to leave it out, Σ ((clip((y − w e) / (1 − w)) − t)² − ρ²). Where a kernel is all but
 // alone, nobody knows what would be there: such a pixel costs all it can.
@@ -36,10 +28,10 @@ FUNCTION void store_weights(const Tile &tile, Terms &terms, Gates &gates, Residu
             const Pack error = clipped - LOAD(q, (1 + NCHAN + c) * PIXELS + i);
             cost += error * error;
         }
-        cost = where_above(rest - (REAL)ALONE, cost - NCHAN) + NCHAN;
+        cost = where_above_0(rest - (REAL)ALONE, cost - NCHAN) + NCHAN;
         sums[0] += w;
         sums[1] += w * square;
-        sums[2] += where_above(whole, cost);
+        sums[2] += where_above_0(whole, cost);
     }
     store_sums(sums, j, part, partial);
 }
@@ -59,7 +51,7 @@ FUNCTION void store_half(REAL side, const REAL *slope, Gates &gates, Residuals &
             u[d] = coordinate(d, i);
             h += slope[d] * u[d];
         }
-        const Pack gate = where_above(h, LOAD(gates, j * STRIDE + i));
+        const Pack gate = where_above_0(h, LOAD(gates, j * STRIDE + i));
         const Pack w = gate * LOAD(q, NCHAN * PIXELS + i), square = w * w;
         sums[0] += square;
         UNROLL for (int d = 0; d < NDIM; d++) {
@@ -83,15 +75,9 @@ KERNEL(weigh, TILE_THREADS, int *control, const int *grid, const double *records
        int room, REAL *rows)
 {
     if (!GOES_ON(control)) return;
-    SHARED(REAL, terms, WIDTH * CHUNK);
-    SHARED(REAL, offsets, NDIM * CHUNK);
-    SHARED(REAL, gates, CHUNK * STRIDE);
-    SHARED(int, steep, 2);
+    ARRAYS_OF_A_TILE;
     SHARED(REAL, q, (2 + 2 * NCHAN) * PIXELS);
     SHARED(REAL, partial, SUMS * CHUNK);
-    PER_PIXEL(top);
-    PER_PIXEL(S);
-    PER_PIXEL_OF(y, NCHAN);
     const Tile tile = tile_of(control, grid, records, start, winners, first_tile + BLOCK);
     const long long row0 = tile.first - start[first_tile];
     if (!has_room(control, row0 + tile.pairs, room)) return;
@@ -128,15 +114,9 @@ KERNEL(halve, TILE_THREADS, int *control, const int *grid, const double *records
        const double *direction, int room, REAL *rows)
 {
     if (!GOES_ON(control)) return;
-    SHARED(REAL, terms, WIDTH * CHUNK);
-    SHARED(REAL, offsets, NDIM * CHUNK);
-    SHARED(REAL, gates, CHUNK * STRIDE);
-    SHARED(int, steep, 2);
+    ARRAYS_OF_A_TILE;
     SHARED(REAL, q, (1 + NCHAN) * PIXELS);
     SHARED(REAL, partial, SUMS * CHUNK);
-    PER_PIXEL(top);
-    PER_PIXEL(S);
-    PER_PIXEL_OF(y, NCHAN);
     const Tile tile = tile_of(control, grid, records, start, winners, first_tile + BLOCK);
     const long long row0 = tile.first - start[first_tile];
     if (!has_room(control, row0 + tile.pairs, room)) return;

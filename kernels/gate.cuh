@@ -46,6 +46,7 @@ FUNCTION int least_int(int a, int b) { return a < b ? a : b; }
 FUNCTION Pack most(Pack a, Pack b) { return a > b ? a : b; }
 FUNCTION Pack least(Pack a, Pack b) { return a < b ? a : b; }
 FUNCTION Pack where_inside(Pack y, Pack value) { return y >= 0 && y <= 1 ? value : 0; }
+FUNCTION Pack where_above_0(Pack h, Pack value) { return h > 0 ? value : 0; }
 FUNCTION REAL sum(Pack a) { return a; }
 FUNCTION float exp2_of(float t) { return exp2f(t); }
 FUNCTION double exp2_of(double t) { return exp2(t); }
@@ -65,6 +66,7 @@ typedef double Doubles __attribute__((vector_size(PACK_BYTES)));
 FUNCTION Pack least(Pack a, Pack b) { return a < b ? a : b; }
 FUNCTION Pack most(Pack a, Pack b) { return a > b ? a : b; }
 FUNCTION Pack where_inside(Pack y, Pack value) { return (y >= 0) & (y <= 1) ? value : Pack{}; }
+FUNCTION Pack where_above_0(Pack h, Pack value) { return h > 0 ? value : Pack{}; }
 
 // 2^t = 2^n · 2^f with n the whole number nearest to t, and 2^f by a polynomial (float: a minimax
 // fit, error 1e-7; double: Taylor's, error 2e-16).

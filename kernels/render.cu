@@ -19,14 +19,8 @@ KERNEL(render, TILE_THREADS, const int *control, const int *grid, const double *
        const int *start, const int *list, const int *winners, REAL *image)
 {
     if (control[HALT]) return;
-    SHARED(REAL, terms, WIDTH * CHUNK);
-    SHARED(REAL, offsets, NDIM * CHUNK);
-    SHARED(REAL, gates, CHUNK * STRIDE);
-    SHARED(int, steep, 2);
+    ARRAYS_OF_A_TILE;
     SHARED(REAL, drawn, NCHAN * PIXELS);
-    PER_PIXEL(top);
-    PER_PIXEL(S);
-    PER_PIXEL_OF(y, NCHAN);
     const Tile tile = tile_of(control, grid, records, start, winners, BLOCK);
     forward(records, list, tile, terms, offsets, gates, steep, top, S, y);
     FOR_PIXELS(i) {

@@ -9,16 +9,10 @@ KERNEL(step, TILE_THREADS, int *control, const int *grid, const double *records,
        int backward, int room, REAL *rows, double *errors)
 {
     if (!GOES_ON(control)) return;
-    SHARED(REAL, terms, WIDTH * CHUNK);
-    SHARED(REAL, offsets, NDIM * CHUNK);
-    SHARED(REAL, gates, CHUNK * STRIDE);
-    SHARED(int, steep, 2);
+    ARRAYS_OF_A_TILE;
     SHARED(REAL, q, (1 + NCHAN) * PIXELS);  // −Σ_c q_c y_c, then q_c = r_c / S but for 2 / (N C)
     SHARED(REAL, squares, PIXELS);
     SHARED(REAL, partial, SUMS * CHUNK);
-    PER_PIXEL(top);
-    PER_PIXEL(S);
-    PER_PIXEL_OF(y, NCHAN);
 
     const Tile tile = tile_of(control, grid, records, start, winners, first_tile + BLOCK);
     const long long row0 = tile.first - start[first_tile];

@@ -20,6 +20,17 @@
 
 #define TILE_THREADS PIXELS
 
+// What a block needs to go through the pairs of its tile: of a chunk of them the polynomials, where
+// their kernels are, and their gates; of each pixel what `forward` says.
+#define ARRAYS_OF_A_TILE                  \
+    SHARED(REAL, terms, WIDTH * CHUNK);   \
+    SHARED(REAL, offsets, NDIM * CHUNK);  \
+    SHARED(REAL, gates, CHUNK * STRIDE);  \
+    SHARED(int, steep, 2);                \
+    PER_PIXEL(top);                       \
+    PER_PIXEL(S);                         \
+    PER_PIXEL_OF(y, NCHAN)
+
 // Sums of a pair over the pixels of a tile, by several threads each over a part of them.
 #ifdef SCALAR_PACKS
 #define SUMS (WIDTH * PARTS)
