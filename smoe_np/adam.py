@@ -12,12 +12,14 @@ BETA1, BETA2 = 0.9, 0.999
 SMALLEST_DIAGONAL = 1e-12  # of A, in the unit of the picture: log A_dd and 1/A_dd stay finite
 
 
-@cache
 def bias_corrections(beta2):
     """√(1 − β₂ᵗ)/(1 − β₁ᵗ) for t = 0, 1, … until it is 1; of t = 0, where there is none, 0."""
     ages = math.ceil(max(math.log(2.0**-54) / math.log(beta) for beta in (BETA1, beta2)))
     t = np.arange(1, ages + 1)
     return np.append(0, np.sqrt(1 - beta2**t) / (1 - BETA1**t))
+
+
+_kept_corrections = cache(bias_corrections)
 
 
 class Adam:
@@ -64,7 +66,7 @@ class Adam:
         """
         xp = array_module(gradients.pis)
         self.steps += 1
-        table = bias_corrections(self.beta2)
+        table = _kept_corrections(self.beta2)
         correction = table[np.minimum(self.steps - self.born, len(table) - 1)]
         changes = {}
         for name, rate in rates.items():
