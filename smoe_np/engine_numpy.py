@@ -18,16 +18,13 @@ in batches.
 """
 
 import itertools
-import os
 import time
-from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
 
 import numpy as np
-from scipy import sparse
 
 from . import gate
 from .backend import processors
+from .blocks import Pairs, chunk_of, even_cuts, map_on_pool, pool
 from .live_lists import LiveLists
 from .steps import take_step
 from .tiling import TAU, Grid
@@ -36,9 +33,7 @@ SIDE = {1: 64, 2: 16, 3: 4}  # pixels along an axis of a tile, by dimensions
 TINY = 1e-19  # a sum of signed gates, relative to the largest, that is not positive
 # 1 − gate below which nobody knows what the other kernels are like there
 ALONE = {np.dtype(np.float32): 1e-5, np.dtype(np.float64): 1e-12}
-BLOCK = 1 << 19  # pairs × pixels of a block at most: smaller ones have threads wait for each other
 THREAD = 1 << 20  # pairs × pixels for which another thread is worth waking
-PADDING = 1 << 15  # pairs × pixels that may be padding in a block, rather than one block more
 CHUNK = 1 << 13  # pairs of a chunk at most: its rows stay in a core's L2 cache
 BATCH = 1 << 18  # pairs of a batch at most
 LIST_BYTES, CHUNK_BYTES, BUILDING_BYTES = 4, 24, 100  # of a pair: listed, in a chunk, while found
@@ -79,7 +74,7 @@ class NumpyEngine:
         self.grid = Grid(shape, SIDE.get(len(shape), 2))
         self.threads = processors()
         self.phi = gate.monomials(self.grid.offsets()).astype(self.dtype)  # (M, P)
-        self.live = LiveLists(self.grid, TAU[self.dtype], _map)
+        self.live = LiveLists(self.grid, TAU[self.dtype], map_on_pool)
         self.chunks = []  # in batches
         self.build_seconds = 0.0  # spent on lists so far
         self.target = None
@@ -306,10 +301,10 @@ class NumpyEngine:
         pairs = int(ends[-1])
         batches = -(-pairs // BATCH) if self.batches is None else min(self.batches, len(ends))
         chunks = max(batches, -(-pairs // CHUNK))
-        bounds = _even(ends, chunks)
-        chunks = [_chunk(lists, ends, a, b, self.live.num_slots, self.grid.pixels)
+        bounds = even_cuts(ends, chunks)
+        chunks = [chunk_of(lists, ends, a, b, self.live.num_slots, self.grid.pixels)
                   for a, b in itertools.pairwise(bounds)]
-        bounds = _even(np.cumsum([len(chunk.index) for chunk in chunks]), batches)
+        bounds = even_cuts(np.cumsum([len(chunk.index) for chunk in chunks]), batches)
         return [chunks[a:b] for a, b in itertools.pairwise(bounds)]
 
     def _batches(self, kernels):
@@ -373,7 +368,7 @@ class NumpyEngine:
                 for w in waiting:
                     results[w] = function(*work[w], scratch)
 
-        others = [_pool().submit(drain) for _ in range(self._workers(batch) - 1)]
+        others = [pool().submit(drain) for _ in range(self._workers(batch) - 1)]
         drain()
         for other in others:
             other.result()
@@ -390,7 +385,7 @@ class NumpyEngine:
         winner = columns.polynomials(
             chunk.winner, origin, reference, np.empty((len(expert), len(chunk.winner))))[0]
         theta -= winner.take(chunk.tile, axis=1)
-        return _Pairs(theta.astype(self.dtype), expert, offset)
+        return Pairs(theta.astype(self.dtype), expert, offset)
 
     def _reference(self, tiles, winner, kernels):
         """(T, C) level of the picture in tiles; without a picture, of the winner's expert."""
@@ -505,107 +500,3 @@ class NumpyEngine:
             np.matmul(error, p.transpose(0, 2, 1), out=sums[:, first : first + len(linear)])
         p *= p
         np.matmul(self.phi, p.transpose(0, 2, 1), out=sums[:, :M])
-
-
-class _Block(NamedTuple):
-    """Tiles that are computed together, each with as many pairs."""
-
-    tiles: np.ndarray  # (B,)
-    winner: np.ndarray  # (B,) slot
-    slots: np.ndarray  # (B, n) slot of each pair's kernel, that of nobody where there is none
-    steep: bool
-    pairs: slice  # of the chunk's pairs
-
-    @property
-    def size(self):
-        return self.pairs.stop - self.pairs.start
-
-    def view(self, rows):
-        """Of an array (rows, pairs) of the chunk the part (B, rows, n) of this block."""
-        part = rows[:, self.pairs]
-        return part.reshape(len(rows), len(self.tiles), -1).transpose(1, 0, 2)
-
-
-class _Chunk(NamedTuple):
-    """Blocks of neighbouring tiles."""
-
-    blocks: list
-    tiles: np.ndarray  # (T,)
-    winner: np.ndarray  # (T,) slot
-    kernels: np.ndarray  # slots of the kernels that occur, the last one nobody's
-    index: np.ndarray  # (pairs,) int32 kernel of each pair, among these
-    tile: np.ndarray  # (pairs,) int32 its tile, among these
-    sum_by_kernel: sparse.csc_matrix  # (kernels, pairs) of 0 and 1
-
-
-class _Pairs(NamedTuple):
-    """What a chunk's pairs are made of, a contiguous row for each number (``gate``)."""
-
-    theta: np.ndarray  # (M, pairs)
-    expert: np.ndarray  # (J, pairs)
-    offset: np.ndarray  # (D, pairs) float64
-
-
-def _chunk(lists, ends, first, last, nobody, pixels):
-    """The chunk of tiles first:last of the lists."""
-    counts, steep = lists.counts[first:last], lists.steep[first:last]
-    start = ends[first:last] - counts
-    slots = lists.kernels[start[0] : ends[last - 1]]
-    occurs = np.zeros(nobody, bool)
-    occurs[slots] = True
-    kernels = np.flatnonzero(occurs)
-    number = np.empty(nobody, np.int32)
-    number[kernels] = np.arange(len(kernels))
-
-    order = np.lexsort((-counts, steep))
-    counts, steep, start = counts[order], steep[order], start[order] - start[0]
-    tiles, winner = lists.tiles[first:last][order], lists.winner[first:last][order]
-    bounds = _block_bounds(counts, len(order) - int(steep.sum()), pixels)
-    widths = np.repeat(counts[bounds[:-1]], np.diff(bounds))
-    ends = np.concatenate([[0], np.cumsum(widths)])
-    rows = int(ends[-1])
-    tile = np.repeat(np.arange(len(order), dtype=np.int32), widths)
-    place = np.arange(rows) - ends[tile]
-    listed = place < counts[tile]
-    index = np.full(rows, len(kernels), np.int32)
-    index[listed] = number[slots[(start[tile] + place)[listed]]]
-    kernels = np.append(kernels, nobody).astype(np.int32)
-    blocks = [_Block(tiles[a:b], winner[a:b], kernels[index[ends[a] : ends[b]]].reshape(b - a, -1),
-                     bool(steep[a]), slice(int(ends[a]), int(ends[b])))
-              for a, b in itertools.pairwise(bounds)]
-    pick = sparse.csc_matrix((np.ones(rows), index, np.arange(rows + 1)), (len(kernels), rows))
-    return _Chunk(blocks, tiles, winner, kernels, index, tile, pick)
-
-
-def _block_bounds(counts, gentle, pixels):
-    """Where to cut tiles of falling counts into blocks; from ``gentle`` on they are steep."""
-    sums = np.concatenate([[0], np.cumsum(counts)])
-    bounds = [0]
-    for end in (gentle, len(counts)):
-        while bounds[-1] < end:
-            at = bounds[-1]
-            most = min(end, at + max(1, BLOCK // int(counts[at] * pixels)))
-            padding = counts[at] * np.arange(1, most - at + 1) - sums[at + 1 : most + 1] + sums[at]
-            bounds.append(at + int(np.searchsorted(padding, PADDING // pixels, side="right")))
-    return bounds
-
-
-def _even(ends, parts):
-    """Where to cut things of running total ``ends`` into at most ``parts`` of about equal sums."""
-    goals = ends[-1] * np.arange(1, parts) / parts
-    return np.unique([0, *np.searchsorted(ends, goals), len(ends)]).tolist()
-
-
-_pools = {}
-
-
-def _pool():
-    """The threads of this process; a child that was forked has none of its parent's."""
-    if os.getpid() not in _pools:
-        _pools.clear()
-        _pools[os.getpid()] = ThreadPoolExecutor(processors(), thread_name_prefix="smoe")
-    return _pools[os.getpid()]
-
-
-def _map(function, parts):
-    return map(function, parts) if len(parts) < 2 else _pool().map(function, parts)

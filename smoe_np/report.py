@@ -18,26 +18,21 @@ import numpy as np
 from . import __version__
 from .colours import MAGMA, VIRIDIS, in_indexed_colours, steps_of, to_bytes
 from .describe import size_of
+from .drawing import BLUE, GREEN, ORANGE
 from .files import atomic_write, open_to_read, path_text
 from .images import read_image
 from .metrics import ssim
-from .params import SmoeParams, load_params
-from .plots import (
-    BLUE,
-    GREEN,
-    ORANGE,
-    colours_of,
+from .numerals import (
     counted,
     decibels,
-    faded,
-    highest_error,
     labels,
     limits_of,
     number,
     round_factors,
     round_numbers,
-    scene_of_model,
 )
+from .params import SmoeParams, load_params
+from .scene import colours_of, faded, highest_error, scene_of_model
 from .smoe import Record
 
 MOST_ELLIPSES = 4000  # that are drawn: with more a browser becomes slow

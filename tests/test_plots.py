@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import smoe_np
-from smoe_np import Record, Smoe, SmoeParams, colours, plots
+from smoe_np import Record, Smoe, SmoeParams, colours, drawing, numerals, plots, screens
+from smoe_np import scene as scenes
 
 matplotlib = pytest.importorskip("matplotlib")
 
@@ -165,7 +166,7 @@ def distances(params, points, kernels):
 def test_ellipses_are_where_the_distance_to_a_kernel_is_one(shape):
     D = len(shape)
     model = random_model(0, 60, D, sigma=0.2, anisotropy=6, negative=0.3)
-    scene = plots.scene_of_model(model, picture(shape, seed=1)[..., 0], None, "numpy")
+    scene = scenes.scene_of_model(model, picture(shape, seed=1)[..., 0], None, "numpy")
     kernels, centres, frames, _ = scene.ellipses()
     turns = np.linspace(0, 2 * np.pi, 13)
     outline = centres[:, None] + (frames @ [np.cos(turns), np.sin(turns)]).transpose(0, 2, 1)
@@ -206,7 +207,7 @@ def test_ellipses_have_the_colour_of_the_expert_at_their_centre():
     values = model.nu_e + np.einsum("kcd,kd->kc", model.gamma_e, model.musX)
     figure = plots.image_figure(model, image, panels=["kernels"], backend="numpy")
     collection = axes_with(figure, "PolyCollection").collections[0]
-    kernels = plots.scene_of_model(model, image).ellipses()[0]
+    kernels = scenes.scene_of_model(model, image).ellipses()[0]
     wanted = np.clip(values, 0, 1)[kernels]
     np.testing.assert_allclose(collection.get_edgecolor()[:, :3], wanted, atol=1 / 255)
     assert (collection.get_facecolor()[:, 3] < 0.5).all()  # what is below shows through
@@ -219,7 +220,7 @@ def test_a_kernel_without_bounds_is_drawn_as_far_as_there_are_numbers_for_it(tmp
                                 ["kernels"], backend="numpy")
     outlines = [path.vertices for path in axes_with(figure, "PolyCollection").collections[0]
                 .get_paths()]
-    assert 1e4 < np.abs(outlines).max() <= plots.FAR
+    assert 1e4 < np.abs(outlines).max() <= drawing.FAR
 
 
 def test_kernels_without_weight_are_not_drawn_even_if_they_have_no_extent():
@@ -228,7 +229,7 @@ def test_kernels_without_weight_are_not_drawn_even_if_they_have_no_extent():
     pis[[1, 3]] = [0, -1]
     A[1] = 0
     model = SmoeParams(pis, model.musX, A, model.gamma_e, model.nu_e, (8, 8))
-    assert sorted(plots.scene_of_model(model).ellipses()[0]) == [0, 2, 4]
+    assert sorted(scenes.scene_of_model(model).ellipses()[0]) == [0, 2, 4]
 
 
 # ---- what figures say
@@ -242,7 +243,7 @@ HISTORY = [Record(i, 0.01 / (1 + i), 650.0 / (1 + i), 20 + math.log10(1 + i), 90
 def test_the_loss_figure_draws_the_numbers_of_the_history_with_one_legend(quality):
     figure = plots.loss_figure(HISTORY, quality=quality)
     lines = {line.get_label(): line for axes in figure.axes for line in axes.lines}
-    names = {"Loss": "loss", plots.QUALITIES[quality]: quality, "Kernels": "kernels"}
+    names = {"Loss": "loss", drawing.QUALITIES[quality]: quality, "Kernels": "kernels"}
     assert lines.keys() == names.keys()
     for label, name in names.items():
         x, y = lines[label].get_data()
@@ -273,26 +274,26 @@ def test_the_loss_figure_stands_perfect_fits_and_short_histories(history, qualit
 @pytest.mark.parametrize(("low", "high"), [(0, 1), (19.3, 24.8), (28.1, 28.3), (-30, 300), (0, 4e8),
                                            (1e-9, 3e-9)])
 def test_ticks_are_few_round_and_told_apart(low, high):
-    ticks = plots.round_numbers(low, high, 7)
+    ticks = numerals.round_numbers(low, high, 7)
     assert 2 <= len(ticks) <= 8
     assert low - 1e-9 <= ticks[0]
     assert ticks[-1] <= high * (1 + 1e-9)
-    assert len(set(plots.labels(ticks))) == len(ticks)
-    assert max(map(len, plots.labels(ticks))) <= 11
+    assert len(set(numerals.labels(ticks))) == len(ticks)
+    assert max(map(len, numerals.labels(ticks))) <= 11
 
 
 @pytest.mark.parametrize(("low", "high"), [(1e-3, 0.05), (200, 800), (1e-12, 1), (1e-5, 2e-5)])
 def test_ticks_of_a_logarithmic_scale_are_few_and_told_apart(low, high):
-    ticks = plots.round_factors(low, high, 7)
+    ticks = numerals.round_factors(low, high, 7)
     assert 2 <= len(ticks) <= 8
-    assert len(set(plots.labels(ticks))) == len(ticks)
+    assert len(set(numerals.labels(ticks))) == len(ticks)
 
 
 @pytest.mark.parametrize(("value", "wanted"), [
     (0, "0"), (0.002, "0.002"), (1500, "1,500"), (2e-6, "2·10⁻⁶"), (1e-5, "10⁻⁵"), (12.5, "12.5"),
     (-3, "-3"), (100, "100")])
 def test_numbers_are_written_short(value, wanted):
-    assert plots.number(value) == wanted
+    assert numerals.number(value) == wanted
 
 
 def test_the_sheet_has_the_panels_that_are_asked_for(trained):
@@ -348,13 +349,13 @@ def test_the_histogram_counts_each_kernel_once_and_tells_how_many_are_used(train
 
 def test_large_pictures_are_shrunk_by_means_to_what_a_screen_shows():
     image = picture((2100, 90), seed=3)  # 2100 = 3 · 700: three pixels are one
-    shrunk = plots.flat(image)
+    shrunk = scenes.flat(image)
     assert shrunk.shape == (700, 30)
     np.testing.assert_allclose(shrunk, image.reshape(700, 3, 30, 3).mean(axis=(1, 3)))
-    odd = plots.flat(picture((1025, 4, 3), 3))  # a volume is cut, not shrunk
+    odd = scenes.flat(picture((1025, 4, 3), 3))  # a volume is cut, not shrunk
     assert odd.shape == (4, 3, 3)
-    assert plots.flat(np.full((1025, 3, 1), 0.25)).shape == (513, 2)
-    assert (plots.flat(np.full((1025, 3, 1), 0.25)) == 0.25).all()
+    assert scenes.flat(np.full((1025, 3, 1), 0.25)).shape == (513, 2)
+    assert (scenes.flat(np.full((1025, 3, 1), 0.25)) == 0.25).all()
 
 
 def test_a_large_picture_makes_a_sheet(tmp_path):
@@ -494,7 +495,7 @@ def test_a_signal_of_one_dimension_has_curves_but_no_picture(tmp_path):
 def content_of(plotter, smoe):
     """What a plotter would draw now, as text."""
     figure = matplotlib.figure.Figure()
-    plotter._content(plots._Page(figure), smoe)
+    plotter._content(drawing.Page(figure), smoe)
     return texts_of(figure)
 
 
@@ -567,7 +568,7 @@ class Screen:
     """A window that notes what is done to it."""
 
     def __init__(self):
-        self.figure, self.shown, self.breaths, self.is_open = plots._new_figure(), 0, 0, True
+        self.figure, self.shown, self.breaths, self.is_open = screens.new_figure(), 0, 0, True
 
     def show(self):
         self.shown += 1
@@ -613,7 +614,7 @@ def test_the_last_validation_is_always_drawn(monkeypatch, tmp_path):
 def test_a_window_opens_at_once_answers_between_drawings_and_may_be_closed(monkeypatch):
     clock, screen = Clock(), Screen()
     monkeypatch.setattr(plots, "time", clock)
-    monkeypatch.setattr(plots, "_screen", lambda: screen)
+    monkeypatch.setattr(plots, "screen", lambda: screen)
     plotter = Slow(clock, 0.5)
     follow(plotter, clock, 0.01, 10, until=100)
     assert plotter.drawn == [0]
@@ -630,7 +631,7 @@ def test_where_there_is_a_window_the_file_is_written_at_the_end_only(monkeypatch
     clock, written = Clock(), []
     monkeypatch.setattr(plots, "time", clock)
     monkeypatch.setattr(plots, "_write", lambda figure, path: written.append(path))
-    monkeypatch.setattr(plots, "_screen", Screen)
+    monkeypatch.setattr(plots, "screen", Screen)
     plotter = Slow(clock, 0.5, path=tmp_path / "a.png")
     follow(plotter, clock, 0.01, 11, until=10)
     assert plotter.drawn == [0, 10]
@@ -639,7 +640,7 @@ def test_where_there_is_a_window_the_file_is_written_at_the_end_only(monkeypatch
 
 def test_a_window_stays_as_large_as_it_was_made(monkeypatch):
     screen = Screen()
-    monkeypatch.setattr(plots, "_screen", lambda: screen)
+    monkeypatch.setattr(plots, "screen", lambda: screen)
     plotter = plots.LossPlotter()
     smoe = Smoe(picture((8, 8))[..., 0], 2).train(1, callbacks=[plotter])
     assert tuple(screen.figure.get_size_inches()) == (9, 5.6)
@@ -649,14 +650,14 @@ def test_a_window_stays_as_large_as_it_was_made(monkeypatch):
 
 
 def test_what_is_quiet_and_has_no_path_draws_nothing(monkeypatch):
-    monkeypatch.setattr(plots, "_screen", Screen)
+    monkeypatch.setattr(plots, "screen", Screen)
     plotter = Slow(Clock(), 0.5, quiet=True)
     follow(plotter, plotter.clock, 1, 5, until=4)
     assert plotter.drawn == []
 
 
 def test_without_a_display_files_are_written_and_no_window_is_tried(monkeypatch, tmp_path):
-    monkeypatch.setattr(plots._Window, "opened", lambda: pytest.fail("a window was tried"))
+    monkeypatch.setattr(screens._Window, "opened", lambda: pytest.fail("a window was tried"))
     plotter = plots.LossPlotter(tmp_path / "loss.png")  # not quiet
     Smoe(picture((8, 8))[..., 0], 2).train(2, callbacks=[plotter])
     assert (tmp_path / "loss.png").exists()
@@ -668,13 +669,13 @@ def test_a_display_that_is_none_counts_as_none(monkeypatch, tmp_path):
     monkeypatch.setenv("DISPLAY", ":nothing")
     before = plt.get_fignums()
     plt.switch_backend("agg")
-    assert plots._screen() is None  # it draws to files alone
+    assert screens.screen() is None  # it draws to files alone
 
     def fail(*args, **kwargs):
         raise RuntimeError("no display")
 
     monkeypatch.setattr(plt, "figure", fail)
-    assert plots._screen() is None
+    assert screens.screen() is None
     assert plt.get_fignums() == before
 
 
@@ -709,7 +710,7 @@ def test_files_are_written_whole_or_not_at_all(trained, tmp_path, monkeypatch):
     path.write_bytes(b"older")
     with pytest.raises(OSError, match="folder does not exist"):
         plots.loss_figure(HISTORY, tmp_path / "none" / "loss.png")
-    monkeypatch.setattr(plots, "_as_png", lambda figure: 1 / 0)
+    monkeypatch.setattr(plots, "as_png", lambda figure: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         plots.loss_figure(HISTORY, path)
     assert path.read_bytes() == b"older"
@@ -725,7 +726,7 @@ def test_writing_a_figure_leaves_it_as_it_was_in_its_window(tmp_path):
     plots._write(figure, tmp_path / "loss.png")
     assert (figure.dpi, figure.canvas, tuple(figure.get_size_inches())) == (77, canvas, size)
     height, width = pixels(tmp_path / "loss.png").shape[:2]
-    assert (width, height) == (size[0] * plots.DPI, pytest.approx(size[1] * plots.DPI, abs=1))
+    assert (width, height) == (size[0] * screens.DPI, pytest.approx(size[1] * screens.DPI, abs=1))
 
 
 def test_what_is_missing_without_matplotlib_is_said_in_one_sentence(monkeypatch, trained):
