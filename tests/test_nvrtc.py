@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import nvrtc
 import pytest
 
-from smoe_np.engine_kernels import MOST_CHANNELS, SIDE
+from smoe_np.kernel_buffers import MOST_CHANNELS, SIDE
 from smoe_np.kernel_files import kernel_source, signatures
 from smoe_np.launch_cuda import OPTIONS, compiler_options
 

@@ -1,0 +1,290 @@
+"""What kernels are given: a model's buffers, its pair lists, and the order of launches.
+
+The other half of ``engine_kernels``, which says what an engine does with them.
+"""
+
+import math
+from types import SimpleNamespace
+
+import numpy as np
+
+from .adam import BETA2, bias_corrections
+from .kernel_files import constants
+from .param_rows import lower_entries, rows_of
+from .steps import LEAST_EXPLOSION
+
+WORDS = SimpleNamespace(**constants())  # by which the host and kernels tell each other things
+SIDE = {1: 64, 2: 8, 3: 4}  # pixels along an axis of a tile, by dimensions
+MOST_CHANNELS = 8
+KERNEL_THREADS, FEW_THREADS = 32, 64  # of a block; the others are in the sources
+TILE_THREADS, UPDATE_THREADS, LIST_THREADS = (
+    WORDS.PIXELS, WORDS.UPDATE_THREADS, WORDS.LIST_THREADS)
+MANY_BOXES = 1024  # of which a block needs few threads each
+ROWS_BYTES = 1 << 28  # of the moments of all pairs of a batch
+ROOM = 1.25  # times what is needed, for lists that were too short
+FIRST_PAIRS = 32  # of a tile, for which there is room at first
+MOST_ENTRIES = 2**31 - 1
+
+
+def why_not_these(D, C):
+    """Say why there are no kernels for so many dimensions and channels, or return ``None``."""
+    if D not in SIDE:
+        return f"kernels are made for 1 to 3 dimensions, here are {D}"
+    if C > MOST_CHANNELS:
+        return f"kernels are made for 1 to {MOST_CHANNELS} channels, here are {C}"
+    return None
+
+
+def demand(why_not, name):
+    """Raise ValueError if there is a reason why the engine of a name cannot be used."""
+    if why_not is not None:
+        raise ValueError(f'backend {name!r} cannot be used: {why_not}; backend="numpy" takes any')
+
+
+class KernelBuffers:
+    """The buffers of an engine of kernels, and what is in them; ``KernelEngine`` builds on it."""
+
+    # ---- buffers
+
+    def _start(self, channels):
+        """Have the kernels for a number of channels."""
+        D = len(self.shape)
+        demand(why_not_these(D, channels), self.name)
+        self.channels, self.slots = channels, None
+        self.width = (D + 1) * (D + 2) // 2 + channels * (D + 1)
+        self.launch = launch = type(self).launcher(D, channels, self.dtype.name)
+        self.sizes = launch.array(np.array([*self.shape, *self.grid.counts], np.int32))
+        self.control = launch.zeros(WORDS.CONTROL_WORDS, np.int32)
+        self.state_numbers = launch.zeros(WORDS.STATE_NUMBERS, np.float64)
+        self.settings = launch.zeros(WORDS.SETTINGS_NUMBERS, np.float64)
+        self.settings[WORDS.SCALE] = 1 / (math.prod(self.shape) * channels)
+        self.settings[WORDS.LEAST_EXPLOSION] = LEAST_EXPLOSION
+        self.errors = launch.zeros(self.tiles, np.float64)
+        self.counts = launch.zeros(self.tiles, np.int32)
+        self.winners = launch.zeros(self.tiles, np.int32)
+        self.levels = []  # of the tree of boxes from the top: level, start of each list, boxes
+        for level in reversed(range(max(1, (max(self.grid.counts) - 1).bit_length()))):
+            boxes = math.prod(-(-n >> level) for n in self.grid.counts)
+            self.levels.append((level, launch.zeros(boxes + 1, np.int32), boxes))
+        self.start = self.levels[-1][1]
+        row_width = launch.zeros(1, np.int32)
+        self._run("row_width", 1, 1, row_width)
+        self.row_width = int(launch.host(row_width)[0])
+        self.rows = launch.zeros(0, self.dtype)
+        self.room = 0
+        self._correct_bias_of(BETA2)
+
+    def _begin(self, K):
+        """Make room for another model, of K kernels."""
+        zeros, D = self.launch.zeros, len(self.shape)
+        lower = len(lower_entries(D))
+        self.num_slots, self.slots, self.listed = K, np.arange(K), False
+        self.held = self._moments_given = None
+        self.params, self.m, self.v = (zeros((K, self.width), self.dtype) for _ in range(3))
+        self.sums = zeros((K, self.width), np.float64)
+        self.records = zeros((K, self.width + 1 + lower), np.float64)
+        self.anchors = zeros((K, 1 + D + lower + 3), np.float64)
+        self.born = zeros(K, np.int32)
+        self.moved, self.rates = zeros((K, 3), np.float64), zeros((K, 3), np.float64)
+        self.wins, self.pairs_of_kernel = zeros(K, np.int32), zeros(K, np.int32)
+        self.first_of_kernel = zeros(K + 1, np.int32)
+        self.pace_sums = zeros(5 * self._blocks(LIST_THREADS), np.float64)
+        self.all_kernels = self.launch.array(np.arange(K, dtype=np.int32))
+        self.all_start = self.launch.array(np.array([0, K], np.int32))
+        pairs, between = (0, 0) if self.list is None else (self.capacity, self.between)
+        self._make_lists(max(pairs, min(K, FIRST_PAIRS) * self.tiles),
+                         max(between, K + FIRST_PAIRS * (self.tiles // 4 + 1)))
+
+    def _make_lists(self, pairs, between):
+        """Have room for so many pairs, and for so many entries of the lists of larger boxes."""
+        zeros, D = self.launch.zeros, len(self.shape)
+        if max(pairs, between) > MOST_ENTRIES:
+            raise MemoryError(f"{max(pairs, between):g} pairs of tiles and kernels; at most "
+                              f"{MOST_ENTRIES:g} can be listed")
+        self.capacity, self.between = int(pairs), int(between)
+        self.list, self.number, self.pairs = (
+            zeros(self.capacity + spare, np.int32) for spare in (0, 0, WORDS.AHEAD))
+        self.lists_between = zeros((2, self.between), np.int32)
+        self.kept = zeros((1 << D) * max(self.between, self.num_slots), np.uint8)
+        self._record()
+
+    def _record(self):
+        """Record the sequences of launches anew: buffers are others, or there are other batches."""
+        record, K = self.launch.record, self.num_slots
+        plan = [
+            ("pace", self._blocks(LIST_THREADS), LIST_THREADS, (
+                self.control, self.records, self.moved, self.rates, self.pace_sums, K)),
+            ("plan", 1, LIST_THREADS, (
+                self.control, self.pace_sums, self._blocks(LIST_THREADS), self.settings,
+                self.state_numbers)),
+            ("anchor", self._blocks(LIST_THREADS), LIST_THREADS, (
+                self.control, self.records, self.rates, self.state_numbers, self.anchors,
+                self.moved, self.wins, K)),
+        ]
+        lists, parent_start, parent, parents = [], self.all_start, self.all_kernels, 1
+        for level, start, boxes in self.levels:
+            entries = self.lists_between[level % 2] if level else self.list
+            threads = FEW_THREADS if boxes > MANY_BOXES else LIST_THREADS
+            lists += [
+                ("bound", parents, threads, (
+                    self.control, self.settings, self.sizes, level, self.anchors, parent_start,
+                    parent, self.kept, self.counts, self.winners, self.wins)),
+                ("scan", 1, LIST_THREADS, (
+                    self.control, self.counts, start, boxes,
+                    self.between if level else self.capacity, int(level > 0))),
+                ("fill", boxes, threads, (
+                    self.control, self.sizes, level, parent_start, parent, self.kept, start,
+                    entries, self.pairs_of_kernel, self.number)),
+            ]
+            parent_start, parent, parents = start, entries, boxes
+        lists += [
+            ("scan", 1, LIST_THREADS, (
+                self.control, self.pairs_of_kernel, self.first_of_kernel, K, self.capacity, 0)),
+            ("place", -(-self.capacity // LIST_THREADS), LIST_THREADS, (
+                self.control, self.list, self.number, self.tiles, self.start,
+                self.first_of_kernel, self.pairs)),
+            ("arrange", K, KERNEL_THREADS, (
+                self.control, self.first_of_kernel, self.pairs, self.pairs_of_kernel)),
+            ("settle", 1, KERNEL_THREADS, (self.control,)),
+        ]
+        self._lists, self._build = record(lists), record(plan + lists)
+        self._tile = (self.control, self.sizes, self.records, self.start, self.list, self.winners)
+        if self.target is None:
+            return
+        moments = []
+        for first, last in self._batch_bounds():
+            moments += [
+                ("step", last - first, TILE_THREADS, (
+                    *self._tile, self.target, first, 1, self.room, self.rows, self.errors)),
+                self._gather(first, last),
+            ]
+        steps = [
+            ("judge", 1, LIST_THREADS, (
+                self.control, self.state_numbers, self.settings, self.errors, self.tiles,
+                self.params, self.records, K)),
+            ("update", self._blocks(UPDATE_THREADS), UPDATE_THREADS, (
+                self.control, self.state_numbers, self.settings, self.sizes, self.sums,
+                self.params, self.m, self.v, self.records, self.anchors, self.moved, self.wins,
+                self.born, self.corrections, len(self.corrections), K)),
+        ]
+        self._moments, self._step = record(moments), record(moments + steps)
+
+    def _gather(self, first, last):
+        """The launch that adds up, for each kernel, the rows of its pairs in a batch of tiles."""
+        return "gather", self.num_slots, KERNEL_THREADS, (
+            self.control, self.first_of_kernel, self.pairs, self.start, first, last, self.rows,
+            self.sums)
+
+    def _blocks(self, threads):
+        return -(-self.num_slots // threads)
+
+    def _batch_bounds(self):
+        """First and last + 1 of the tiles of each batch."""
+        batches = self.batches
+        if batches is None:
+            row = self.row_width * self.dtype.itemsize
+            batches = -(-self._num_pairs() * row // ROWS_BYTES) if self.listed else 1
+        batches = max(1, min(batches, self.tiles))
+        cuts = [self.tiles * b // batches for b in range(batches + 1)]
+        return list(zip(cuts[:-1], cuts[1:]))
+
+    def _num_pairs(self):
+        return int(self.launch.host(self.start[self.tiles :])[0])
+
+    def _with_room(self, run):
+        """Run, and again as long as some buffer was too short; what else halted it, or 0."""
+        while True:
+            run()
+            halt = int(self.launch.host(self.control)[WORDS.HALT])
+            if halt == WORDS.TOO_SHORT:
+                self.control[WORDS.HALT] = 0
+                self._lengthen()
+                self._build_lists(self._lists)  # from what was planned already
+            elif halt == WORDS.NO_ROOM:
+                self.control[WORDS.HALT] = 0
+                starts = self.launch.host(self.start)
+                bounds = self._batch_bounds()
+                most = max(int(starts[last] - starts[first]) for first, last in bounds)
+                self.rows, self.room = self.launch.zeros(0, self.dtype), 0
+                self._record()  # so that nothing holds the old ones when there are others
+                room = int(ROOM * most) + self.grid.pixels
+                self.rows = self.launch.zeros(room * self.row_width, self.dtype)
+                self.room = room
+                self._record()
+            else:
+                return halt
+
+    def _lengthen(self):
+        control = self.launch.host(self.control)
+        needed, between = int(control[WORDS.NEEDED]), int(control[WORDS.NEEDED + 1])
+        self._make_lists(max(self.capacity, int(ROOM * needed)),
+                         max(self.between, int(ROOM * between)))
+
+    def _build_lists(self, sequence):
+        self.control[WORDS.STALE] = 1
+        while True:
+            self.launch.run(sequence)
+            if int(self.launch.host(self.control)[WORDS.HALT]) != WORDS.TOO_SHORT:
+                break
+            self.control[WORDS.HALT] = 0
+            self._lengthen()
+            sequence = self._lists
+        self.listed, self.listed_tau = True, self.tau
+
+    # ---- models in and out
+
+    def _prepare(self, params):
+        """Have a model's records, and lists that hold for it."""
+        rows = rows_of(params)
+        if params.num_channels != self.channels:
+            self._start(params.num_channels)
+        if self.slots is None or len(self.slots) != len(rows):
+            self._begin(len(rows))
+        if self.held is None or self.held.dtype != rows.dtype or (self.held != rows).any():
+            before = self.launch.host(self.moved).copy()
+            self._upload(rows)
+            if (before != self.launch.host(self.moved)).any():
+                self.control[WORDS.AGE] += 1
+        self._ask(0)
+        self.settings[WORDS.TAU], self.settings[WORDS.LEAST_LIFE] = self.tau, self.list_life
+        if self.may_be_overdue and self.list_life < 2:
+            self._see_whether_lists_hold()
+        control = self.launch.host(self.control)
+        if not self.listed or control[WORDS.STALE] or self.tau > self.listed_tau:
+            self._build_lists(self._build)
+
+    def _see_whether_lists_hold(self):
+        self.may_be_overdue = False
+        if self.listed:
+            slots = self.launch.array(self.slots)
+            allowances = self.anchors[slots, -3:]
+            if bool((self.moved[slots] > allowances).any()):
+                self.control[WORDS.STALE] = 1
+
+    def _upload(self, rows):
+        exact = self.launch.array(self._in_slots(rows), np.float64)
+        self.params[...] = exact
+        life = self.list_life if self.held is None else 0  # of a model that was restored
+        self.held = rows
+        self.control[WORDS.SIGNED], self.control[WORDS.ALIVE] = 0, len(rows)
+        self._run("follow", self._blocks(UPDATE_THREADS), UPDATE_THREADS, self.control, self.sizes,
+                  exact, self.records, self.anchors, self.moved, int(self.listed), life,
+                  self.num_slots)
+
+    def _ask(self, steps):
+        asked = np.array([0, 0, steps], np.int32)  # HALT, STEP, TARGET
+        self.control[WORDS.HALT : WORDS.TARGET + 1] = self.launch.array(asked)
+
+    def _run(self, kernel, blocks, threads, *arguments):
+        self.launch.run(self.launch.record([(kernel, blocks, threads, arguments)]))
+
+    def _correct_bias_of(self, beta2):
+        self.beta2, self.corrections = beta2, self.launch.array(bias_corrections(beta2))
+
+    def _in_slots(self, rows):
+        """Rows of the kernels that are there as rows of all slots; the others are 0."""
+        if len(rows) == self.num_slots:
+            return rows
+        spread = np.zeros((self.num_slots, rows.shape[1]), rows.dtype)
+        spread[self.slots] = rows
+        return spread
