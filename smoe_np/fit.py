@@ -8,6 +8,7 @@ import numpy as np
 from .engine import check_number, check_whole
 from .events import relocate
 from .initialize import fit_start, spread_kernels
+from .packed import FEWEST_BITS, MOST_BITS, USUAL_BITS, header_bytes
 from .steps import OwnFrame, StepSettings
 
 TARGETS = ("kernels", "psnr", "scalars", "bytes")
@@ -61,7 +62,7 @@ def scalars_of(D, C, affine):
 
 
 def fit_settings(kernels=None, psnr=None, scalars=None, bytes=None, iterations=None, seconds=None,
-                 experts="affine", seed=0, val_iter=100, recipe=None):
+                 experts="affine", seed=0, val_iter=100, recipe=None, bits=None):
     """The settings of ``Smoe.fit`` by name, checked, as a checkpoint keeps them.
 
     Raises
@@ -86,6 +87,11 @@ def fit_settings(kernels=None, psnr=None, scalars=None, bytes=None, iterations=N
         iterations = 3000
     if experts not in EXPERTS:
         raise ValueError(f"experts must be one of {EXPERTS}, got {experts!r}")
+    if bits is not None:
+        if name != "bytes":
+            raise ValueError("bits goes with bytes: so many numbers a file of these bytes holds")
+        if not FEWEST_BITS <= check_number("bits", bits) <= MOST_BITS:
+            raise ValueError(f"bits must be {FEWEST_BITS} to {MOST_BITS}, got {bits:g}")
     if isinstance(recipe, dict):  # of a checkpoint
         recipe = Recipe(**recipe)
     if recipe is not None and not isinstance(recipe, Recipe):
@@ -96,6 +102,7 @@ def fit_settings(kernels=None, psnr=None, scalars=None, bytes=None, iterations=N
         "seconds": None if seconds is None else check_number("seconds", seconds, above=True),
         "experts": experts, "seed": check_whole("seed", seed, 0),
         "val_iter": check_whole("val_iter", val_iter, 1),
+        "bits": None if bits is None else float(bits),
         "recipe": _checked(recipe or usual_recipe(iterations))._asdict(),
     }
 
@@ -115,13 +122,20 @@ def kernels_for(settings, D, C):
         If it does not allow a single one.
     """
     name, value = settings["target"], settings["value"]
-    each = 1
-    if name != "kernels":
-        each = scalars_of(D, C, settings["experts"] == "affine") * (2 if name == "bytes" else 1)
-    if value < each:
-        raise ValueError(f"{name} must be at least {each}, which a single kernel of {D} dimensions "
-                         f"and {C} channels takes, got {value}")
-    return value // each
+    affine = settings["experts"] == "affine"
+    each = 1 if name == "kernels" else scalars_of(D, C, affine)
+    least, room = each, value
+    if name == "bytes":
+        bits = settings["bits"] or USUAL_BITS
+        kinds = 4 + (D > 1) + affine
+        # each kind of numbers begins with a byte of its own, so it wastes one at most
+        apart = header_bytes(D, kinds) + kinds
+        least = apart + math.ceil(each * bits / 8)
+        room = math.floor((value - apart) * 8 / bits)
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, which a single kernel of {D} "
+                         f"dimensions and {C} channels takes, got {value}")
+    return room // each
 
 
 class Plan:

@@ -1,4 +1,4 @@
-"""Files of parameters: .npz archives, and pickles of tf-smoe, read without running them."""
+"""Files of parameters: .npz, packed ones, and pickles of tf-smoe, read without running them."""
 
 import io
 import math
@@ -7,6 +7,7 @@ import pickle
 import numpy as np
 
 from .files import PARAM_NAMES, Refused, briefly, load_arrays, open_to_read, owned, path_text
+from .packed import MAGIC, load_packed
 
 # Old and new NumPy, under the names that Python 2 and 3 wrote down. The values name the methods of
 # _ArrayUnpickler that answer for them; NumPy's own functions are never handed out.
@@ -245,13 +246,13 @@ def load_tf_smoe_pickle(path):
         raise ValueError(f"{text!r} {refusal}") from None
     except Exception as error:  # bytes that are no pickle fail in every way there is
         raise ValueError(
-            f"{text!r} is neither a .npz file nor a readable pickle of tf-smoe, or is cut off or "
-            f"damaged ({briefly(error)}); save or copy it again"
+            f"{text!r} is neither a model of smoe_np nor a readable pickle of tf-smoe, or is cut "
+            f"off or damaged ({briefly(error)}); save or copy it again"
         ) from error
 
 
 def load_param_arrays(path):
-    """Load the parameters of a model from a .npz file or from a pickle of tf-smoe.
+    """Load the parameters of a model from a .npz file, a packed one, or a pickle of tf-smoe.
 
     What kind of file it is, is decided by its first bytes, not by its name.
 
@@ -264,19 +265,22 @@ def load_param_arrays(path):
     arrays : dict of str to ndarray
         ``pis``, ``musX``, ``A``, ``gamma_e`` and ``nu_e``, as stored; other arrays are left out.
     meta : dict
-        What `save_arrays` was given; empty for a pickle.
+        What `save_arrays` was given, or what a packed file holds; empty for a pickle.
 
     Raises
     ------
     ValueError
-        If the file cannot be understood or lacks an array; see `load_arrays` and
+        If the file cannot be understood or lacks an array; see `load_arrays`, `load_packed` and
         `load_tf_smoe_pickle`.
     OSError
         If the file cannot be opened; see `open_to_read`.
     """
     with open_to_read(path) as stream:
-        is_zip = stream.read(2) == b"PK"
-    arrays, meta = load_arrays(path) if is_zip else (load_tf_smoe_pickle(path), {})
+        begin = stream.read(len(MAGIC))
+    if begin == MAGIC:
+        return load_packed(path)
+    arrays, meta = (load_arrays(path) if begin[:2] == b"PK" else
+                    (load_tf_smoe_pickle(path), {}))
     missing = [name for name in PARAM_NAMES if name not in arrays]
     if missing:
         raise ValueError(

@@ -1,10 +1,11 @@
 """The parameters of a model: their shapes, their checks, their files."""
 
 import operator
+import os
 
 import numpy as np
 
-from . import files, param_files
+from . import files, packed, param_files
 from .backend import array_module, to_numpy
 
 NAMES = files.PARAM_NAMES
@@ -144,18 +145,38 @@ class SmoeParams:
         """The model of some kernels: a mask (K,) of bool or an array of indices."""
         return self.map(lambda array: array[kernels])
 
-    def save(self, path):
-        """Write the parameters to an ``.npz`` file (no pickle inside), whole or not at all.
+    def save(self, path, bits=None):
+        """Write the parameters to a file, whole or not at all.
+
+        Parameters
+        ----------
+        path : str or os.PathLike
+            ``.npz`` holds them as they are, with no pickle inside; ``.smoe`` in few bytes, each
+            number rounded to some bits of the range that its kind has (``smoe_np.packed``).
+        bits : int or dict, optional
+            Of a number in a ``.smoe`` file, 4 to 24, by default 16, which change a picture by
+            less than can be seen; or by kind, as ``allocate_bits`` gives them.
 
         Raises
         ------
+        ValueError, TypeError
+            If bits are given for another file, or are not as they must be; if a ``.smoe`` file
+            cannot hold the model (weights or diagonals that are not above 0).
         OSError
             If the file cannot be written; an older file of that name is then left as it was.
         """
+        arrays = {name: to_numpy(array) for name, array in self.arrays().items()}
+        if os.path.splitext(files.path_text(path))[1].lower() == packed.ENDING:
+            packed.save_packed(path, arrays, self.image_shape,
+                               packed.USUAL_BITS if bits is None else bits)
+            return
+        if bits is not None:
+            raise ValueError(f"bits are those of a {packed.ENDING} file; path is "
+                             f"{files.path_text(path)!r}")
         meta = {"format": "smoe_np params", "version": 1}
         if self.image_shape is not None:
             meta["image_shape"] = list(self.image_shape)
-        files.save_arrays(path, {n: to_numpy(a) for n, a in self.arrays().items()}, meta)
+        files.save_arrays(path, arrays, meta)
 
     def to_tf_smoe(self):
         """The parameters as tf-smoe keeps them: a dict of arrays of its names and shapes.
@@ -215,7 +236,7 @@ def check_gates(params):
 
 
 def load_params(path):
-    """Read parameters from a file: an ``.npz`` of this library or a ``.pkl`` of tf-smoe.
+    """Read parameters from a file: ``.npz`` or ``.smoe`` of this library, or ``.pkl`` of tf-smoe.
 
     A pickle is read by a reader that admits arrays and plain containers and runs no code.
 

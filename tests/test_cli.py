@@ -231,7 +231,7 @@ def quality(path, picture="grey.tif"):
 @pytest.mark.parametrize(("options", "settings"), [
     (["--kernels", 5], {"kernels": 5}),
     (["--scalars", 62], {"scalars": 62}),
-    (["--bytes", 90], {"bytes": 90}),
+    (["--bytes", 190], {"bytes": 190}),
     (["--psnr", 20], {"psnr": 20}),
     (["--kernels=5", "--experts", "constant"], {"kernels": 5, "experts": "constant"}),
     (["--kernels=5", "--seed", 7], {"kernels": 5, "seed": 7}),

@@ -11,7 +11,7 @@ from helpers import assert_same_model, picture, random_model, relative_error
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smoe_np import Smoe, dense, engine, launch_native, psnr
+from smoe_np import Smoe, allocate_bits, dense, engine, launch_native, psnr
 from smoe_np.fit import (
     LEAST_ITERATIONS,
     Plan,
@@ -40,7 +40,11 @@ WRONG = [
     ({"psnr": "30"}, TypeError, "psnr must be a number, got '30'"),
     ({"scalars": 8}, ValueError,
      "scalars must be at least 9, which a single kernel of 2 dimensions and 1 channels takes, got"),
-    ({"bytes": 17}, ValueError, "bytes must be at least 18, which a single kernel"),
+    ({"bytes": 102}, ValueError, "bytes must be at least 103, which a single kernel"),
+    ({"bytes": 999, "bits": 3.9}, ValueError, "bits must be 4 to 24, got 3.9"),
+    ({"bytes": 999, "bits": 25}, ValueError, "bits must be 4 to 24, got 25"),
+    ({"bytes": 999, "bits": "9"}, TypeError, "bits must be a number, got '9'"),
+    ({"scalars": 999, "bits": 9}, ValueError, "bits goes with bytes"),
     ({"scalars": 6, "experts": "constant"}, ValueError, "scalars must be at least 7"),
     ({"kernels": 9, "iterations": 9, "seconds": 9}, ValueError, "iterations or seconds, not both"),
     ({"psnr": 30, "seconds": 9}, ValueError, "seconds goes with kernels, scalars or bytes"),
@@ -97,7 +101,7 @@ def test_numbers_of_a_recipe_that_divide_by_nothing_are_refused(wrong):
 
 def test_settings_outlive_a_file_of_facts():
     for asked in ({"kernels": 9, "seconds": 2}, {"psnr": 30.5, "iterations": 7, "seed": 3},
-                  {"bytes": 999, "experts": "constant", "val_iter": 5,
+                  {"bytes": 999, "experts": "constant", "val_iter": 5, "bits": 11.5,
                    "recipe": Recipe(rate=0.2, remove_by="weight", best_direction=False)}):
         found = fit_settings(**asked)
         assert settings_of(json.loads(json.dumps(found))) == found
@@ -133,16 +137,38 @@ def test_numbers_of_a_kernel_are_counted():
 
 @settings(max_examples=200)
 @given(value=st.integers(1, 10**6), D=st.integers(1, 4), C=st.integers(1, 4),
-       experts=st.sampled_from(["affine", "constant"]), name=st.sampled_from(["scalars", "bytes"]))
-def test_a_budget_is_never_exceeded_and_a_kernel_more_would_exceed_it(value, D, C, experts, name):
-    found = fit_settings(**{name: value}, experts=experts)
-    each = scalars_of(D, C, experts == "affine") * {"scalars": 1, "bytes": 2}[name]
+       experts=st.sampled_from(["affine", "constant"]))
+def test_a_budget_is_never_exceeded_and_a_kernel_more_would_exceed_it(value, D, C, experts):
+    found = fit_settings(scalars=value, experts=experts)
+    each = scalars_of(D, C, experts == "affine")
     if value < each:
-        with pytest.raises(ValueError, match=f"{name} must be at least {each}, .*, got {value}"):
+        with pytest.raises(ValueError, match=f"scalars must be at least {each}, .*, got {value}"):
             kernels_for(found, D, C)
     else:
         K = kernels_for(found, D, C)
         assert K * each <= value < (K + 1) * each
+
+
+@settings(max_examples=60, deadline=None)
+@given(value=st.integers(90, 3000), D=st.integers(1, 3), C=st.integers(1, 4),
+       affine=st.booleans(), bits=st.none() | st.floats(4, 24))
+def test_the_file_of_a_model_has_no_more_bytes_than_are_wanted(tmp_path_factory, value, D, C,
+                                                               affine, bits):
+    found = fit_settings(bytes=value, experts="affine" if affine else "constant", bits=bits)
+    try:
+        K = kernels_for(found, D, C)
+    except ValueError:  # not even one kernel
+        assert value < 200
+        return
+    path = tmp_path_factory.mktemp("bytes") / "model.smoe"
+    model = random_model(0, K, D, C, slope=0.3 if affine else 0.0)
+    model.image_shape = (12,) * D
+    model.save(path, bits=None if bits is None else allocate_bits(model, bits, backend="numpy"))
+    one_more = scalars_of(D, C, affine) * (bits or 16) / 8
+    size = path.stat().st_size
+    # what whole bits cannot share out, and what is kept for the byte that a kind may waste
+    waste = (0 if bits is None else (D * D + C * D) * K / 8) + 6
+    assert size <= value < size + one_more + waste + 1
 
 
 def test_radial_kernels_are_not_fitted():
@@ -182,17 +208,15 @@ def test_as_many_kernels_are_there_in_the_end_as_are_wanted(each_engine, K, iter
 
 
 @PICTURES
-@pytest.mark.parametrize(("experts", "name"), [("affine", "scalars"), ("constant", "bytes")])
-def test_a_model_has_no_more_numbers_than_are_wanted(each_engine, image, options, experts, name):
-    size = {"scalars": 1, "bytes": 2}[name]
-
+@pytest.mark.parametrize("experts", ["affine", "constant"])
+def test_a_model_has_no_more_numbers_than_are_wanted(each_engine, image, options, experts):
     def numbers(params):
         D = params.num_dims
         slopes = params.gamma_e.size if experts == "affine" else 0
-        return size * (params.num_kernels * (1 + D + D * (D + 1) // 2) + params.nu_e.size + slopes)
+        return params.num_kernels * (1 + D + D * (D + 1) // 2) + params.nu_e.size + slopes
 
     smoe = Smoe(image, **options)
-    smoe.fit(**{name: 300}, experts=experts, iterations=26, val_iter=3,
+    smoe.fit(scalars=300, experts=experts, iterations=26, val_iter=3,
              callbacks=[lambda smoe: numbers(smoe.params) <= 300 or pytest.fail("too many")])
     params = smoe.params
     assert 300 - numbers(params) < numbers(params.select([0]))
@@ -200,10 +224,10 @@ def test_a_model_has_no_more_numbers_than_are_wanted(each_engine, image, options
 
 @settings(max_examples=12)
 @given(K=st.integers(1, 60), iterations=st.integers(1, 40), experts=st.sampled_from(["affine",
-       "constant"]), name=st.sampled_from(["scalars", "bytes", "kernels"]), extra=st.integers(0, 6))
+       "constant"]), name=st.sampled_from(["scalars", "kernels"]), extra=st.integers(0, 6))
 def test_a_fit_of_any_length_never_has_more_than_it_may(each_engine, K, iterations, experts, name,
                                                         extra):
-    each = {"scalars": 1, "bytes": 2, "kernels": 0}[name] * scalars_of(2, 1, experts == "affine")
+    each = {"scalars": 1, "kernels": 0}[name] * scalars_of(2, 1, experts == "affine")
     smoe = Smoe(GREY[:13])
     smoe.fit(**{name: K * each + extra if each else K}, iterations=iterations, experts=experts,
              val_iter=1)

@@ -1,0 +1,292 @@
+"""Models in few bytes: every number as so many bits over the range that its kind has in the model.
+
+A file has a header, then the numbers of one kind after another, each an unsigned integer i of b
+bits, most significant bit first, that stands for low + i/(2ᵇ − 1) · (high − low). The kinds, in a
+kernel's own frame, in which an error means the same whatever the kernel's size:
+
+    weights  log π             extents  log A_dd              values  s(ν̂ − ½), ν̂ = ν + γ·μ
+    centres  s(μ − ½)          shears   s(A_ij/A_ii), i > j   slopes  s(η), γ = A η
+
+where s(v) = v within ±1 and ±(1 + log|v|) beyond it, lest a few outliers make all others coarse.
+The header, little endian, in bytes: ``SMoE`` (4), version (1), D (1), C (1), whether there are
+slopes (1) and whether kernels are radial (1), K (4), the picture's sizes or zeros (4 D); then bits
+(1), low and high (4 each, float32) of each kind; at the end the CRC-32 of the rest of the file (4).
+"""
+
+import struct
+import zlib
+
+import numpy as np
+
+from .files import PARAM_NAMES, Refused, atomic_write, open_to_read, path_text
+
+MAGIC, VERSION, ENDING = b"SMoE", 1, ".smoe"
+KINDS = ("weights", "centres", "extents", "shears", "values", "slopes")
+FEWEST_BITS, USUAL_BITS, MOST_BITS = 4, 16, 24  # of a number; float32 can tell no more apart
+MOST_AXES = 255  # dimensions or channels
+MOST_STORED = 100.0  # magnitude of a logarithm, and of what s gives; float32 has no larger ones
+BLOCK = 1 << 15  # numbers that are taken apart into bits at a time; whole bytes
+_HEAD, _RANGE, _CHECKSUM = struct.Struct("<4sBBBBBI"), struct.Struct("<Bff"), struct.Struct("<I")
+
+
+def bits_of(kinds, bits):
+    """The bits of each kind, from one number for all or from a dict.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If that is neither, or a number is not among 4 to 24.
+    """
+    given = bits if isinstance(bits, dict) else dict.fromkeys(kinds, bits)
+    unknown = sorted(set(given) - set(KINDS))
+    missing = [kind for kind in kinds if kind not in given]
+    if unknown or missing:
+        raise ValueError(f"bits must be one number, or a dict of {', '.join(kinds)}; got a dict "
+                         f"{f'with {unknown}' if unknown else f'without {missing}'}")
+    for kind, number in given.items():
+        if not isinstance(number, int | np.integer) or isinstance(number, bool):
+            raise TypeError(f"bits must be whole numbers, got {number!r} for {kind}")
+        if not FEWEST_BITS <= number <= MOST_BITS:
+            raise ValueError(f"bits must be {FEWEST_BITS} to {MOST_BITS}, got {number} for {kind}")
+    return {kind: int(given[kind]) for kind in kinds}
+
+
+def packable(arrays):
+    """The arrays themselves, or a ValueError that says why a packed file cannot hold them."""
+    pis, A = arrays["pis"], arrays["A"]
+    D, C = A.shape[1], arrays["nu_e"].shape[1]
+    if not (pis > 0).all():
+        raise ValueError("params has kernels of weight 0 or below, which a packed file cannot "
+                         "hold; leave them out with params.select(params.pis > 0)")
+    if not (np.diagonal(A, axis1=1, axis2=2) > 0).all():
+        raise ValueError("params has steering matrices whose diagonal is not above 0, which a "
+                         "packed file cannot hold; save as .npz")
+    if max(D, C) > MOST_AXES:
+        raise ValueError(f"params has {D} dimensions and {C} channels, and a packed file holds "
+                         f"{MOST_AXES} at most; save as .npz")
+    return arrays
+
+
+def kinds_of(arrays):
+    """The numbers of a model by kind, as they are stored: dict of (K, n) float64.
+
+    Parameters
+    ----------
+    arrays : dict
+        ``pis``, ``musX``, ``A``, ``gamma_e``, ``nu_e`` in the shapes of ``SmoeParams``.
+    """
+    pis, musX, A, gamma_e, nu_e = (arrays[name].astype(np.float64) for name in PARAM_NAMES)
+    D = musX.shape[1]
+    diagonal = np.diagonal(A, axis1=1, axis2=2)
+    rows, columns = np.tril_indices(D, -1)
+    found = {"weights": np.log(pis)[:, None], "centres": _bent(musX - 0.5),
+             "extents": np.log(diagonal),
+             "shears": _bent(A[:, rows, columns] / diagonal[:, rows]),
+             "values": _bent(nu_e + (gamma_e * musX[:, None]).sum(2) - 0.5)}
+    if gamma_e.any():
+        eta = np.linalg.solve(A, gamma_e.transpose(0, 2, 1))  # (K, D, C)
+        found["slopes"] = _bent(eta.transpose(0, 2, 1).reshape(len(pis), -1))
+    if len(pis) and _is_radial(A):
+        found["extents"] = found["extents"][:, :1]
+        del found["shears"]
+    return {kind: numbers for kind, numbers in found.items() if numbers.shape[1]}
+
+
+def arrays_of(found, D, C):
+    """The arrays of a model from its numbers by kind; ``kinds_of`` the other way."""
+    K = len(found["weights"])
+    musX = _straight(found["centres"]) + 0.5
+    diagonal = np.exp(np.broadcast_to(found["extents"], (K, D)))
+    A = np.zeros((K, D, D))
+    A[:, range(D), range(D)] = diagonal
+    if "shears" in found:
+        rows, columns = np.tril_indices(D, -1)
+        A[:, rows, columns] = _straight(found["shears"]) * diagonal[:, rows]
+    gamma_e = np.zeros((K, C, D))
+    if "slopes" in found:
+        eta = _straight(found["slopes"]).reshape(K, C, D)
+        gamma_e = eta @ A.transpose(0, 2, 1)
+    nu_e = _straight(found["values"]) + 0.5 - (gamma_e * musX[:, None]).sum(2)
+    return {"pis": np.exp(found["weights"][:, 0]), "musX": musX, "A": A, "gamma_e": gamma_e,
+            "nu_e": nu_e}
+
+
+def rounded(found, bits):
+    """The numbers by kind as a file of so many bits gives them back."""
+    result = {}
+    for kind, numbers in found.items():
+        low, high = _range(numbers)
+        result[kind] = _numbers(_integers(numbers, low, high, bits[kind]), low, high, bits[kind])
+    return result
+
+
+def header_bytes(D, kinds):
+    """Bytes of a file besides those of its numbers, with its checksum."""
+    return _HEAD.size + 4 * D + kinds * _RANGE.size + _CHECKSUM.size
+
+
+def packed_bytes(found, D, bits):
+    """Bytes of a file of these numbers by kind."""
+    return header_bytes(D, len(found)) + sum(
+        -(-numbers.size * bits[kind] // 8) for kind, numbers in found.items())
+
+
+def save_packed(path, arrays, image_shape, bits):
+    """Write a model in few bytes, whole or not at all.
+
+    Parameters
+    ----------
+    path : str or os.PathLike
+    arrays : dict
+        Those of a ``SmoeParams``, of NumPy.
+    image_shape : tuple of D ints or None
+    bits : int or dict
+        Of each number, 4 to 24; a dict has them by kind.
+
+    Raises
+    ------
+    ValueError
+        If the model has kernels of weight 0 or below or of negative gates, which have no place in
+        such a file, or ``bits`` are not as they must be.
+    TypeError
+        If ``bits`` are not whole.
+    OSError
+        If the file cannot be written.
+    """
+    found = kinds_of(packable(arrays))
+    bits = bits_of(found, bits)
+    K, D = arrays["musX"].shape
+    C = arrays["nu_e"].shape[1]
+    sizes = (0,) * D if image_shape is None else image_shape
+    is_radial = "shears" not in found and D > 1
+    parts = [_HEAD.pack(MAGIC, VERSION, D, C, "slopes" in found, is_radial, K),
+             struct.pack(f"<{D}I", *sizes)]
+    ranges = {kind: _range(numbers) for kind, numbers in found.items()}
+    for kind, (low, high) in ranges.items():
+        if not -MOST_STORED <= low <= high <= MOST_STORED:
+            raise ValueError(f"params has {kind} beyond what a packed file can hold; save as .npz")
+    parts += [_RANGE.pack(bits[kind], *ranges[kind]) for kind in found]
+    parts += [_as_bytes(_integers(numbers, *ranges[kind], bits[kind]), bits[kind])
+              for kind, numbers in found.items()]
+    data = b"".join(parts)
+    with atomic_write(path) as stream:
+        stream.write(data)
+        stream.write(_CHECKSUM.pack(zlib.crc32(data)))
+
+
+def load_packed(path):
+    """Read what ``save_packed`` wrote.
+
+    Returns
+    -------
+    arrays : dict
+        float32.
+    meta : dict
+        ``image_shape``, where it is known.
+
+    Raises
+    ------
+    ValueError
+        If the file is cut off or damaged, or of a later version.
+    OSError
+        If it cannot be opened.
+    """
+    with open_to_read(path) as stream:
+        data = stream.read()
+    try:
+        return _unpacked(data)
+    except Refused as refusal:
+        raise ValueError(f"{path_text(path)!r} {refusal}") from None
+
+
+def _unpacked(data):
+    damaged = Refused("is cut off or damaged; save or copy it again")
+    if len(data) < _HEAD.size + _CHECKSUM.size:
+        raise damaged
+    data, checksum = data[:-_CHECKSUM.size], data[-_CHECKSUM.size:]
+    magic, version, D, C, has_slopes, is_radial, K = _HEAD.unpack_from(data)
+    if version != VERSION:
+        raise Refused(f"is a packed model of version {version}, and this reads {VERSION}; a later "
+                      f"smoe_np wrote it")
+    if zlib.crc32(data) != _CHECKSUM.unpack(checksum)[0] or D < 1 or C < 1:
+        raise damaged
+    counts = {"weights": 1, "centres": D, "extents": 1 if is_radial else D,
+              "shears": 0 if is_radial else D * (D - 1) // 2, "values": C,
+              "slopes": C * D if has_slopes else 0}
+    counts = {kind: count for kind, count in counts.items() if count}
+    if len(data) < header_bytes(D, len(counts)) - _CHECKSUM.size:
+        raise damaged
+    sizes = struct.unpack_from(f"<{D}I", data, _HEAD.size)
+    at = _HEAD.size + 4 * D
+    ranges = [_RANGE.unpack_from(data, at + n * _RANGE.size) for n in range(len(counts))]
+    at += len(counts) * _RANGE.size
+    found = {}
+    for (kind, count), (bits, low, high) in zip(counts.items(), ranges):
+        length = -(-K * count * bits // 8)
+        is_sound = FEWEST_BITS <= bits <= MOST_BITS and -MOST_STORED <= low <= high <= MOST_STORED
+        if not is_sound or at + length > len(data):
+            raise damaged
+        integers = _from_bytes(data[at:at + length], K * count, bits).reshape(K, count)
+        found[kind] = _numbers(integers, low, high, bits)
+        at += length
+    if at != len(data):
+        raise damaged
+    arrays = {name: array.astype(np.float32) for name, array in arrays_of(found, D, C).items()}
+    return arrays, {"image_shape": sizes} if all(sizes) else {}
+
+
+# ---- numbers and bits
+
+
+def _is_radial(A):
+    return A.shape[1] > 1 and bool((A == A[:, :1, :1] * np.eye(A.shape[1])).all())
+
+
+def _bent(v):
+    """v within ±1, ±(1 + log|v|) beyond."""
+    size = np.maximum(np.abs(v), 1)
+    return np.where(np.abs(v) <= 1, v, np.sign(v) * (1 + np.log(size)))
+
+
+def _straight(v):
+    """``_bent`` the other way."""
+    size = np.maximum(np.abs(v), 1)
+    return np.where(np.abs(v) <= 1, v, np.sign(v) * np.exp(size - 1))
+
+
+def _range(numbers):
+    """Least and largest, as float32 can hold them."""
+    if not numbers.size:
+        return 0.0, 0.0
+    return float(np.float32(numbers.min())), float(np.float32(numbers.max()))
+
+
+def _integers(numbers, low, high, bits):
+    if high == low:
+        return np.zeros(numbers.shape, np.uint32)
+    steps = (1 << bits) - 1
+    return np.rint(np.clip((numbers - low) / (high - low), 0, 1) * steps).astype(np.uint32)
+
+
+def _numbers(integers, low, high, bits):
+    return low + integers * ((high - low) / ((1 << bits) - 1))
+
+
+def _as_bytes(integers, bits):
+    shifts = np.arange(bits - 1, -1, -1, dtype=np.uint32)
+    flat, parts = integers.reshape(-1, 1), []
+    for begin in range(0, len(flat), BLOCK):
+        parts.append(np.packbits((flat[begin:begin + BLOCK] >> shifts & 1).astype(np.uint8)))
+    return b"".join(part.tobytes() for part in parts)
+
+
+def _from_bytes(data, count, bits):
+    integers = np.empty(count, np.uint32)
+    factors = np.uint32(1) << np.arange(bits - 1, -1, -1, dtype=np.uint32)
+    stored = np.frombuffer(data, np.uint8)
+    for begin in range(0, count, BLOCK):
+        size = min(BLOCK, count - begin)
+        part = stored[begin * bits // 8:-(-(begin + size) * bits // 8)]
+        ones = np.unpackbits(part, count=size * bits).reshape(size, bits)
+        integers[begin:begin + size] = ones.astype(np.uint32) @ factors
+    return integers

@@ -1,0 +1,220 @@
+"""Packed models: what is stored, what is refused, and where bits go."""
+
+import contextlib
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from helpers import random_model
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from smoe_np import SmoeParams, allocate_bits, load_params, packed, psnr, render
+from smoe_np.params import NAMES
+
+SHAPE = {1: (40,), 2: (20, 30), 3: (6, 9, 8)}
+
+
+def model(K=12, D=2, C=1, **options):
+    params = random_model(1, K, D, C, dtype=np.float32, **options)
+    params.image_shape = SHAPE[D]
+    return params
+
+
+def written(params, path, bits=None):
+    params.save(path, bits=bits)
+    return load_params(path)
+
+
+# ---- files
+
+
+@pytest.mark.parametrize("C", [1, 3])
+@pytest.mark.parametrize("D", [1, 2, 3])
+def test_16_bits_change_a_picture_by_nothing_that_can_be_seen(tmp_path, D, C):
+    params = model(D=D, C=C)
+    found = written(params, tmp_path / "model.smoe")
+    assert found.image_shape == params.image_shape
+    assert found.dtype == np.float32
+    assert psnr(render(params, SHAPE[D]), render(found, SHAPE[D])) > 70
+
+
+@pytest.mark.parametrize("slope", [0.0, 0.3])
+@pytest.mark.parametrize("C", [1, 3])
+@pytest.mark.parametrize("D", [1, 2, 3])
+def test_a_number_takes_its_bits_and_no_more(tmp_path, D, C, slope):
+    each = 1 + D + D * (D + 1) // 2 + C * (1 + D * bool(slope))
+    for K, bits in ((8, 16), (8, 11), (400, 5)):
+        model(K, D, C, slope=slope).save(tmp_path / "model.smoe", bits=bits)
+        kinds = 4 + (D > 1) + bool(slope)
+        assert (tmp_path / "model.smoe").stat().st_size == (
+            packed.header_bytes(D, kinds) + K * each * bits // 8)
+    assert packed.header_bytes(D, kinds) < 100
+
+
+def test_radial_kernels_take_one_number_for_their_extent(tmp_path):
+    given = model(8).arrays()
+    alpha = np.linspace(3, 9, 8, dtype=np.float32)
+    params = SmoeParams(**{**given, "A": alpha}, image_shape=SHAPE[2])
+    found = written(params, tmp_path / "model.smoe")
+    assert found.radial
+    np.testing.assert_allclose(found.A[:, 0, 0], alpha, rtol=1e-4)
+    assert (tmp_path / "model.smoe").stat().st_size == packed.header_bytes(2, 5) + 8 * 7 * 2
+
+
+def test_each_bit_halves_the_error(tmp_path):
+    params = model(60)
+    picture = render(params, SHAPE[2], dtype="float64")
+    errors = [np.square(render(written(params, tmp_path / "m.smoe", bits), SHAPE[2],
+                               dtype="float64") - picture).mean() for bits in (8, 11, 14)]
+    for coarse, fine in zip(errors, errors[1:]):
+        assert 64 / 4 < coarse / fine < 64 * 4
+
+
+def test_a_kernel_far_away_does_not_make_the_others_coarse(tmp_path):
+    params = model(30)
+    near = written(params, tmp_path / "near.smoe")
+    params.musX[0] = 1e5
+    params.nu_e[1] = -300
+    found = written(params, tmp_path / "far.smoe")
+    np.testing.assert_allclose(found.musX[0], 1e5, rtol=1e-3)
+    np.testing.assert_allclose(found.musX[2:], near.musX[2:], atol=5e-4)
+
+
+@pytest.mark.parametrize("K", [0, 1])
+def test_there_may_be_one_kernel_or_none(tmp_path, K):
+    params = model(4).select(np.arange(K))
+    found = written(params, tmp_path / "model.smoe")
+    assert found.num_kernels == K
+    for name in NAMES:
+        np.testing.assert_allclose(getattr(found, name), getattr(params, name), rtol=1e-5)
+
+
+def test_the_size_of_the_picture_may_be_unknown(tmp_path):
+    params = model()
+    params.image_shape = None
+    assert written(params, tmp_path / "model.smoe").image_shape is None
+
+
+@settings(max_examples=100)
+@given(bits=st.integers(4, 24), count=st.integers(0, 300), seed=st.integers(0, 99))
+def test_integers_of_any_number_of_bits_come_back(bits, count, seed):
+    block, packed.BLOCK = packed.BLOCK, 64
+    try:
+        integers = np.random.default_rng(seed).integers(0, 1 << bits, count, np.uint32)
+        data = packed._as_bytes(integers, bits)
+        assert len(data) == -(-count * bits // 8)
+        np.testing.assert_array_equal(packed._from_bytes(data, count, bits), integers)
+    finally:
+        packed.BLOCK = block
+
+
+@settings(max_examples=100)
+@given(st.floats(-1e9, 1e9))
+def test_bending_is_undone_by_straightening(value):
+    bent = packed._bent(np.array([value]))
+    np.testing.assert_allclose(packed._straight(bent), value, rtol=1e-12)
+    assert abs(value) > 1 or bent[0] == value
+
+
+# ---- what is refused
+
+
+@pytest.mark.parametrize(("bits", "error", "match"), [
+    (3, ValueError, "bits must be 4 to 24, got 3 for weights"),
+    (25, ValueError, "bits must be 4 to 24, got 25"),
+    (9.5, TypeError, "bits must be whole numbers, got 9.5"),
+    (True, TypeError, "bits must be whole numbers, got True"),
+    ({"weights": 9}, ValueError, "a dict without .*centres.*slopes"),
+    ({**dict.fromkeys(packed.KINDS, 9), "gates": 9}, ValueError, r"a dict with \['gates'\]"),
+])
+def test_bits_are_checked(tmp_path, bits, error, match):
+    with pytest.raises(error, match=match):
+        model().save(tmp_path / "model.smoe", bits=bits)
+    assert not (tmp_path / "model.smoe").exists()
+
+
+def test_bits_are_refused_where_they_mean_nothing(tmp_path):
+    with pytest.raises(ValueError, match=r"bits are those of a \.smoe file; path is .*m\.npz"):
+        model().save(tmp_path / "m.npz", bits=9)
+
+
+def test_what_has_no_logarithm_is_refused(tmp_path):
+    for name, match in (("pis", "weight 0 or below.*select"), ("A", "diagonal is not above 0")):
+        params = model()
+        getattr(params, name)[:1] *= -1
+        with pytest.raises(ValueError, match=match):
+            params.save(tmp_path / "model.smoe")
+    params = model().astype(np.float64)
+    params.pis[0] = 1e-300
+    with pytest.raises(ValueError, match="params has weights beyond what a packed file can hold"):
+        params.save(tmp_path / "model.smoe")
+
+
+def test_a_file_that_lost_or_changed_anything_is_refused(tmp_path):
+    path = tmp_path / "model.smoe"
+    model().save(path)
+    data = path.read_bytes()
+    for length in (5, 11, 15, 40, len(data) - 1):
+        path.write_bytes(data[:length])
+        with pytest.raises(ValueError, match="model.smoe' is cut off or damaged"):
+            load_params(path)
+    for at in range(5, len(data), 7):
+        path.write_bytes(data[:at] + bytes([data[at] ^ 4]) + data[at + 1:])
+        with pytest.raises(ValueError, match="cut off or damaged"):
+            load_params(path)
+    path.write_bytes(data[:4] + b"\2" + data[5:])
+    with pytest.raises(ValueError, match="of version 2, and this reads 1"):
+        load_params(path)
+
+
+@settings(max_examples=200)
+@given(data=st.data())
+def test_a_forged_file_is_read_as_a_model_or_refused(tmp_path_factory, data):
+    path = tmp_path_factory.mktemp("forged") / "model.smoe"
+    model(3).save(path)
+    content = bytearray(path.read_bytes()[:-4])
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(5, len(content) - 1))] = data.draw(st.integers(0, 255))
+    path.write_bytes(bytes(content) + struct.pack("<I", zlib.crc32(content)))
+    with contextlib.suppress(ValueError):
+        params = load_params(path)
+        assert all(np.isfinite(array).all() for array in params.arrays().values())
+
+
+# ---- where bits go
+
+
+def test_bits_are_used_up_and_not_exceeded():
+    for K, D, C in ((1, 1, 1), (30, 2, 1), (12, 2, 3), (9, 3, 1)):
+        params = model(K, D, C)
+        counts = {kind: numbers.shape[1] for kind, numbers in
+                  packed.kinds_of(params.arrays()).items()}
+        for average in (4, 9.3, 16, 24):
+            bits = allocate_bits(params, average, backend="numpy")
+            left = average * sum(counts.values()) - sum(counts[kind] * bits[kind] for kind in bits)
+            assert 0 <= left < max(counts.values())
+
+
+def test_bits_that_are_shared_out_do_better_than_the_same_for_all(tmp_path):
+    params = model(80, anisotropy=4.0, sigma=0.05)
+    picture = render(params, SHAPE[2])
+    alike = written(params, tmp_path / "a.smoe", 9)
+    shared = written(params, tmp_path / "b.smoe", allocate_bits(params, 9))
+    assert psnr(picture, render(shared, SHAPE[2])) > psnr(picture, render(alike, SHAPE[2])) + 2
+    assert (tmp_path / "b.smoe").stat().st_size <= (tmp_path / "a.smoe").stat().st_size
+
+
+@pytest.mark.parametrize("average", [3.9, 25, -1])
+def test_an_average_that_no_file_has_is_refused(average):
+    with pytest.raises(ValueError, match="average must be"):
+        allocate_bits(model(), average)
+
+
+def test_without_the_size_of_a_picture_one_must_be_given():
+    params = model()
+    params.image_shape = None
+    with pytest.raises(ValueError, match="does not hold the size of its picture; give shape"):
+        allocate_bits(params, 9)
+    assert allocate_bits(params, 9, (20, 30)) == allocate_bits(model(), 9)
