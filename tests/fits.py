@@ -1,11 +1,11 @@
 """What tests of fits share: pictures, sameness of fits, and Ctrl-C at a given iteration."""
 
-import dataclasses
 import signal
 
 import numpy as np
 import pytest
 from helpers import assert_same_model, picture
+from trainings import same_history
 
 SEARCH = {"psnr": 24.5, "iterations": 30}
 GREY, COLOURS = picture((28, 23))[..., 0], picture((19, 22), 3)
@@ -13,12 +13,6 @@ VOLUME = picture((9, 8, 10))[..., 0]
 PICTURES = pytest.mark.parametrize(("image", "options"), [
     (GREY, {}), (COLOURS, {}), (VOLUME, {"channel_axis": None}), (picture((90,))[..., 0], {}),
     (GREY, {"dtype": "float64"})], ids=["grey", "colours", "volume", "line", "float64"])
-
-
-def same_history(found, wanted):
-    """All of it but the seconds."""
-    without = [[dataclasses.replace(r, seconds=0) for r in history] for history in (found, wanted)]
-    assert without[0] == without[1]
 
 
 def assert_same_fit(found, wanted):
