@@ -1,43 +1,33 @@
 """The command ``smoe``: arguments in, calls out, nothing computed."""
 
 import contextlib
-import functools
-import json
-import math
 import os
-import shlex
 import signal
 import sys
 import threading
 import warnings
 
-from . import bench, bench_report, describe
-from .cli_options import (
-    FITTING,
-    FIXED_BY_CHECKPOINT,
-    FIXED_BY_CHECKPOINT_OF_FIT,
-    MODEL,
-    TRAINING,
-    UsageError,
-    parse,
+from .bench import Incorrect
+from .cli_options import parse
+from .cli_parser import UsageError
+from .commands import draw, info, measure
+from .commands_training import fit, train
+from .progress import say
+from .terminal import (
+    BROKEN_PIPE,
+    DONE,
+    FAILED,
+    INTERRUPTED,
+    TERMINATED,
+    WRONG_USE,
+    Ended,
+    Terminated,
+    end,
+    in_words,
+    one_line,
 )
-from .engine import render
-from .fit import TARGETS, fit_settings, kernels_for
-from .images import read_image, write_image
-from .params import load_params
-from .progress import Progress, say, tries
-from .results import ModelFile, ResultsFolder
-from .smoe import Smoe, training_settings
 
-DONE, FAILED, WRONG_USE, INTERRUPTED, BROKEN_PIPE, TERMINATED = 0, 1, 2, 130, 141, 143
-
-
-class Terminated(BaseException):
-    """SIGTERM came."""
-
-
-class Ended(Exception):
-    """Training ended before its time: the exit status, and why in words."""
+COMMANDS = {"fit": fit, "train": train, "render": draw, "info": info, "bench": measure}
 
 
 def main(argv=None):
@@ -64,244 +54,26 @@ def main(argv=None):
 def _run(arguments):
     try:
         command, given = parse(arguments)
-        run = {"fit": fit, "train": train, "render": draw, "info": info, "bench": measure}[command]
-        return run(given)
+        return COMMANDS[command](given)
     except SystemExit as after_help:
         return after_help.code or DONE
     except KeyboardInterrupt:
-        return _end(INTERRUPTED, "interrupted")
+        return end(INTERRUPTED, "interrupted")
     except Terminated:
-        return _end(TERMINATED, "terminated")
+        return end(TERMINATED, "terminated")
     except BrokenPipeError:
         return BROKEN_PIPE
     except Ended as early:
-        return _end(*early.args)
-    except bench.Incorrect as error:
-        return _end(FAILED, error)
+        return end(*early.args)
+    except Incorrect as error:
+        return end(FAILED, error)
     except MemoryError as error:
-        return _end(WRONG_USE, f"out of memory ({error}); a smaller picture or fewer kernels need "
-                               f"less")
+        return end(WRONG_USE, f"out of memory ({error}); a smaller picture or fewer kernels need "
+                              f"less")
     except OSError as error:
-        return _end(WRONG_USE, _in_words(error))
+        return end(WRONG_USE, in_words(error))
     except (UsageError, ValueError, TypeError, OverflowError, ImportError) as error:
-        return _end(WRONG_USE, error)
-
-
-# ---- commands
-
-
-def fit(given):
-    """``smoe fit``."""
-    checkpoint = given.get("checkpoint_path")
-    if checkpoint is not None:
-        _refuse_what_is_fixed(given, FIXED_BY_CHECKPOINT_OF_FIT)
-    elif not any(name in given for name in TARGETS):
-        raise UsageError("fit needs a target: give --kernels, --psnr, --scalars or --bytes; see "
-                         "smoe fit --help")
-    else:
-        fit_settings(**_those_of(given, FITTING))
-    overwrite, results = given.get("overwrite", False), None
-    if "results_path" in given:
-        results = ResultsFolder(given["results_path"], overwrite, checkpoint)
-    files = ModelFile(given["output"], overwrite, checkpoint, results)
-    smoe = _smoe_of(given, files, "fit", ("batches", "dtype"))
-    settings = smoe.settings or fit_settings(**_those_of(given, FITTING))
-    aim = _aim(settings, smoe)  # which is told to be too low before anything is written
-    files.create(image=given["image_path"], checkpoint=checkpoint)
-    if not given.get("quiet"):
-        _print_start(smoe, aim)
-    if checkpoint is not None:
-        _train(smoe, smoe.resume, files, given)
-    else:
-        _train(smoe, functools.partial(smoe.fit, **_those_of(given, FITTING)), files, given)
-    if not given.get("quiet"):
-        _print_end(smoe, files, f", {describe.size_as_text(describe.size_of(smoe.params))}")
-    missed = tries(smoe) and smoe.history[-1].psnr < settings["value"]
-    return FAILED if missed or smoe.stopped == "diverged" else DONE
-
-
-def train(given):
-    """``smoe train``."""
-    checkpoint = given.get("checkpoint_path")
-    finishes = checkpoint is not None and "iterations" not in given
-    _refuse_contradictions(given, finishes)
-    results = ResultsFolder(given["results_path"], given.get("overwrite", False), checkpoint)
-    start = load_params(given["params_file"]) if "params_file" in given else None
-    smoe = _smoe_of(given, results, "train", MODEL, params=start)
-    settings = {**(smoe.settings or {}), **_those_of(given, TRAINING)}
-    training_settings(settings)  # a wrong one is told before anything is written
-    results.create(image=given["image_path"], params_file=given.get("params_file"),
-                   checkpoint=checkpoint)
-    if not given.get("quiet"):
-        _print_start(smoe, f"{smoe.params.num_kernels} kernels",
-                     f"; needs about {smoe.memory_needed() / 2**20:.0f} MiB")
-    begin = smoe.iteration
-    training = smoe.resume if finishes else functools.partial(smoe.train, **settings)
-    _train(smoe, training, results, given)
-    if not given.get("quiet"):
-        _print_end(smoe, results)
-    if smoe.stopped == "diverged":
-        return FAILED
-    if finishes and smoe.iteration == begin:
-        say(f"smoe: warning: the run of {checkpoint} had ended; -n N trains N iterations more")
-    return DONE
-
-
-def draw(given):
-    """``smoe render``."""
-    output = given["output"]
-    if os.path.lexists(output) and not given.get("overwrite"):
-        raise UsageError(f"{output!r} exists; give another name, or --overwrite to replace it")
-    params = load_params(given["params"])
-    shape, scale = given.get("shape", params.image_shape), given.get("scale", 1)
-    if shape is None:
-        raise UsageError(f"{given['params']!r} does not hold the size of its picture; give --shape")
-    if not (math.isfinite(scale) and scale > 0):
-        raise UsageError(f"--scale must be above 0, got {scale}")
-    if "shape" not in given:
-        shape = [max(1, round(n * scale)) for n in shape]
-    write_image(output, render(params, shape, **_those_of(given, ("backend",))))
-    _print(f"{output}: {_size(shape)} pixels, {params.num_kernels} kernels")
-    return DONE
-
-
-def info(given):
-    """``smoe info``."""
-    facts = describe.describe(load_params(given["params"]))
-    _print(json.dumps(facts, indent=2) if given.get("json") else describe.as_text(facts))
-    return DONE
-
-
-def measure(given):
-    """``smoe bench``."""
-    cases = bench.cases(**_those_of(given, ("size", "image_path", "kernels_per_dim", "iterations",
-                                            "large")))
-    report = bench.run(cases, given.get("backend", "auto"), say)
-    _print(json.dumps(report, indent=2) if given.get("json") else bench_report.as_text(report))
-    return DONE
-
-
-# ---- training
-
-
-def _refuse_contradictions(given, finishes):
-    if "params_file" in given and "kernels_per_dim" in given:
-        raise UsageError("-k cannot be given with -p: the file says how many kernels there are")
-    if "checkpoint_path" not in given:
-        return
-    _refuse_what_is_fixed(given, FIXED_BY_CHECKPOINT)
-    settings = [option for name, option in TRAINING.items() if name in given]
-    if finishes and settings:
-        raise UsageError(f"{settings[0]} with -c needs -n: without it, the run of the checkpoint "
-                         f"is finished with its own settings")
-
-
-def _refuse_what_is_fixed(given, options):
-    for name, option in options.items():
-        if name in given:
-            raise UsageError(f"{option} cannot be given with -c: the checkpoint fixes it")
-
-
-def _smoe_of(given, files, command, options, **start):
-    """The Smoe of the picture, as a checkpoint holds it or new."""
-    path, checkpoint = given["image_path"], given.get("checkpoint_path")
-    if files.owns(path):
-        raise UsageError(f"{path!r} is among the results that would be replaced; give a copy of it "
-                         f"elsewhere")
-    image = read_image(path)
-    where = _those_of(given, ("backend", "channel_axis"))
-    if checkpoint is None:
-        return Smoe(image, **_those_of(given, options), **where, **start)
-    smoe = Smoe.from_checkpoint(checkpoint, image, **where)
-    made_by = "fit" if "target" in (smoe.settings or {}) else "train"
-    if made_by != command:
-        raise UsageError(f"{checkpoint!r} is a checkpoint of smoe {made_by}, not of smoe {command}"
-                         f"; go on with smoe {made_by}")
-    return smoe
-
-
-def _train(smoe, training, files, given):
-    """Call a method that trains, and leave what comes of it; Ended if it is not to its end."""
-    try:
-        files.complete(smoe)
-        with Progress(smoe, given.get("quiet", False)) as progress:
-            training(callbacks=[files.validation, progress.validation],
-                     checkpoint=files.checkpoint, progress=progress)
-        files.finish(smoe)
-    except (KeyboardInterrupt, Terminated) as signalled:
-        raise _interrupted(smoe, files, given, signalled) from None
-    except OSError as error:
-        raise Ended(WRONG_USE, _in_words(error) + _how_to_go_on(files, given)) from None
-
-
-def _interrupted(smoe, files, given, signalled):
-    """Keep what there is; a second signal ends even that."""
-    with contextlib.suppress(KeyboardInterrupt, Terminated):
-        try:
-            files.keep(smoe)
-        except OSError as error:
-            say(f"smoe: {_in_words(error)}")
-    status, what = ((TERMINATED, "terminated") if isinstance(signalled, Terminated) else
-                    (INTERRUPTED, "interrupted"))
-    which = f" of try {len(smoe.tried) + 1}" if tries(smoe) else ""
-    return Ended(status, f"{what} at iteration {smoe.iteration}{which}"
-                         f"{_how_to_go_on(files, given)}")
-
-
-def _how_to_go_on(files, given):
-    if not files.has_checkpoint:
-        return ""
-    image, fits = _no_option(given["image_path"]), "output" in given
-    words = ["smoe", "fit", image] if fits else ["smoe", "train", "-i", image]
-    for option, path in (("-o", given.get("output")), ("-r", given.get("results_path")),
-                         ("-c", files.checkpoint)):
-        if path is not None:
-            words += [option, _no_option(path)]
-    if fits and os.path.lexists(given["output"]):
-        words.append("--overwrite")
-    for option, name in (("--backend", "backend"), ("--channel-axis", "channel_axis")):
-        if name in given:
-            words += [option, str(given[name]).lower()]
-    if given.get("quiet"):
-        words.append("-q")
-    return f"; the checkpoint is {files.checkpoint}; go on with: {shlex.join(words)}"
-
-
-def _no_option(path):
-    return os.path.join(".", path) if path.startswith("-") else path
-
-
-def _aim(settings, smoe):
-    """What a fit is to reach, in words."""
-    effort = (f"{settings['iterations']} iterations" if settings["seconds"] is None else
-              f"{settings['seconds']:g} s")
-    if settings["target"] == "psnr":
-        return f"to {settings['value']:g} dB by fits of {effort}"
-    return f"{kernels_for(settings, len(smoe.shape), smoe.channels)} kernels in {effort}"
-
-
-def _print_start(smoe, aim, more=""):
-    channels = "1 channel" if smoe.channels == 1 else f"{smoe.channels} channels"
-    _print(f"{_size(smoe.shape)} pixels, {channels}; {aim}; backend {smoe.engine.name}{more}")
-
-
-def _print_end(smoe, files, size=""):
-    diverged = smoe.stopped == "diverged"
-    quality = ""
-    if smoe.history:
-        record = min(smoe.history, key=lambda r: r.loss) if diverged else smoe.history[-1]
-        best = f" (the best of {len(smoe.tried)} tries)" if tries(smoe) and not diverged else ""
-        quality = (f"PSNR {record.psnr:.2f} dB, {record.kernels} kernels{size}, "
-                   f"{record.seconds:.1f} s{best}; ")
-    _print(f"{quality}{files.where}")
-
-
-def _size(shape):
-    return "×".join(map(str, shape))
-
-
-def _those_of(given, names):
-    return {name: given[name] for name in names if name in given}
+        return end(WRONG_USE, error)
 
 
 # ---- manners of a command
@@ -318,7 +90,7 @@ def _own_manners():
     shown = set()
 
     def show(message, *where):
-        text = _one_line(message)
+        text = one_line(message)
         if text not in shown:
             shown.add(text)
             say(f"smoe: warning: {text}")
@@ -341,31 +113,6 @@ def _own_manners():
 
 def _terminate(number, frame):
     raise Terminated
-
-
-def _end(status, why):
-    say(f"smoe: {_one_line(why)}")
-    return status
-
-
-def _one_line(text):
-    return " ".join(str(text).splitlines())
-
-
-def _in_words(error):
-    """An OSError as a line; those of this library are sentences already."""
-    if error.filename is None:
-        return error.strerror or str(error)
-    return f"{error.filename!r}: {(error.strerror or str(error)).lower()}"
-
-
-def _print(text):
-    try:
-        print(text, flush=True)
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise OSError(error.errno, f"cannot write to standard output: {_in_words(error)}") from None
 
 
 def _leave_no_output():

@@ -1,0 +1,205 @@
+"""The commands that make a model: ``smoe fit`` and ``smoe train``."""
+
+import contextlib
+import functools
+import os
+import shlex
+
+from . import describe
+from .cli_parser import UsageError
+from .cli_training_options import (
+    FITTING,
+    FIXED_BY_CHECKPOINT,
+    FIXED_BY_CHECKPOINT_OF_FIT,
+    MODEL,
+    TRAINING,
+)
+from .fit import TARGETS, fit_settings, kernels_for
+from .images import read_image
+from .params import load_params
+from .progress import Progress, say, tries
+from .results import ModelFile, ResultsFolder
+from .smoe import Smoe, training_settings
+from .terminal import (
+    DONE,
+    FAILED,
+    INTERRUPTED,
+    TERMINATED,
+    WRONG_USE,
+    Ended,
+    Terminated,
+    in_words,
+    print_line,
+    size_in_words,
+    those_of,
+)
+
+
+def fit(given):
+    """``smoe fit``."""
+    checkpoint = given.get("checkpoint_path")
+    if checkpoint is not None:
+        _refuse_what_is_fixed(given, FIXED_BY_CHECKPOINT_OF_FIT)
+    elif not any(name in given for name in TARGETS):
+        raise UsageError("fit needs a target: give --kernels, --psnr, --scalars or --bytes; see "
+                         "smoe fit --help")
+    else:
+        fit_settings(**those_of(given, FITTING))
+    overwrite, results = given.get("overwrite", False), None
+    if "results_path" in given:
+        results = ResultsFolder(given["results_path"], overwrite, checkpoint)
+    files = ModelFile(given["output"], overwrite, checkpoint, results)
+    smoe = _smoe_of(given, files, "fit", ("batches", "dtype"))
+    settings = smoe.settings or fit_settings(**those_of(given, FITTING))
+    aim = _aim(settings, smoe)  # which is told to be too low before anything is written
+    files.create(image=given["image_path"], checkpoint=checkpoint)
+    if not given.get("quiet"):
+        _print_start(smoe, aim)
+    if checkpoint is not None:
+        _train(smoe, smoe.resume, files, given)
+    else:
+        _train(smoe, functools.partial(smoe.fit, **those_of(given, FITTING)), files, given)
+    if not given.get("quiet"):
+        _print_end(smoe, files, f", {describe.size_as_text(describe.size_of(smoe.params))}")
+    missed = tries(smoe) and smoe.history[-1].psnr < settings["value"]
+    return FAILED if missed or smoe.stopped == "diverged" else DONE
+
+
+def train(given):
+    """``smoe train``."""
+    checkpoint = given.get("checkpoint_path")
+    finishes = checkpoint is not None and "iterations" not in given
+    _refuse_contradictions(given, finishes)
+    results = ResultsFolder(given["results_path"], given.get("overwrite", False), checkpoint)
+    start = load_params(given["params_file"]) if "params_file" in given else None
+    smoe = _smoe_of(given, results, "train", MODEL, params=start)
+    settings = {**(smoe.settings or {}), **those_of(given, TRAINING)}
+    training_settings(settings)  # a wrong one is told before anything is written
+    results.create(image=given["image_path"], params_file=given.get("params_file"),
+                   checkpoint=checkpoint)
+    if not given.get("quiet"):
+        _print_start(smoe, f"{smoe.params.num_kernels} kernels",
+                     f"; needs about {smoe.memory_needed() / 2**20:.0f} MiB")
+    begin = smoe.iteration
+    training = smoe.resume if finishes else functools.partial(smoe.train, **settings)
+    _train(smoe, training, results, given)
+    if not given.get("quiet"):
+        _print_end(smoe, results)
+    if smoe.stopped == "diverged":
+        return FAILED
+    if finishes and smoe.iteration == begin:
+        say(f"smoe: warning: the run of {checkpoint} had ended; -n N trains N iterations more")
+    return DONE
+
+
+def _refuse_contradictions(given, finishes):
+    if "params_file" in given and "kernels_per_dim" in given:
+        raise UsageError("-k cannot be given with -p: the file says how many kernels there are")
+    if "checkpoint_path" not in given:
+        return
+    _refuse_what_is_fixed(given, FIXED_BY_CHECKPOINT)
+    settings = [option for name, option in TRAINING.items() if name in given]
+    if finishes and settings:
+        raise UsageError(f"{settings[0]} with -c needs -n: without it, the run of the checkpoint "
+                         f"is finished with its own settings")
+
+
+def _refuse_what_is_fixed(given, options):
+    for name, option in options.items():
+        if name in given:
+            raise UsageError(f"{option} cannot be given with -c: the checkpoint fixes it")
+
+
+def _smoe_of(given, files, command, options, **start):
+    """The Smoe of the picture, as a checkpoint holds it or new."""
+    path, checkpoint = given["image_path"], given.get("checkpoint_path")
+    if files.owns(path):
+        raise UsageError(f"{path!r} is among the results that would be replaced; give a copy of it "
+                         f"elsewhere")
+    image = read_image(path)
+    where = those_of(given, ("backend", "channel_axis"))
+    if checkpoint is None:
+        return Smoe(image, **those_of(given, options), **where, **start)
+    smoe = Smoe.from_checkpoint(checkpoint, image, **where)
+    made_by = "fit" if "target" in (smoe.settings or {}) else "train"
+    if made_by != command:
+        raise UsageError(f"{checkpoint!r} is a checkpoint of smoe {made_by}, not of smoe {command}"
+                         f"; go on with smoe {made_by}")
+    return smoe
+
+
+def _train(smoe, training, files, given):
+    """Call a method that trains, and leave what comes of it; Ended if it is not to its end."""
+    try:
+        files.complete(smoe)
+        with Progress(smoe, given.get("quiet", False)) as progress:
+            training(callbacks=[files.validation, progress.validation],
+                     checkpoint=files.checkpoint, progress=progress)
+        files.finish(smoe)
+    except (KeyboardInterrupt, Terminated) as signalled:
+        raise _interrupted(smoe, files, given, signalled) from None
+    except OSError as error:
+        raise Ended(WRONG_USE, in_words(error) + _how_to_go_on(files, given)) from None
+
+
+def _interrupted(smoe, files, given, signalled):
+    """Keep what there is; a second signal ends even that."""
+    with contextlib.suppress(KeyboardInterrupt, Terminated):
+        try:
+            files.keep(smoe)
+        except OSError as error:
+            say(f"smoe: {in_words(error)}")
+    status, what = ((TERMINATED, "terminated") if isinstance(signalled, Terminated) else
+                    (INTERRUPTED, "interrupted"))
+    which = f" of try {len(smoe.tried) + 1}" if tries(smoe) else ""
+    return Ended(status, f"{what} at iteration {smoe.iteration}{which}"
+                         f"{_how_to_go_on(files, given)}")
+
+
+def _how_to_go_on(files, given):
+    if not files.has_checkpoint:
+        return ""
+    image, fits = _no_option(given["image_path"]), "output" in given
+    words = ["smoe", "fit", image] if fits else ["smoe", "train", "-i", image]
+    for option, path in (("-o", given.get("output")), ("-r", given.get("results_path")),
+                         ("-c", files.checkpoint)):
+        if path is not None:
+            words += [option, _no_option(path)]
+    if fits and os.path.lexists(given["output"]):
+        words.append("--overwrite")
+    for option, name in (("--backend", "backend"), ("--channel-axis", "channel_axis")):
+        if name in given:
+            words += [option, str(given[name]).lower()]
+    if given.get("quiet"):
+        words.append("-q")
+    return f"; the checkpoint is {files.checkpoint}; go on with: {shlex.join(words)}"
+
+
+def _no_option(path):
+    return os.path.join(".", path) if path.startswith("-") else path
+
+
+def _aim(settings, smoe):
+    """What a fit is to reach, in words."""
+    effort = (f"{settings['iterations']} iterations" if settings["seconds"] is None else
+              f"{settings['seconds']:g} s")
+    if settings["target"] == "psnr":
+        return f"to {settings['value']:g} dB by fits of {effort}"
+    return f"{kernels_for(settings, len(smoe.shape), smoe.channels)} kernels in {effort}"
+
+
+def _print_start(smoe, aim, more=""):
+    channels = "1 channel" if smoe.channels == 1 else f"{smoe.channels} channels"
+    print_line(f"{size_in_words(smoe.shape)} pixels, {channels}; {aim}; backend "
+               f"{smoe.engine.name}{more}")
+
+
+def _print_end(smoe, files, size=""):
+    diverged = smoe.stopped == "diverged"
+    quality = ""
+    if smoe.history:
+        record = min(smoe.history, key=lambda r: r.loss) if diverged else smoe.history[-1]
+        best = f" (the best of {len(smoe.tried)} tries)" if tries(smoe) and not diverged else ""
+        quality = (f"PSNR {record.psnr:.2f} dB, {record.kernels} kernels{size}, "
+                   f"{record.seconds:.1f} s{best}; ")
+    print_line(f"{quality}{files.where}")
