@@ -1,7 +1,7 @@
 """The commands and options of ``smoe``."""
 
 from . import __version__
-from .cli_parser import Parser, add_backend
+from .cli_parser import Parser, add_backend, add_channels
 from .cli_training_options import add_fit, add_train
 from .engine import ENGINES
 
@@ -24,7 +24,7 @@ def parse(arguments):
     parser = Parser("smoe", "Fits Steered Mixture-of-Experts models to images.")
     parser.add_argument("--version", action="version", version=f"smoe_np {__version__}")
     commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND")
-    for add in (add_fit, add_train, _render, _info, _bench):
+    for add in (add_fit, add_train, _render, _plot, _info, _bench):
         add(commands)
     parser.epilog = "smoe COMMAND --help tells the options of a command."
     if arguments and arguments[0] in commands.choices:
@@ -47,7 +47,8 @@ def _render(commands):
         description="Draw a model at any resolution.",
         epilog="example:\n  smoe render results/params_best.npz -o twice.png --scale 2",
         usage="smoe render PARAMS -o IMAGE [--shape H W | --scale S] [--overwrite]")
-    parser.add_argument("params", metavar="PARAMS", help="the model: .npz, or .pkl of tf-smoe")
+    parser.add_argument("params", metavar="PARAMS",
+                        help="the model: .npz, .smoe, or .pkl of tf-smoe")
     parser.add_argument("-o", "--output", metavar="IMAGE", required=True,
                         help="the picture to write: .png .jpg .bmp .tif, a volume as .tif; one "
                              "that exists is refused")
@@ -61,12 +62,34 @@ def _render(commands):
     add_backend(parser)
 
 
+def _plot(commands):
+    parser = commands.add_parser(
+        "plot", help="draw figures and a page of results, or a sheet of a model",
+        description="Draw loss.png, sheet.png and report.html of a folder of results again, or a "
+                    "sheet of\nthe file of a model: its picture, kernels, gates and weights.",
+        epilog="examples:\n  smoe plot results\n"
+               "  smoe plot camera.npz -i camera.png -o sheet.png",
+        usage="smoe plot RESULTS [-i IMAGE]\n"
+              "       smoe plot MODEL -o SHEET [-i IMAGE] [--overwrite]")
+    parser.add_argument("path", metavar="RESULTS",
+                        help="a folder of smoe train, or a model: .npz, .smoe, or .pkl of tf-smoe")
+    parser.add_argument("-o", "--output", metavar="SHEET",
+                        help="of a model: the .png to write; one that exists is refused")
+    parser.flag(parser, "--overwrite", dest="overwrite", const=True, help="replace SHEET")
+    parser.add_argument("-i", "--image-path", metavar="IMAGE",
+                        help="the picture; of results by default the one that was fitted, if it is "
+                             "still there")
+    add_channels(parser)
+    add_backend(parser)
+
+
 def _info(commands):
     parser = commands.add_parser(
         "info", help="tell what a model is made of",
         description="Tell what a model is made of: counts, ranges, sizes of its kernels.",
         epilog="example:\n  smoe info results/params_best.npz")
-    parser.add_argument("params", metavar="PARAMS", help="the model: .npz, or .pkl of tf-smoe")
+    parser.add_argument("params", metavar="PARAMS",
+                        help="the model: .npz, .smoe, or .pkl of tf-smoe")
     parser.flag(parser, "--json", dest="json", const=True, help="as JSON")
 
 

@@ -37,7 +37,8 @@ def add_fit(commands):
     group.add_argument("image_path", metavar="IMAGE",
                        help="the picture, or a TIFF stack as a volume")
     group.add_argument("-o", "--output", metavar="MODEL", required=True,
-                       help="the model to write, a .npz; one that exists is refused")
+                       help="the model to write: .npz, or .smoe, which is much smaller; one that "
+                            "exists is refused")
     group.add_argument("-r", "--results-path", metavar="RESULTS",
                        help="folder for results on the way, those of smoe train; one that is not "
                             "empty is refused")
@@ -56,7 +57,7 @@ def add_fit(commands):
     target.add_argument("--scalars", type=int, metavar="N",
                         help="as many kernels as have N numbers")
     target.add_argument("--bytes", type=int, metavar="N",
-                        help="as many kernels as take N bytes as raw float16")
+                        help="as many kernels as a .smoe file of N bytes can hold")
 
     group = parser.add_argument_group("fit")
     budget = group.add_mutually_exclusive_group()
@@ -66,6 +67,9 @@ def add_fit(commands):
                         help="time to take instead; the model then depends on the machine")
     option(group, None, "--experts", str, "of a kernel: constant ones have no slopes, and fewer "
            "numbers", choices=EXPERTS)
+    group.add_argument("--bits", type=float, metavar="B",
+                       help="of a number in a .smoe, in the mean: 4 to 24 (default: 16); with 11 "
+                            "more kernels go into --bytes, and rounding costs some 0.1 dB")
     option(group, None, "--seed", int, "of all that is random; the same one makes the same model")
     option(group, "-v", "--validation-iterations", int, "steps between validations, each of which "
            "leaves a checkpoint", dest="val_iter")
@@ -76,8 +80,7 @@ def add_fit(commands):
     add_backend(group)
     option(group, None, "--batches", int, "parts of an iteration; results do not depend on it",
            default="chosen automatically")
-    parser.flag(group, "-q", "--quiet", dest="quiet", const=True,
-                help="print errors and warnings only")
+    _add_quiet(parser, group)
 
 
 _FIT_DESCRIPTION = """\
@@ -88,9 +91,9 @@ same number of them does better than with smoe train."""
 
 _FIT_EPILOG = """\
 MODEL is written at the end: the picture is rough until then. Meanwhile there is a checkpoint beside
-it, camera.checkpoint.npz for camera.npz, or with -r in RESULTS/checkpoints/last.npz. Ctrl-C and
-SIGTERM end a fit after the step at hand; the line that is printed then tells the command that goes
-on, bit for bit.
+it, camera.checkpoint.npz for camera.npz or camera.smoe, or with -r in RESULTS/checkpoints/last.npz.
+Ctrl-C and SIGTERM end a fit after the step at hand; the line that is printed then tells the command
+that goes on, bit for bit.
 
 To a PSNR there are several fits. RESULTS keeps what the last one left on the way; params_best.npz
 and history.csv in it are, like MODEL, of the best one.
@@ -102,6 +105,7 @@ exit status:
 examples:
   smoe fit camera.png -o camera.npz --kernels 900
   smoe fit camera.png -o camera.npz --psnr 32 --experts constant
+  smoe fit camera.png -o camera.smoe --bytes 16000 --bits 11
   smoe render camera.npz -o camera_fitted.png"""
 
 
@@ -155,8 +159,7 @@ def add_train(commands):
     add_backend(group)
     option(group, "-b", "--batches", int, "parts of an iteration; results do not depend on it",
            default="chosen automatically")
-    parser.flag(group, "-q", "--quiet", dest="quiet", const=True,
-                help="print errors and warnings only")
+    _add_quiet(parser, group)
 
 
 _TRAIN_DESCRIPTION = """\
@@ -171,6 +174,9 @@ validation, and checkpoints/last.npz: one file, replaced each time. At the end i
 params_best.npz, params_last.npz, reconstruction_best.png, history.csv and settings.json. Pictures
 are .tif where Pillow is not installed, and where they are volumes.
 
+loss.png and sheet.png are drawn while it trains, where Matplotlib is installed, and shown where
+there is a display; report.html is a page of all of it, to be opened at the end.
+
 Ctrl-C and SIGTERM end training after the step at hand, with a checkpoint.
 
 exit status:
@@ -179,3 +185,10 @@ exit status:
 examples:
   smoe train -i camera.png -r results -k 32 -n 1000
   smoe train -i camera.png -r results -c results/checkpoints/last.npz -n 500"""
+
+
+def _add_quiet(parser, group):
+    parser.flag(group, "--no-plots", dest="plots", const=False,
+                help="draw nothing: no loss.png, sheet.png and report.html in RESULTS, no windows")
+    parser.flag(group, "-q", "--quiet", dest="quiet", const=True,
+                help="print errors and warnings only, and open no windows")

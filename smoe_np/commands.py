@@ -1,23 +1,24 @@
-"""The commands that look at a model or at the machine: ``smoe render``, ``info`` and ``bench``."""
+"""The commands that look at a model, or at the machine: render, plot, info and bench."""
 
 import json
 import math
 import os
 
-from . import bench, bench_report, describe
+from . import bench, bench_report, describe, plots
 from .cli_parser import UsageError
 from .engine import render
-from .images import write_image
+from .images import read_image, write_image
 from .params import load_params
 from .progress import say
+from .read_results import read_results
+from .report import write_report
 from .terminal import DONE, print_line, size_in_words, those_of
 
 
 def draw(given):
     """``smoe render``."""
     output = given["output"]
-    if os.path.lexists(output) and not given.get("overwrite"):
-        raise UsageError(f"{output!r} exists; give another name, or --overwrite to replace it")
+    _refuse_to_replace(output, given)
     params = load_params(given["params"])
     shape, scale = given.get("shape", params.image_shape), given.get("scale", 1)
     if shape is None:
@@ -29,6 +30,50 @@ def draw(given):
     write_image(output, render(params, shape, **those_of(given, ("backend",))))
     print_line(f"{output}: {size_in_words(shape)} pixels, {params.num_kernels} kernels")
     return DONE
+
+
+def plot(given):
+    """``smoe plot``."""
+    path, output = given["path"], given.get("output")
+    if os.path.isdir(path):
+        if output is not None:
+            raise UsageError("-o goes with the file of a model; of a folder of results the "
+                             "figures are drawn in it")
+        _plot_results(path, given)
+        return DONE
+    params = load_params(path)
+    if output is None:
+        raise UsageError("give -o SHEET.png, in which the model is to be drawn")
+    _refuse_to_replace(output, given)
+    image = read_image(given["image_path"]) if "image_path" in given else None
+    plots.image_figure(params, image, output, title=os.path.basename(path),
+                       **those_of(given, ("channel_axis", "backend")))
+    print_line(f"{output}: {params.num_kernels} kernels")
+    return DONE
+
+
+def _plot_results(folder, given):
+    found = read_results(folder, given.get("image_path"), given.get("channel_axis"))
+    shared = {"channel_axis": found.channel_axis, "backend": given.get("backend", "auto")}
+    name = os.path.basename(given.get("image_path") or str(found.settings.get("image", folder)))
+    paths = {kind: os.path.join(folder, kind) for kind in ("loss.png", "sheet.png", "report.html")}
+    if found.history:
+        plots.loss_figure(found.history, paths["loss.png"], title=name)
+    total = found.history[0].kernels if found.history else None
+    if total is not None and total < found.params.num_kernels:
+        total = None  # of a fit, which grows
+    plots.image_figure(found.params, found.image, paths["sheet.png"], total=total, title=name,
+                       **shared)
+    write_report(paths["report.html"], found.params, found.image, found.history, found.settings,
+                 folder, name, **shared)
+    for kind, path in paths.items():
+        if kind != "loss.png" or found.history:
+            print_line(path)
+
+
+def _refuse_to_replace(output, given):
+    if os.path.lexists(output) and not given.get("overwrite"):
+        raise UsageError(f"{output!r} exists; give another name, or --overwrite to replace it")
 
 
 def info(given):

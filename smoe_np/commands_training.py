@@ -15,6 +15,7 @@ from .cli_training_options import (
     TRAINING,
 )
 from .fit import TARGETS, fit_settings, kernels_for
+from .gallery import Gallery
 from .images import read_image
 from .params import load_params
 from .progress import Progress, say, tries
@@ -44,23 +45,29 @@ def fit(given):
         raise UsageError("fit needs a target: give --kernels, --psnr, --scalars or --bytes; see "
                          "smoe fit --help")
     else:
-        fit_settings(**those_of(given, FITTING))
+        fit_settings(**_fitting(given))
     overwrite, results = given.get("overwrite", False), None
     if "results_path" in given:
         results = ResultsFolder(given["results_path"], overwrite, checkpoint)
-    files = ModelFile(given["output"], overwrite, checkpoint, results)
+    files = ModelFile(given["output"], overwrite, checkpoint, results, given.get("bits"))
     smoe = _smoe_of(given, files, "fit", ("batches", "dtype"))
-    settings = smoe.settings or fit_settings(**those_of(given, FITTING))
+    settings = smoe.settings or fit_settings(**_fitting(given))
+    if files.bits is None and files.is_packed:
+        files.bits = settings["bits"]
     aim = _aim(settings, smoe)  # which is told to be too low before anything is written
-    files.create(image=given["image_path"], checkpoint=checkpoint)
+    files.create(**_about(given))
+    gallery = None if results is None else _gallery(smoe, results, given)
     if not given.get("quiet"):
         _print_start(smoe, aim)
     if checkpoint is not None:
-        _train(smoe, smoe.resume, files, given)
+        _train(smoe, smoe.resume, files, gallery, given)
     else:
-        _train(smoe, functools.partial(smoe.fit, **those_of(given, FITTING)), files, given)
+        fitting = functools.partial(smoe.fit, **_fitting(given))
+        _train(smoe, fitting, files, gallery, given)
     if not given.get("quiet"):
-        _print_end(smoe, files, f", {describe.size_as_text(describe.size_of(smoe.params))}")
+        size = describe.size_of(smoe.params)
+        in_bytes = os.path.getsize(files.path) if files.is_packed else None
+        _print_end(smoe, files, f", {describe.size_as_text(size, in_bytes)}")
     missed = tries(smoe) and smoe.history[-1].psnr < settings["value"]
     return FAILED if missed or smoe.stopped == "diverged" else DONE
 
@@ -75,14 +82,13 @@ def train(given):
     smoe = _smoe_of(given, results, "train", MODEL, params=start)
     settings = {**(smoe.settings or {}), **those_of(given, TRAINING)}
     training_settings(settings)  # a wrong one is told before anything is written
-    results.create(image=given["image_path"], params_file=given.get("params_file"),
-                   checkpoint=checkpoint)
+    results.create(**_about(given))
     if not given.get("quiet"):
         _print_start(smoe, f"{smoe.params.num_kernels} kernels",
                      f"; needs about {smoe.memory_needed() / 2**20:.0f} MiB")
     begin = smoe.iteration
     training = smoe.resume if finishes else functools.partial(smoe.train, **settings)
-    _train(smoe, training, results, given)
+    _train(smoe, training, results, _gallery(smoe, results, given), given)
     if not given.get("quiet"):
         _print_end(smoe, results)
     if smoe.stopped == "diverged":
@@ -90,6 +96,11 @@ def train(given):
     if finishes and smoe.iteration == begin:
         say(f"smoe: warning: the run of {checkpoint} had ended; -n N trains N iterations more")
     return DONE
+
+
+def _fitting(given):
+    """What ``Smoe.fit`` is given."""
+    return those_of(given, (*FITTING, "bits") if "bytes" in given else FITTING)
 
 
 def _refuse_contradictions(given, finishes):
@@ -128,25 +139,45 @@ def _smoe_of(given, files, command, options, **start):
     return smoe
 
 
-def _train(smoe, training, files, given):
+def _about(given):
+    """What ``settings.json`` says of where things come from."""
+    return {"image": given["image_path"], "channel_axis": given.get("channel_axis", "auto"),
+            "params_file": given.get("params_file"), "checkpoint": given.get("checkpoint_path")}
+
+
+def _gallery(smoe, results, given):
+    """What draws in the folder of results, or None."""
+    if not given.get("plots", True):
+        return None
+    name = os.path.basename(given["image_path"])
+    return Gallery(results, name, len(smoe.shape), given.get("quiet", False))
+
+
+def _train(smoe, training, files, gallery, given):
     """Call a method that trains, and leave what comes of it; Ended if it is not to its end."""
     try:
         files.complete(smoe)
         with Progress(smoe, given.get("quiet", False)) as progress:
-            training(callbacks=[files.validation, progress.validation],
-                     checkpoint=files.checkpoint, progress=progress)
+            callbacks = [files.validation, progress.validation]
+            if gallery is not None:
+                callbacks.append(gallery.validation)
+            training(callbacks=callbacks, checkpoint=files.checkpoint, progress=progress)
         files.finish(smoe)
+        if gallery is not None:
+            gallery.finish(smoe)
     except (KeyboardInterrupt, Terminated) as signalled:
-        raise _interrupted(smoe, files, given, signalled) from None
+        raise _interrupted(smoe, files, gallery, given, signalled) from None
     except OSError as error:
         raise Ended(WRONG_USE, in_words(error) + _how_to_go_on(files, given)) from None
 
 
-def _interrupted(smoe, files, given, signalled):
+def _interrupted(smoe, files, gallery, given, signalled):
     """Keep what there is; a second signal ends even that."""
     with contextlib.suppress(KeyboardInterrupt, Terminated):
         try:
             files.keep(smoe)
+            if gallery is not None and smoe.history:
+                gallery.finish(smoe)
         except OSError as error:
             say(f"smoe: {in_words(error)}")
     status, what = ((TERMINATED, "terminated") if isinstance(signalled, Terminated) else
@@ -167,7 +198,8 @@ def _how_to_go_on(files, given):
             words += [option, _no_option(path)]
     if fits and os.path.lexists(given["output"]):
         words.append("--overwrite")
-    for option, name in (("--backend", "backend"), ("--channel-axis", "channel_axis")):
+    for option, name in (("--backend", "backend"), ("--channel-axis", "channel_axis"),
+                         ("--bits", "bits")):
         if name in given:
             words += [option, str(given[name]).lower()]
     if given.get("quiet"):

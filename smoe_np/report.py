@@ -1,16 +1,11 @@
 """A page that shows what has come of a training: one HTML file that needs no other."""
 
 import base64
-import csv
-import io
-import json
 import math
 import os
 import struct
 import zlib
-from dataclasses import fields
 from html import escape
-from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import numpy as np
@@ -19,8 +14,7 @@ from . import __version__
 from .colours import MAGMA, VIRIDIS, in_indexed_colours, steps_of, to_bytes
 from .describe import size_of
 from .drawing import BLUE, GREEN, ORANGE
-from .files import atomic_write, open_to_read, path_text
-from .images import read_image
+from .files import atomic_write, path_text
 from .metrics import ssim
 from .numerals import (
     counted,
@@ -31,112 +25,14 @@ from .numerals import (
     round_factors,
     round_numbers,
 )
-from .params import SmoeParams, load_params
+from .report_frame import PAGE, SCRIPT, STYLE
 from .scene import colours_of, faded, highest_error, scene_of_model
-from .smoe import Record
 
 MOST_ELLIPSES = 4000  # that are drawn: with more a browser becomes slow
 MOST_POINTS = 1000  # of a curve
 MOST_DOTS = 60  # of these that tell what they are
 MOST_FOR_SSIM = 1 << 22  # pixels: of more it takes too long
 COMPRESSION = 4
-
-# ---- the folder of a training
-
-
-class Results(NamedTuple):
-    """What a folder of results holds, as ``write_report`` takes it."""
-
-    params: SmoeParams
-    image: Any  # None where it is not to be found
-    history: list
-    settings: dict
-
-
-def read_results(folder, image_path=None, channel_axis="auto"):
-    """Read what ``smoe train`` has left in a folder.
-
-    Parameters
-    ----------
-    folder : str or os.PathLike
-    image_path : str or os.PathLike, optional
-        The picture; by default the one that the settings name, if it is there and fits.
-    channel_axis : "auto", None or int
-        As ``Smoe`` takes it.
-
-    Returns
-    -------
-    Results
-        The best model and its picture; history and settings, empty where there are none.
-
-    Raises
-    ------
-    OSError
-        If there is no model, or a file cannot be read.
-    ValueError
-        If a file is damaged, or the picture given is not one of the model.
-    """
-    def there(name):
-        path = os.path.join(path_text(folder), name)
-        return path if os.path.exists(path) else None
-
-    params = load_params(os.path.join(path_text(folder), "params_best.npz"))
-    history = read_history(there("history.csv")) if there("history.csv") else []
-    settings = _read_settings(there("settings.json")) if there("settings.json") else {}
-    if image_path is not None:
-        image = read_image(image_path)
-        scene_of_model(params, image, channel_axis)
-        return Results(params, image, history, settings)
-    try:
-        image = read_image(settings["image"])
-        shape = scene_of_model(params, image, channel_axis).shape
-    except (KeyError, OSError, TypeError, ValueError, ImportError):
-        image, shape = None, params.image_shape
-    return Results(params, image if shape == params.image_shape else None, history, settings)
-
-
-def read_history(path):
-    """The records of a ``history.csv``.
-
-    Parameters
-    ----------
-    path : str or os.PathLike
-
-    Returns
-    -------
-    list of smoe_np.Record
-
-    Raises
-    ------
-    OSError
-        If the file cannot be read.
-    ValueError
-        If it is not such a table.
-    """
-    with open_to_read(path) as stream:
-        data = stream.read()
-    kinds = {field.name: field.type for field in fields(Record)}
-    records = []
-    try:
-        for row in csv.DictReader(io.StringIO(data.decode(), newline="")):
-            records.append(Record(**{name: kind(row[name]) for name, kind in kinds.items()}))
-    except (KeyError, TypeError, ValueError, csv.Error) as error:
-        raise ValueError(f"{path_text(path)!r} is no history of a training: line "
-                         f"{len(records) + 2} is not as it must be ({error})") from None
-    return records
-
-
-def _read_settings(path):
-    with open_to_read(path) as stream:
-        data = stream.read()
-    try:
-        settings = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path!r} is no JSON: {error}") from None
-    if not isinstance(settings, dict):
-        raise ValueError(f"{path!r} must hold a JSON object, got {type(settings).__name__}")
-    return settings
-
 
 # ---- the page
 
@@ -179,7 +75,7 @@ def write_report(path, params, image=None, history=(), settings=None, folder=Non
     parts = [_tiles(scene, history), _pictures(scene), _curves(history),
              lists and f'<section class="lists">{lists}</section>']
     title = "A model of a picture" if title is None else " ".join(str(title).split())
-    page = _PAGE.format(title=escape(title), style=_STYLE, script=_SCRIPT, version=__version__,
+    page = PAGE.format(title=escape(title), style=STYLE, script=SCRIPT, version=__version__,
                         subtitle=escape(_subtitle(scene)), parts="\n".join(filter(None, parts)))
     with atomic_write(path) as stream:
         stream.write(page.encode("utf-8", "replace"))  # names of files may be of any bytes
@@ -432,118 +328,3 @@ def png(pixels, palette=None):
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
         for name, data in chunks if data or name == b"IEND")
-
-
-# ---- the frame of it
-
-_PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; \
-style-src 'unsafe-inline'; script-src 'unsafe-inline'">
-<title>{title}</title>
-<style>{style}</style>
-</head>
-<body>
-<header><h1>{title}</h1><p>{subtitle}</p></header>
-<main>
-{parts}
-</main>
-<footer>smoe_np {version}</footer>
-<script>{script}</script>
-</body>
-</html>
-"""
-
-_STYLE = """
-:root { color-scheme: light dark; --ink: #1b1f24; --soft: #5f6973; --rule: #d9dee3;
-  --page: #f6f7f9; --card: #ffffff; --accent: #1f6fb4; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e8ebee; --soft: #9aa4ae; --rule: #343b43; --page: #14171a; --card: #1e2226;
-    --accent: #6fb1ea; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; padding: 32px 24px; max-width: 1128px; background: var(--page);
-  color: var(--ink); font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
-h1 { margin: 0; font-size: 28px; line-height: 1.2; overflow-wrap: anywhere; }
-h2 { margin: 0 0 10px; font-size: 15px; }
-header p, figcaption, footer, small, .tiles p { color: var(--soft); }
-header p { margin: 4px 0 0; }
-main { display: grid; grid-template-columns: minmax(0, 1fr); gap: 20px; margin: 24px 0; }
-.lists { display: grid; grid-template-columns: repeat(auto-fit, minmax(300px, 1fr)); gap: 20px; }
-.lists > div { padding: 18px 20px; border: 1px solid var(--rule); border-radius: 10px;
-  background: var(--card); min-width: 0; }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 12px; }
-.tiles div { padding: 12px 16px; border: 1px solid var(--rule); border-radius: 10px;
-  background: var(--card); }
-.tiles h2 { margin: 0; color: var(--soft); font-size: 13px; font-weight: 500; }
-.tiles p { margin: 0; font-size: 12.5px; line-height: 1.4; }
-.tiles b { color: var(--ink); font-size: 24px; font-weight: 600; }
-.compare, .picture { position: relative; overflow: hidden; border-radius: 10px;
-  background: var(--rule); aspect-ratio: var(--ratio); }
-.compare { justify-self: center; width: min(100%, 82vh * var(--ratio)); --at: 50%;
-  touch-action: pan-y; }
-.compare img, .picture img, .picture svg { position: absolute; inset: 0; width: 100%;
-  height: 100%; }
-[data-small] img { image-rendering: pixelated; }
-.before { position: absolute; inset: 0; clip-path: inset(0 calc(100% - var(--at)) 0 0); }
-.bar { position: absolute; top: 0; bottom: 0; left: var(--at); width: 2px; margin-left: -1px;
-  background: #fff; box-shadow: 0 0 4px rgb(0 0 0 / 60%); }
-.bar::after { content: "\\2194"; position: absolute; top: 50%; left: 50%; width: 36px;
-  height: 36px; border-radius: 50%; background: #fff; color: #1b1f24; font-size: 20px;
-  line-height: 35px; text-align: center; transform: translate(-50%, -50%);
-  box-shadow: 0 1px 5px rgb(0 0 0 / 50%); }
-.compare input { position: absolute; inset: 0; width: 100%; height: 100%; margin: 0; opacity: 0;
-  cursor: ew-resize; }
-.compare:focus-within { outline: 3px solid var(--accent); outline-offset: 2px; }
-.tag { position: absolute; top: 12px; padding: 2px 10px; border-radius: 20px; color: #fff;
-  background: rgb(0 0 0 / 62%); font-size: 13px; }
-.left { left: 12px; } .right { right: 12px; }
-.figures, .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(300px, 1fr));
-  gap: 20px; }
-figure { margin: 0; min-width: 0; }
-figcaption { padding-top: 6px; font-size: 13px; line-height: 1.45; }
-figcaption b, table { color: var(--ink); }
-.picture { cursor: zoom-in; }
-.wide { grid-column: 1 / -1; justify-self: center; width: min(100%, 82vh * var(--ratio)); }
-.wide .picture { cursor: zoom-out; }
-.picture circle { fill: currentColor; fill-opacity: 0.25; stroke: currentColor;
-  stroke-width: 1.2px; vector-effect: non-scaling-stroke; }
-.scale { white-space: nowrap; }
-.scale i { display: inline-block; width: 56px; height: 9px; border-radius: 3px; }
-.charts figure { padding: 14px 16px 8px; border: 1px solid var(--rule); border-radius: 10px;
-  background: var(--card); }
-.charts figcaption { padding: 0 0 6px; }
-.charts svg { display: block; width: 100%; overflow: visible; }
-.charts line { stroke: var(--rule); stroke-width: 1; }
-.charts text { fill: var(--soft); font-size: 11.5px; }
-.charts .end { text-anchor: end; } .charts .middle { text-anchor: middle; }
-.charts polyline { fill: none; stroke: currentColor; stroke-width: 2; stroke-linejoin: round; }
-.charts circle { fill: currentColor; stroke: transparent; stroke-width: 9; }
-table { width: 100%; border-collapse: collapse; font-size: 13.5px; }
-th, td { padding: 4px 0; border-top: 1px solid var(--rule); text-align: left; vertical-align: top;
-  overflow-wrap: anywhere; }
-tr:first-child > * { border-top: 0; }
-th { width: 45%; padding-right: 12px; color: var(--soft); font-weight: 400; }
-.group { padding-top: 14px; color: var(--ink); font-weight: 600; }
-ul { margin: 0; padding: 0; list-style: none; font-size: 13.5px; }
-li, summary { padding: 3px 0; overflow-wrap: anywhere; }
-details ul { padding-left: 18px; }
-summary { cursor: pointer; font-size: 13.5px; }
-a { color: var(--accent); }
-footer { font-size: 13px; }
-@media (max-width: 760px) { body { padding: 20px 14px; } }
-"""
-
-_SCRIPT = """
-const compare = document.getElementById("compare");
-if (compare) {
-  const slider = compare.querySelector("input");
-  const show = () => compare.style.setProperty("--at", slider.value + "%");
-  slider.addEventListener("input", show);
-  show();
-}
-for (const picture of document.querySelectorAll(".figures .picture"))
-  picture.addEventListener("click", () => picture.parentElement.classList.toggle("wide"));
-"""

@@ -14,15 +14,17 @@ from dataclasses import asdict, fields
 import numpy as np
 
 from . import __version__
+from .allocation import allocate_bits
 from .engine import render
 from .files import atomic_write, path_text
 from .images import write_image
+from .packed import ENDING as PACKED
 from .smoe import Record
 
 # All that is ever written there, by sub-folder; nothing else is ever replaced or removed.
 OWN_FILES = {
     "": re.compile(r"params_(best|last)\.npz|reconstruction_best\.(png|tif)"
-                   r"|history\.csv|settings\.json"),
+                   r"|history\.csv|settings\.json|loss\.png|sheet\.png|report\.html"),
     "params": re.compile(r"params_\d{6,}\.npz"),
     "reconstructions": re.compile(r"reconstruction_\d{6,}\.(png|tif)"),
     "checkpoints": re.compile(r"last\.npz"),
@@ -68,6 +70,7 @@ class ResultsFolder:
     ``params_last.npz``                             the model at the end, or when interrupted
     ``history.csv``                                 a line for each validation
     ``settings.json``                               the settings, and how the run ended
+    ``loss.png sheet.png report.html``              what ``Gallery`` draws
     ==============================================  ================================================
 
     Pictures are ``.tif`` where Pillow is not installed, and where they are volumes.
@@ -228,15 +231,19 @@ class ResultsFolder:
         writer.writerows(asdict(record) for record in smoe.history)
         self._write_text("history.csv", table.getvalue())
 
-    def _write_settings(self, smoe):
-        settings = {
+    def facts(self, smoe):
+        """What ``settings.json`` holds."""
+        facts = {
             "smoe_np": __version__, **self._about, "shape": smoe.shape, "channels": smoe.channels,
             "backend": smoe.engine.name, "model": smoe.options, "training": smoe.settings,
             "iteration": smoe.iteration, "stopped": smoe.stopped,
         }
         if smoe.tried:
-            settings["tried"] = [one._asdict() for one in smoe.tried]
-        self._write_text("settings.json", json.dumps(settings, indent=2) + "\n")
+            facts["tried"] = [one._asdict() for one in smoe.tried]
+        return facts
+
+    def _write_settings(self, smoe):
+        self._write_text("settings.json", json.dumps(self.facts(smoe), indent=2) + "\n")
 
     def _write_text(self, name, text):
         with atomic_write(os.path.join(self.path, name)) as stream:
@@ -246,20 +253,23 @@ class ResultsFolder:
 class ModelFile:
     """The file of a model, and beside it a checkpoint until there is one; making one only looks.
 
-    ``MODEL.npz`` is written at the end; until then there is ``MODEL.checkpoint.npz``, which is
-    removed when the model has been written. Where there is a folder of results as well, that has
-    the checkpoint.
+    ``MODEL.npz`` or ``MODEL.smoe`` is written at the end; until then there is
+    ``MODEL.checkpoint.npz``, which is removed when the model has been written. Where there is a
+    folder of results as well, that has the checkpoint.
 
     Parameters
     ----------
     path : str or os.PathLike
-        Its name ends in ``.npz``.
+        Its name ends in ``.npz`` or ``.smoe``.
     overwrite : bool
         Replace files of these names.
     checkpoint : str or os.PathLike, optional
         The checkpoint from which training goes on. If it is the one beside this very model, it is
         the same run's: it is replaced, and removed at the end.
     results : ResultsFolder, optional
+    bits : float, optional
+        Of a number in a ``.smoe``, in the mean (``allocate_bits``); by default that of
+        ``SmoeParams.save``.
 
     Raises
     ------
@@ -267,15 +277,20 @@ class ModelFile:
         If there is a file of one of these names, and neither `overwrite` nor `checkpoint` allows
         that.
     ValueError
-        If the name does not end in ``.npz``, or is that of another file of this run.
+        If the name does not end as it must, or is that of another file of this run.
     """
 
-    def __init__(self, path, overwrite=False, checkpoint=None, results=None):
+    def __init__(self, path, overwrite=False, checkpoint=None, results=None, bits=None):
         self.path, self._overwrite, self._results = path_text(path), overwrite, results
+        self.bits = bits
         stem, ending = os.path.splitext(self.path)
-        if ending != ".npz":
-            raise ValueError(f"the model is written as .npz; give a name that ends so instead of "
-                             f"{self.path!r}")
+        self.is_packed = ending == PACKED
+        if ending not in (".npz", PACKED):
+            raise ValueError(f"the model is written as .npz or {PACKED}; give a name that ends so "
+                             f"instead of {self.path!r}")
+        if bits is not None and not self.is_packed:
+            raise ValueError(f"bits are those of a {PACKED} file; give the model a name that ends "
+                             f"so instead of {self.path!r}")
         if checkpoint is not None and os.path.realpath(checkpoint) == os.path.realpath(self.path):
             raise ValueError(f"{self.path!r} is the checkpoint; give the model another name")
         if results is not None and results.owns(self.path):
@@ -359,7 +374,10 @@ class ModelFile:
             self._results.finish(smoe)
         if os.path.lexists(self.path) and not self._overwrite:
             raise FileExistsError(errno.EEXIST, f"{self.path!r} exists by now, and is left alone")
-        smoe.params.save(self.path)
+        bits = self.bits
+        if bits is not None:
+            bits = allocate_bits(smoe.params, bits, smoe.shape, smoe.engine.name)
+        smoe.params.save(self.path, bits=bits)
         if self._results is None and smoe.stopped is None and self.has_checkpoint and (
                 not os.path.islink(self.checkpoint)):
             os.unlink(self.checkpoint)

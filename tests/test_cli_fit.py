@@ -126,7 +126,8 @@ def test_fit_leaves_the_results_of_train_where_it_is_asked_to(here, capsys):
         "params/params_000000.npz", "params/params_000010.npz", "params/params_000020.npz",
         "reconstructions/reconstruction_000000.png", "reconstructions/reconstruction_000010.png",
         "reconstructions/reconstruction_000020.png", "checkpoints/last.npz", "params_best.npz",
-        "params_last.npz", "reconstruction_best.png", "history.csv", "settings.json"}
+        "params_last.npz", "reconstruction_best.png", "history.csv", "settings.json", "loss.png",
+        "sheet.png", "report.html"}
     assert_same_params("r/params_last.npz", "m.npz")
     settings = settings_of("r")
     assert (settings["training"]["target"], settings["training"]["value"]) == ("kernels", 5)
@@ -176,7 +177,7 @@ def test_a_fit_that_diverges_leaves_its_best_model_and_status_1(here, capsys, mo
 def test_the_help_begins_with_fit_and_says_how_train_differs(capsys):
     assert smoe("--help") == 0
     commands = re.findall(r"^    (\w+) ", capsys.readouterr().out, re.M)
-    assert commands == ["fit", "train", "render", "info", "bench"]
+    assert commands == ["fit", "train", "render", "plot", "info", "bench"]
     assert smoe("train", "--help") == 0
     assert "is better by smoe fit" in capsys.readouterr().out.replace("\n", " ")
 

@@ -1,0 +1,115 @@
+"""What is in a folder of results, read again."""
+
+import csv
+import io
+import json
+import os
+from dataclasses import fields
+from typing import Any, NamedTuple
+
+from .files import open_to_read, path_text
+from .images import read_image
+from .params import SmoeParams, load_params
+from .scene import scene_of_model
+from .smoe import Record
+
+
+class Results(NamedTuple):
+    """What a folder of results holds, as ``write_report`` takes it."""
+
+    params: SmoeParams
+    image: Any  # None where it is not to be found
+    history: list
+    settings: dict
+    channel_axis: Any  # of the image, as ``Smoe`` takes it
+
+
+def read_results(folder, image_path=None, channel_axis=None):
+    """Read what ``smoe train`` has left in a folder.
+
+    Parameters
+    ----------
+    folder : str or os.PathLike
+    image_path : str or os.PathLike, optional
+        The picture; by default the one that the settings name, if it is there and fits.
+    channel_axis : "auto" or int, optional
+        As ``Smoe`` takes it; by default that of the settings.
+
+    Returns
+    -------
+    Results
+        The best model and its picture; history and settings, empty where there are none.
+
+    Raises
+    ------
+    OSError
+        If there is no model, or a file cannot be read.
+    ValueError
+        If a file is damaged, or the picture given is not one of the model.
+    """
+    def there(name):
+        path = os.path.join(path_text(folder), name)
+        return path if os.path.exists(path) else None
+
+    params = load_params(os.path.join(path_text(folder), "params_best.npz"))
+    history = read_history(there("history.csv")) if there("history.csv") else []
+    settings = _read_settings(there("settings.json")) if there("settings.json") else {}
+    if channel_axis is None:
+        channel_axis = settings.get("channel_axis", "auto")
+        if channel_axis not in ("auto", None) and not isinstance(channel_axis, int):
+            raise ValueError(f"settings.json in {path_text(folder)!r} has {channel_axis!r} as "
+                             f"channel_axis")
+    if image_path is not None:
+        image = read_image(image_path)
+        scene_of_model(params, image, channel_axis)
+        return Results(params, image, history, settings, channel_axis)
+    try:
+        image = read_image(settings["image"])
+        shape = scene_of_model(params, image, channel_axis).shape
+    except (KeyError, OSError, TypeError, ValueError, ImportError):
+        image, shape = None, params.image_shape
+    return Results(params, image if shape == params.image_shape else None, history, settings,
+                   channel_axis)
+
+
+def read_history(path):
+    """The records of a ``history.csv``.
+
+    Parameters
+    ----------
+    path : str or os.PathLike
+
+    Returns
+    -------
+    list of smoe_np.Record
+
+    Raises
+    ------
+    OSError
+        If the file cannot be read.
+    ValueError
+        If it is not such a table.
+    """
+    with open_to_read(path) as stream:
+        data = stream.read()
+    kinds = {field.name: field.type for field in fields(Record)}
+    records = []
+    try:
+        for row in csv.DictReader(io.StringIO(data.decode(), newline="")):
+            records.append(Record(**{name: kind(row[name]) for name, kind in kinds.items()}))
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
+        raise ValueError(f"{path_text(path)!r} is no history of a training: line "
+                         f"{len(records) + 2} is not as it must be ({error})") from None
+    return records
+
+
+def _read_settings(path):
+    with open_to_read(path) as stream:
+        data = stream.read()
+    try:
+        settings = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path!r} is no JSON: {error}") from None
+    if not isinstance(settings, dict):
+        raise ValueError(f"{path!r} must hold a JSON object, got {type(settings).__name__}")
+    return settings
