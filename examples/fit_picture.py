@@ -26,6 +26,19 @@ def strip(*pictures):
     return np.hstack([part for picture in as_rgb for part in (picture, between)][:-1])
 
 
+def labelled(pictures):
+    """Pictures of a dict side by side, as in ``strip``, each below its name."""
+    from PIL import Image, ImageDraw, ImageFont  # of the extra "plots"
+
+    sheet = strip(*pictures.values())
+    band = Image.new("L", (sheet.shape[1], 28), 255)
+    left, text = 0, ImageDraw.Draw(band)
+    for name, picture in pictures.items():
+        text.text((left + 4, 4), name, fill=0, font=ImageFont.load_default(16))
+        left += picture.shape[1] + 8
+    return np.vstack([strip(np.asarray(band) / 255), sheet])
+
+
 SMALL = os.environ.get("SMOE_EXAMPLE_SIZE") == "small"  # only to see that the examples run
 
 

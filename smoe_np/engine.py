@@ -26,8 +26,10 @@ from .engine_numpy import NumpyEngine
 from .images import as_float, split_channels
 from .params import SmoeParams, check_gates
 from .regularize import add_penalty_gradients, penalty
+from .view import blocks, crop, mean_of_samples, samples_needed, whole
 
-MOST_PIXELS = 1 << 36
+MOST_PIXELS = 1 << 36  # that are drawn, samples of a pixel counted ...
+BLOCK = 1 << 23  # ... and at a time
 _log = logging.getLogger("smoe_np")
 ENGINES = {"cupy": CupyEngine, "native": NativeEngine, "numpy": NumpyEngine}
 
@@ -132,8 +134,8 @@ def check_fit(params, target):
         )
 
 
-def render(params, shape, backend="auto", dtype="float32"):
-    """The model's picture at any resolution.
+def render(params, shape, backend="auto", dtype="float32", region=None, samples=1):
+    """The model's picture, or a part of it, at any resolution.
 
     Kernels with a weight of 0 or below take no part. Where a file of tf-smoe has negative gates
     (det A < 0), their sign is honoured, and a sum of gates that is not positive counts as tiny.
@@ -142,33 +144,51 @@ def render(params, shape, backend="auto", dtype="float32"):
     ----------
     params : SmoeParams
     shape : tuple of D ints
-        Pixels along each axis; the longest one spans the unit of the domain.
+        Pixels along each axis. Without a region, the longest one spans the unit of the domain.
     backend : {"auto", "cupy", "native", "numpy"}
     dtype : {"float32", "float64"}
+    region : sequence of D pairs, optional
+        Draw this part alone: where it begins and ends along each axis, in pixels of the fitted
+        picture, ``params.image_shape``, fractions allowed. ((100, 164), (200, 264)) is what
+        ``image[100:164, 200:264]`` is of the fitted one. It may lie beyond the picture, where the
+        model goes on. It fills ``shape``: of other proportions, pixels are oblong.
+    samples : int or "auto"
+        A pixel is the mean of so many samples along each axis, evenly spread over its area; 1 is
+        the model at the pixel's centre. "auto" takes one for each pixel of the fitted picture that
+        a drawn one covers, so that nothing is missed where it is drawn smaller; that is 1 at the
+        fitted size and above, and where the fitted size is not known.
 
     Returns
     -------
     (*shape,) or (*shape, C) array in [0, 1]
+        Drawn in blocks where there are many samples, so that memory hardly depends on ``samples``.
 
     Raises
     ------
-    ValueError
-        If ``shape`` does not fit the model, the model has no kernel of positive weight, or one
-        without extent (det A = 0).
+    ValueError, TypeError
+        If ``shape``, ``region`` or ``samples`` does not fit the model, the model has no kernel of
+        positive weight, or one without extent (det A = 0).
     """
-    kept, engine = _engine_for(params, shape, backend, dtype)
-    image = array_module(params.pis).asarray(engine.render(kept))
-    return image[..., 0] if params.num_channels == 1 else image
+    kept, view, engine = _to_draw(params, shape, region, backend, dtype)
+    samples = _check_samples(samples, view, kept.image_shape)
+    image = np.empty((*view.shape, kept.num_channels), check_dtype(dtype))
+    for part, seen, fine in _parts(kept, view, samples):
+        image[part] = mean_of_samples(engine(fine, dtype=image.dtype).render(seen), samples)
+    image = array_module(params.pis).asarray(image)
+    return image[..., 0] if kept.num_channels == 1 else image
 
 
-def gating(params, shape, backend="auto", dtype="float32"):
+def gating(params, shape, backend="auto", dtype="float32", region=None):
     """The index of the kernel with the largest gate at each pixel: (*shape,) int32.
 
     Parameters are those of ``render``. Indices are those of ``params``.
     """
-    kept, engine = _engine_for(params, shape, backend, dtype)
+    kept, view, engine = _to_draw(params, shape, region, backend, dtype)
     there = np.flatnonzero(to_numpy(params.pis) > 0).astype(np.int32)
-    return array_module(params.pis).asarray(there[engine.gating(kept)])
+    owners = np.empty(view.shape, np.int32)
+    for part, seen, fine in _parts(kept, view, 1):
+        owners[part] = there[engine(fine, dtype=check_dtype(dtype)).gating(seen)]
+    return array_module(params.pis).asarray(owners)
 
 
 def loss_and_gradients(params, image, l1reg=0.0, bandwidth_reg=0.0, backend="auto",
@@ -218,8 +238,9 @@ def loss_and_gradients(params, image, l1reg=0.0, bandwidth_reg=0.0, backend="aut
     return mse + penalty(params, l1reg, bandwidth_reg, K), gradients.astype(dtype).map(xp.asarray)
 
 
-def _engine_for(params, shape, backend, dtype):
-    dtype = check_dtype(dtype)
+def _to_draw(params, shape, region, backend, dtype):
+    """The kernels that take part, as arrays of NumPy, what is seen of them, and the engine."""
+    check_dtype(dtype)
     check_params(params)
     params = params.map(to_numpy)
     try:
@@ -232,10 +253,41 @@ def _engine_for(params, shape, backend, dtype):
     if math.prod(shape) > MOST_PIXELS:
         raise ValueError(f"shape {shape} has {math.prod(shape):g} pixels; at most {MOST_PIXELS:g} "
                          f"are drawn")
+    view = whole(shape) if region is None else crop(region, shape, params.image_shape)
     if params.num_kernels and not (params.pis > 0).any():
         raise ValueError(f"params.pis has no weight above 0, its maximum is {params.pis.max():g}")
     if not (params.pis > 0).all():
         params = params.select(params.pis > 0)
     check_gates(params)
-    engine = engine_class(backend, params.num_dims, params.num_channels)
-    return params, engine(shape, dtype=dtype)
+    return params, view, engine_class(backend, params.num_dims, params.num_channels)
+
+
+def _check_samples(samples, view, image_shape):
+    """The number of samples along an axis of a pixel, or an error that names what is wrong."""
+    if isinstance(samples, str):
+        if samples != "auto":
+            raise ValueError(f'samples must be a whole number or "auto", got {samples!r}')
+        samples = samples_needed(view, image_shape)
+    samples = check_whole("samples", samples, 1)
+    most = math.prod(view.shape) * samples ** len(view.shape)
+    if most > MOST_PIXELS:
+        raise ValueError(f"samples {samples} of a picture {view.shape} are {most:g} in all; at "
+                         f"most {MOST_PIXELS:g} are drawn")
+    return samples
+
+
+def _parts(params, view, samples):
+    """Parts of a picture that are drawn one after the other, to need little memory.
+
+    Yields
+    ------
+    tuple of D slices
+        Which pixels.
+    SmoeParams
+        What is seen there.
+    tuple of D ints
+        Samples along each axis.
+    """
+    for part in blocks(view.shape, samples, BLOCK):
+        fine = view.part(part).finer(samples)
+        yield part, fine.seen(params), fine.shape

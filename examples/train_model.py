@@ -1,0 +1,50 @@
+"""The script of tf-smoe under its old name and options, and a sheet of what has come of it.
+
+    python examples/train_model.py -i PICTURE -r RESULTS -n 1000 -v 100 -k 12 ...
+
+It is ``smoe train``, which takes every option of that script (-i -r -n -v -k -p -reg -lr -b -c -d
+-m -dp -dg -ra -q, and the long names with _ or -); ``smoe train --help`` tells them all. Without -i
+it takes a cameraman, without -r the folder ``results``.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from fit_picture import SMALL
+
+import smoe_np
+from smoe_np.cli import main
+from smoe_np.plots import image_figure
+
+
+def value_of(arguments, *names):
+    """The value that is given of an option, or None."""
+    for argument, following in zip(arguments, [*arguments[1:], None], strict=True):
+        name, equals, value = argument.partition("=")
+        if (name.replace("_", "-") if name.startswith("--") else name) in names:
+            return value if equals else following
+    return None
+
+
+if __name__ == "__main__":
+    arguments = sys.argv[1:]
+    defaults = {
+        ("-i", "--image-path"): str(Path(__file__).parent / "pictures" / "camera.png"),
+        ("-r", "--results-path"): "results",
+        ("-n", "--iterations"): "20" if SMALL else "1000",
+    }
+    for names, default in defaults.items():
+        # a checkpoint knows how many iterations are left of its run
+        if value_of(arguments, *names) is None and not (
+                names[0] == "-n" and value_of(arguments, "-c", "--checkpoint-path")):
+            arguments += [names[0], default]
+
+    status = main(["train", *arguments])
+    if status == 0 and not {"-h", "--help"} & set(arguments):
+        image, results = (value_of(arguments, *names) for names in list(defaults)[:2])
+        best = os.path.join(results, "params_best.npz")
+        image_figure(smoe_np.load_params(best), smoe_np.read_image(image), "train_model.png")
+        if not {"-q", "--quiet"} & set(arguments):
+            print("picture, fit, error, kernels, gates and weights: train_model.png")
+    sys.exit(status)
