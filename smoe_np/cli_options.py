@@ -43,10 +43,13 @@ def parse(arguments):
 
 def _render(commands):
     parser = commands.add_parser(
-        "render", help="draw a model at any resolution",
-        description="Draw a model at any resolution.",
-        epilog="example:\n  smoe render results/params_best.npz -o twice.png --scale 2",
-        usage="smoe render PARAMS -o IMAGE [--shape H W | --scale S] [--overwrite]")
+        "render", help="draw a model, or a part of it, at any resolution",
+        description="Draw a model, or a part of it, at any resolution.",
+        epilog="examples:\n"
+               "  smoe render results/params_best.npz -o twice.png --scale 2\n"
+               "  smoe render camera.npz -o face.png --crop 90 190 64 64 --scale 8",
+        usage="smoe render PARAMS -o IMAGE [--shape H W | --scale S] [--crop TOP LEFT H W] "
+              "[options]")
     parser.add_argument("params", metavar="PARAMS",
                         help="the model: .npz, .smoe, or .pkl of tf-smoe")
     parser.add_argument("-o", "--output", metavar="IMAGE", required=True,
@@ -59,7 +62,21 @@ def _render(commands):
                            "which do not hold the size of their picture")
     size.add_argument("--scale", type=float, metavar="S",
                       help="times the size of the picture that was fitted (default: 1)")
+    parser.add_argument("--crop", type=float, nargs="+", metavar="N",
+                        help="draw a part alone: where it begins, then its size, in pixels of the "
+                             "picture that was fitted: top, left, height, width")
+    parser.add_argument("--samples", type=_samples, metavar="N",
+                        help="of a pixel along each axis, whose mean it is; 1 is the model at its "
+                             "centre (default: auto, as many as nothing is missed with where it is "
+                             "drawn smaller)")
     add_backend(parser)
+
+
+def _samples(text):
+    return "auto" if text.lower() == "auto" else int(text)
+
+
+_samples.__name__ = "samples"  # what argparse calls a value that is none
 
 
 def _plot(commands):

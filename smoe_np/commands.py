@@ -20,16 +20,38 @@ def draw(given):
     output = given["output"]
     _refuse_to_replace(output, given)
     params = load_params(given["params"])
-    shape, scale = given.get("shape", params.image_shape), given.get("scale", 1)
+    region = _region(given, params)
+    fitted = params.image_shape
+    if region is not None:
+        fitted = [end - begin for begin, end in region]
+    shape, scale = given.get("shape", fitted), given.get("scale", 1)
     if shape is None:
         raise UsageError(f"{given['params']!r} does not hold the size of its picture; give --shape")
     if not (math.isfinite(scale) and scale > 0):
         raise UsageError(f"--scale must be above 0, got {scale}")
     if "shape" not in given:
         shape = [max(1, round(n * scale)) for n in shape]
-    write_image(output, render(params, shape, **those_of(given, ("backend",))))
+    samples = given.get("samples", "auto")
+    write_image(output, render(params, shape, region=region, samples=samples,
+                               **those_of(given, ("backend",))))
     print_line(f"{output}: {size_in_words(shape)} pixels, {params.num_kernels} kernels")
     return DONE
+
+
+def _region(given, params):
+    """What ``--crop`` says, as ``render`` takes it; None for all of the picture."""
+    if "crop" not in given:
+        return None
+    crop, D = given["crop"], params.num_dims
+    if len(crop) != 2 * D:
+        raise UsageError(f"--crop takes {2 * D} numbers for a model of {D} dimensions, where the "
+                         f"part begins and its size; got {len(crop)}")
+    if params.image_shape is None:
+        raise UsageError(f"{given['params']!r} does not hold the size of its picture, of which "
+                         f"--crop is a part")
+    if not (all(map(math.isfinite, crop)) and min(crop[D:]) > 0):
+        raise UsageError(f"--crop must be finite, and of a size above 0, got {crop}")
+    return [(begin, begin + size) for begin, size in zip(crop[:D], crop[D:])]
 
 
 def plot(given):

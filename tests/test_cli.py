@@ -406,9 +406,33 @@ def test_a_command_can_be_tried_again_after_an_error(here, capsys):
 def test_render_draws_at_any_size(trained, capsys, size, shape):
     assert smoe("render", "r/params_last.npz", "-o", "new.tif", *size) == 0
     picture = smoe_np.read_image("new.tif")
-    expected = smoe_np.render(smoe_np.load_params("r/params_last.npz"), shape)
+    expected = smoe_np.render(smoe_np.load_params("r/params_last.npz"), shape, samples="auto")
     np.testing.assert_allclose(picture / 255, expected, atol=0.5001 / 255)
     assert capsys.readouterr().out == f"new.tif: {shape[0]}×{shape[1]} pixels, 4 kernels\n"
+
+
+@pytest.mark.parametrize(("options", "shape", "region", "samples"), [
+    (["--crop", 3, 5, 6, 4], (6, 4), ((3, 9), (5, 9)), 1),
+    (["--crop", 2.5, 4, 5, 10, "--scale", 3], (15, 30), ((2.5, 7.5), (4, 14)), 1),
+    (["--crop", -2, 0, 18, 18, "--shape", 4, 4], (4, 4), ((-2, 16), (0, 18)), 5),
+    (["--samples", 3], (14, 18), None, 3)])
+def test_render_draws_a_part_and_means_of_samples(trained, options, shape, region, samples):
+    assert smoe("render", "r/params_last.npz", "-o", "new.tif", *options) == 0
+    expected = smoe_np.render(smoe_np.load_params("r/params_last.npz"), shape, region=region,
+                              samples=samples)
+    np.testing.assert_allclose(smoe_np.read_image("new.tif") / 255, expected, atol=0.5001 / 255)
+
+
+@pytest.mark.parametrize(("options", "why"), [
+    (["--crop", 1, 2], "--crop takes 4 numbers for a model of 2 dimensions"),
+    (["--crop", 1, 2, 3, 0], "--crop must be finite, and of a size above 0"),
+    (["--crop", 1, "nan", 3, 4], "--crop must be finite"),
+    (["--crop", 1, 2, 3, 1e9], "region must be finite, and at most"),
+    (["--samples", "many"], "argument --samples: invalid samples value: 'many'"),
+    (["--samples", 0], "samples must be at least 1, got 0")])
+def test_parts_and_samples_that_are_none_are_refused(trained, fails, options, why):
+    assert why in fails("render", "r/params_last.npz", "-o", "new.tif", *options)
+    assert not Path("new.tif").exists()
 
 
 def test_render_replaces_a_picture_only_when_asked(trained, fails):

@@ -67,6 +67,37 @@ def test_fit_does_what_the_library_does(here, options, settings):
     assert_same_params("1.npz", "library.npz")
 
 
+@pytest.mark.parametrize(("options", "bits"), [([], None), (["--bits", 9], 9)])
+def test_a_packed_model_has_the_bytes_that_are_wanted(here, capsys, options, bits):
+    assert smoe("fit", "grey.tif", "-o", "m.smoe", "--bytes", 260, "-n", 30, *options) == 0
+    model = smoe_np.Smoe(smoe_np.read_image("grey.tif"))
+    model.fit(bytes=260, bits=bits, iterations=30)
+    model.params.save("library.smoe",
+                      bits=bits and smoe_np.allocate_bits(model.params, bits, (14, 18)))
+    assert Path("m.smoe").read_bytes() == Path("library.smoe").read_bytes()
+    size = os.path.getsize("m.smoe")
+    assert 230 < size <= 260
+    assert f"scalars ({size} bytes, {8 * size / 252:.3g} bits a pixel)" in capsys.readouterr().out
+
+
+def test_bits_are_those_of_a_packed_model(here, fails):
+    assert smoe("fit", "grey.tif", "-o", "m.smoe", "--kernels", 9, "-n", 3, "-q", "--bits", 8) == 0
+    assert os.path.getsize("m.smoe") < 79 + 9 * 9 + 6
+    assert "bits are those of a .smoe file" in fails(
+        "fit", "grey.tif", "-o", "m.npz", "--kernels", 9, "--bits", 8)
+
+
+def test_a_packed_fit_goes_on_with_its_bits(here, capsys, monkeypatch):
+    whole = ["--kernels", 5, "-n", 40, "-v", 10, "-q", "--bits", 8]
+    assert smoe("fit", "grey.tif", "-o", "whole.smoe", *whole) == 0
+    with monkeypatch.context() as patch:
+        stop_at(patch, 25, signal.SIGINT)
+        assert smoe("fit", "grey.tif", "-o", "m.smoe", *whole) == 130
+    command = the_one_line(capsys).split("go on with: smoe ")[1]
+    assert smoe(*shlex.split(command)) == 0
+    assert Path("m.smoe").read_bytes() == Path("whole.smoe").read_bytes()
+
+
 @pytest.mark.parametrize(("option", "value"), [("--dtype", "float64"), ("--batches", 2)])
 def test_fit_computes_as_it_is_told(here, option, value):
     assert fit("--kernels", 3, "-n", 2, "-q", "-r", "r", option, value, "--backend=numpy") == 0
