@@ -112,6 +112,9 @@ FUNCTION void find_gradient(const double *settings, int longest, const double *s
                             const REAL *row, double *gradient) {
     if (settings[WHITENED] != 0) {
         chain_rule_whitened(sums, row, longest, gradient);
+        UNROLL for (int d = 0; d < NDIM; d++)  // of half the sum of squares, as the rest is
+            gradient[AT_A + TRIANGLE(d, d)] +=
+                0.5 * settings[BANDWIDTH] / settings[SCALE] * row[AT_A + TRIANGLE(d, d)];
         return;
     }
     chain_rule(sums, row, longest, 2 * settings[SCALE], gradient);

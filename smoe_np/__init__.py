@@ -1,6 +1,7 @@
 """Steered Mixture-of-Experts models of images: light, fast, with gradients written by hand."""
 
 from .allocation import allocate_bits
+from .denoising import denoise
 from .engine import gating, loss_and_gradients, render
 from .images import read_image, write_image
 from .metrics import psnr, ssim
@@ -10,6 +11,6 @@ from .smoe import Record, Smoe
 __version__ = "0.1.0"
 
 __all__ = [
-    "Record", "Smoe", "SmoeParams", "allocate_bits", "gating", "load_params",
+    "Record", "Smoe", "SmoeParams", "allocate_bits", "denoise", "gating", "load_params",
     "loss_and_gradients", "psnr", "read_image", "render", "ssim", "write_image",
 ]

@@ -1,8 +1,9 @@
 """The commands and options of ``smoe``."""
 
 from . import __version__
-from .cli_parser import Parser, add_backend, add_channels
+from .cli_parser import Parser, add_backend, add_channels, with_defaults
 from .cli_training_options import add_fit, add_train
+from .denoising import denoise
 from .engine import ENGINES
 
 
@@ -24,7 +25,7 @@ def parse(arguments):
     parser = Parser("smoe", "Fits Steered Mixture-of-Experts models to images.")
     parser.add_argument("--version", action="version", version=f"smoe_np {__version__}")
     commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND")
-    for add in (add_fit, add_train, _render, _plot, _info, _bench):
+    for add in (add_fit, add_train, _denoise, _render, _plot, _info, _bench):
         add(commands)
     parser.epilog = "smoe COMMAND --help tells the options of a command."
     if arguments and arguments[0] in commands.choices:
@@ -39,6 +40,32 @@ def parse(arguments):
         chosen.error(f"no command given; the commands are {', '.join(commands.choices)}")
     given = vars(given)
     return given.pop("command"), given
+
+
+def _denoise(commands):
+    parser = commands.add_parser(
+        "denoise", help="take noise off a picture",
+        description="Take additive white Gaussian noise off a picture: the mean of several models "
+                    "that are kept\nsmooth by the weight of their bandwidth.",
+        epilog="examples:\n  smoe denoise noisy.png -o clean.png\n"
+               "  smoe denoise noisy.png -o clean.png --sigma 10",
+        usage="smoe denoise NOISY -o CLEAN [--sigma S] [options]")
+    option = with_defaults(denoise)
+    parser.add_argument("image_path", metavar="NOISY",
+                        help="the picture, or a TIFF stack as a volume")
+    parser.add_argument("-o", "--output", metavar="CLEAN", required=True,
+                        help="the picture to write: .png .jpg .bmp .tif; one that exists is "
+                             "refused")
+    parser.flag(parser, "--overwrite", dest="overwrite", const=True, help="replace CLEAN")
+    parser.add_argument("--sigma", type=float, metavar="S",
+                        help="standard deviation of the noise, on the scale of 0 to 255 (default: "
+                             "estimated, which needs scikit-image)")
+    option(parser, None, "--fits", int, "models whose mean it is; more are better, and slower")
+    option(parser, None, "--seed", int, "of their starts; the same one makes the same picture")
+    add_channels(parser)
+    add_backend(parser)
+    parser.flag(parser, "-q", "--quiet", dest="quiet", const=True,
+                help="print errors and warnings only")
 
 
 def _render(commands):

@@ -1,4 +1,4 @@
-"""The commands that look at a model, or at the machine: render, plot, info and bench."""
+"""The commands that make no model: denoise, render, plot, info and bench."""
 
 import json
 import math
@@ -6,7 +6,8 @@ import os
 
 from . import bench, bench_report, describe, plots
 from .cli_parser import UsageError
-from .engine import render
+from .denoising import denoise, estimate_sigma
+from .engine import check_whole, render
 from .images import read_image, write_image
 from .params import load_params
 from .progress import say
@@ -35,6 +36,32 @@ def draw(given):
     write_image(output, render(params, shape, region=region, samples=samples,
                                **those_of(given, ("backend",))))
     print_line(f"{output}: {size_in_words(shape)} pixels, {params.num_kernels} kernels")
+    return DONE
+
+
+def clean(given):
+    """``smoe denoise``."""
+    output, quiet = given["output"], given.get("quiet", False)
+    _refuse_to_replace(output, given)
+    if not math.isfinite(given.get("sigma", 0)) or given.get("sigma", 1) <= 0:
+        raise UsageError(f"--sigma must be above 0 and finite, got {given['sigma']}")
+    check_whole("--fits", given.get("fits", 1), 1)
+    image = read_image(given["image_path"])
+    axis = those_of(given, ("channel_axis",))
+    sigma = given["sigma"] if "sigma" in given else estimate_sigma(image, **axis)
+    if not quiet:
+        known = "" if "sigma" in given else ", as it seems"
+        say(f"noise of σ = {sigma:.2f}{known}")
+
+    def progress(picture, done, fits):
+        if not quiet:
+            say(f"model {done} of {fits}")
+
+    picture = denoise(image, sigma, progress=progress,
+                      **those_of(given, ("fits", "seed", "backend", "channel_axis")))
+    write_image(output, picture)
+    if not quiet:
+        print_line(f"{output}: {size_in_words(picture.shape[:2])} pixels")
     return DONE
 
 

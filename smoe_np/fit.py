@@ -45,6 +45,7 @@ class Recipe(NamedTuple):
     shift: float = 0.95  # of the children, in their parent's frame
     tau: float = 6.0  # lists may leave out gates below e^−this, and are used for so many steps
     list_life: int = 8  # even if kernels move; what is reported is exact
+    bandwidth_reg: float = 0.0  # weight λ_U of the bandwidth in the loss, against noise
     least_diagonal: float = 0.01  # of A, per pixel
     most_diagonal: float = 2.0
 
@@ -207,8 +208,8 @@ class Plan:
             rates["gamma_e"] = recipe.slope_rate
         frame = OwnFrame(recipe.least_diagonal * longest, recipe.most_diagonal * longest,
                          recipe.fade_from * until, until, recipe.fade_to_part)
-        return StepSettings(rates, ADAM_EPS, 0.0, 0.0, initial_kernels, False, None, frame,
-                            explosion=math.inf)  # an event may raise the loss
+        return StepSettings(rates, ADAM_EPS, 0.0, recipe.bandwidth_reg, initial_kernels, False,
+                            None, frame, explosion=math.inf)  # an event may raise the loss
 
 
 MOST = {"fade_from": 1, "fade_to_part": 1, "start": 1, "growth_until": 1, "events_until": 1,

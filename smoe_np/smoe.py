@@ -421,10 +421,10 @@ class Smoe:
                         self._give_up(explosion(loss, self._lowest_loss))
                         break
                     if at_end and self._plan is not None and self._best_loss < loss:
-                        self._params, mse = self._best_params, self._best_loss
-                        loss = mse
+                        self._params, loss = self._best_params, self._best_loss
                         self.adam = Adam(self._params, self.adam.beta2)
                         self.engine.forget()
+                        mse = loss - penalty(self._params, *steps[2:5])
                     self._seconds += time.perf_counter() - started
                     self._validate(mse, loss, callbacks, checkpoint)
                     started = time.perf_counter()

@@ -43,7 +43,7 @@ class StepSettings(NamedTuple):
     initial_kernels: int
     radial: bool
     grad_clip: float | None
-    own_frame: OwnFrame | None = None  # without regularisers
+    own_frame: OwnFrame | None = None  # without sparsity
     explosion: float = EXPLOSION  # times the lowest loss, and more is an explosion
 
 

@@ -271,6 +271,9 @@ def steps_by_hand(params, target, settings, steps, already, born, beta2):
         fading = part + (1 - part) * (1 + math.cos(math.pi * way)) / 2
         correction = np.sqrt(1 - beta2 ** (t - born)) / (1 - 0.9 ** (t - born))
         gradients = whitened_of_dense(params, target).arrays()
+        for d in range(params.num_dims):  # half N C times λ_U Σ A_dd, by the logarithm of A_dd
+            gradients["A"][:, d, d] += (target.size / 2 * settings.bandwidth_reg
+                                        * params.A[:, d, d])
         changes = {}
         for name, rate in settings.rates.items():
             m[name] = 0.9 * m[name] + 0.1 * gradients[name]
@@ -286,7 +289,9 @@ def steps_by_hand(params, target, settings, steps, already, born, beta2):
     (1, 1, "float64"), (2, 1, "float32"), (2, 1, "float64"), (2, 3, "float64"), (3, 3, "float64")])
 @pytest.mark.parametrize("trained", ["all", "no slopes", "no weights"])
 @pytest.mark.parametrize("already", [5, 5000])
-def test_steps_of_each_engine_are_those_by_hand(each_engine, D, C, dtype, trained, already):
+@pytest.mark.parametrize("bandwidth_reg", [0.0, 1e-4])
+def test_steps_of_each_engine_are_those_by_hand(each_engine, D, C, dtype, trained, already,
+                                                bandwidth_reg):
     # kernels are born at different times, rates fade, and shapes reach their bounds
     params, target = model_and_target(D, C, seed=3, K=8, dtype=np.dtype(dtype))
     untrained = {"all": None, "no slopes": "gamma_e", "no weights": "pis"}[trained]
@@ -296,7 +301,7 @@ def test_steps_of_each_engine_are_those_by_hand(each_engine, D, C, dtype, traine
     exact = params.astype(float)
 
     def by_hand(**bounds):
-        settings = frame_settings(**fading, **bounds)
+        settings = frame_settings(**fading, **bounds)._replace(bandwidth_reg=bandwidth_reg)
         settings.rates.pop(untrained, None)
         return settings, steps_by_hand(exact, target, settings, 9, already, adam.born, 0.98)
 
