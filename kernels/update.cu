@@ -107,11 +107,14 @@ FUNCTION double fading(const double *settings, double steps) {
     return settings[FADE_TO_PART] + (1 - settings[FADE_TO_PART]) * (0.5 + 0.5 * cos(pi * way));
 }
 
-// The gradient that a step follows: with the regularisers, or in the kernel's own frame.
+// The gradient that a step follows: with the regularisers, or in the kernel's own frame, where
+// there is sparsity at most.
 FUNCTION void find_gradient(const double *settings, int longest, const double *sums,
                             const REAL *row, double *gradient) {
     if (settings[WHITENED] != 0) {
         chain_rule_whitened(sums, row, longest, gradient);
+        if (settings[L1] != 0)  // which acts on π itself, not on its logarithm
+            gradient[0] = gradient[0] / row[0] + settings[L1] / (2 * settings[SCALE]);
         return;
     }
     chain_rule(sums, row, longest, 2 * settings[SCALE], gradient);
@@ -137,6 +140,7 @@ FUNCTION void move_kernel(const double *settings, const double *change, REAL *ro
         double exact[WIDTH];
         UNROLL for (int w = 0; w < WIDTH; w++) exact[w] = row[w];
         retract(change, least, most, exact);
+        if (settings[L1] != 0) exact[0] = (double)row[0] - change[0];
         UNROLL for (int w = 0; w < WIDTH; w++) row[w] = (REAL)exact[w];
         return;
     }
