@@ -107,7 +107,7 @@ FUNCTION double fading(const double *settings, double steps) {
     return settings[FADE_TO_PART] + (1 - settings[FADE_TO_PART]) * (0.5 + 0.5 * cos(pi * way));
 }
 
-// The gradient that a step follows: with the regularisers, or in the kernel's own frame.
+// The gradient that a step follows, with the regularisers; it may be in the kernel's own frame.
 FUNCTION void find_gradient(const double *settings, int longest, const double *sums,
                             const REAL *row, double *gradient) {
     if (settings[WHITENED] != 0) {
@@ -115,6 +115,8 @@ FUNCTION void find_gradient(const double *settings, int longest, const double *s
         UNROLL for (int d = 0; d < NDIM; d++)  // of half the sum of squares, as the rest is
             gradient[AT_A + TRIANGLE(d, d)] +=
                 0.5 * settings[BANDWIDTH] / settings[SCALE] * row[AT_A + TRIANGLE(d, d)];
+        if (settings[L1] != 0)  // which acts on π itself, not on its logarithm
+            gradient[0] = gradient[0] / row[0] + settings[L1] / (2 * settings[SCALE]);
         return;
     }
     chain_rule(sums, row, longest, 2 * settings[SCALE], gradient);
@@ -140,6 +142,7 @@ FUNCTION void move_kernel(const double *settings, const double *change, REAL *ro
         double exact[WIDTH];
         UNROLL for (int w = 0; w < WIDTH; w++) exact[w] = row[w];
         retract(change, least, most, exact);
+        if (settings[L1] != 0) exact[0] = (double)row[0] - change[0];
         UNROLL for (int w = 0; w < WIDTH; w++) row[w] = (REAL)exact[w];
         return;
     }

@@ -1,5 +1,6 @@
 """Adam with a rate for each parameter, and moments that come and leave with their kernels."""
 
+import copy
 import math
 from functools import cache
 
@@ -133,6 +134,21 @@ class Adam:
                 chosen = array[index]
                 chosen[~there] = 0
                 setattr(moment, name, chosen)
+
+    def forget(self, name):
+        """Let the moments of a parameter, by its name, start at 0 again."""
+        for moment in (self.m, self.v):
+            setattr(moment, name, getattr(moment, name) * 0)
+
+    def copy(self):
+        """A copy that shares no memory."""
+        copied = copy.copy(self)
+        copied.born, copied.m, copied.v = self.born.copy(), self.m.copy(), self.v.copy()
+        return copied
+
+    def become(self, other):
+        """Go on as another one."""
+        vars(self).update(vars(other))
 
     def arrays(self):
         """The state as arrays by name, for a checkpoint."""

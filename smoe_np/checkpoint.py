@@ -56,12 +56,7 @@ def load_checkpoint(path):
             born = arrays["adam_born"]
             if born.dtype.kind != "i" or (born < 0).any() or (born > facts["adam_steps"]).any():
                 raise ValueError("its adam_born are not numbers of steps that have been taken")
-        if facts.get("fit") is not None:
-            _check_fit(facts["fit"])
-            if facts["fit"]["found"] is not None:
-                found = params_of(arrays, "found", facts)
-                if (found.num_channels, found.dtype) != (params.num_channels, params.dtype):
-                    raise ValueError("the model that it found is not of its channels and dtype")
+        _check_plan(arrays, facts, params)
         _check_lists(arrays, params)
     return arrays, facts
 
@@ -93,14 +88,32 @@ def lists_of(arrays):
             if name.startswith("lists_")}
 
 
-def _check_fit(fit):
-    """Raise unless facts about a fit are what ``Smoe.save_checkpoint`` writes."""
-    right = {"kernels": _count(1), "planned": _count(1), "last_event": _count(0),
-             "tried": lambda x: isinstance(x, list) and all(map(_is_try, x)),
-             "found": lambda x: x is None or (_is_history(x) and x)}
-    for name, is_right in right.items():
-        if not is_right(fit[name]):
-            raise ValueError(f"its fit has {fit[name]!r} for {name}")
+def _check_plan(arrays, facts, params):
+    """Raise unless facts about a fit or a sparsification are what ``Smoe.save_checkpoint`` writes,
+    and the models that were found on the way are there.
+    """
+    models = set()
+    for kind, right in PLANS.items():
+        told = facts.get(kind)
+        if told is None:
+            continue
+        for name, is_right in right.items():
+            if not is_right(told[name]):
+                raise ValueError(f"its {kind} has {told[name]!r} for {name}")
+        if told["found"] is not None:
+            models.add("found")
+    told = facts.get("sparsify")
+    if told is not None and told["phase"] != "train":
+        if told["kernels"] is None or told["dense_kernels"] == 0:
+            raise ValueError("its sparsify has no number of kernels")
+        if facts["settings"]["target_psnr"] is not None:
+            models.add("dense")
+        if told["found"] is not None and not _are_rounds(told["found_rounds"]):
+            raise ValueError(f"its sparsify has {told['found_rounds']!r} for found_rounds")
+    for model in models:
+        found = params_of(arrays, model, facts)
+        if (found.num_channels, found.dtype) != (params.num_channels, params.dtype):
+            raise ValueError(f"the {model} model is not of its channels and dtype")
 
 
 def _is_history(x):
@@ -112,6 +125,12 @@ def _is_history(x):
 def _is_try(x):
     return (isinstance(x, list) and len(x) == 3 and _count(1)(x[0]) and _count(1)(x[1])
             and _number(x[2]))
+
+
+def _are_rounds(x):
+    return isinstance(x, list) and all(
+        isinstance(one, list) and len(one) == 3 and _count(0)(one[0]) and _count(1)(one[1])
+        and _weight(one[2]) for one in x)
 
 
 def _check_lists(arrays, params):
@@ -155,8 +174,21 @@ def _number(x):
     return isinstance(x, int | float) and not isinstance(x, bool) and not math.isnan(x)
 
 
+def _weight(x):
+    return _number(x) and 0 <= x < math.inf
+
+
 RECORD = {"iteration": _count(0), "loss": _number, "mse": _number, "psnr": _number,
           "kernels": _count(1), "seconds": _number}
+SEARCH = {"tried": lambda x: isinstance(x, list) and all(map(_is_try, x)),
+          "found": lambda x: x is None or (_is_history(x) and x)}
+PLANS = {
+    "fit": {"kernels": _count(1), "planned": _count(1), "last_event": _count(0), **SEARCH},
+    "sparsify": {"begin": _count(0), "kernels": lambda x: x is None or _count(1)(x),
+                 "iterations": _count(0), "phase": lambda x: x in ("train", "sparsify", "tune"),
+                 "dense_kernels": _count(0), "l1reg": _weight, "weight_rate": _weight,
+                 "rounds": _are_rounds, **SEARCH},
+}
 FACTS = {
     "shape": (lambda x: isinstance(x, list) and x and all(_count(1)(n) for n in x), "sizes"),
     "channels": (_count(1), "a number of channels"),

@@ -9,6 +9,7 @@ from .engine import check_number, check_whole
 from .events import relocate
 from .initialize import fit_start, spread_kernels
 from .packed import FEWEST_BITS, MOST_BITS, USUAL_BITS, header_bytes
+from .search import next_try
 from .steps import OwnFrame, StepSettings
 
 TARGETS = ("kernels", "psnr", "scalars", "bytes")
@@ -55,6 +56,38 @@ def usual_recipe(iterations):
     if iterations is None or iterations < LONG:
         return Recipe()
     return Recipe(fade_from=0.75, events_until=0.8)
+
+
+def frame_steps(recipe, shape, affine, fade_from=math.inf, fade_to=math.inf, l1reg=0.0,
+                initial_kernels=1):
+    """Steps in each kernel's own frame.
+
+    Parameters
+    ----------
+    recipe : Recipe
+    shape : tuple of D ints
+    affine : bool
+        Whether slopes are trained.
+    fade_from, fade_to : float
+        Steps of Adam between which rates fall.
+    l1reg : float
+        λ_S.
+    initial_kernels : int
+        K₀.
+
+    Returns
+    -------
+    StepSettings
+    """
+    rates = {"pis": recipe.rate, "musX": recipe.rate, "A": recipe.shape_rate,
+             "nu_e": recipe.expert_rate}
+    if affine:
+        rates["gamma_e"] = recipe.slope_rate
+    longest = max(shape)
+    frame = OwnFrame(recipe.least_diagonal * longest, recipe.most_diagonal * longest, fade_from,
+                     fade_to, recipe.fade_to_part)
+    return StepSettings(rates, ADAM_EPS, l1reg, recipe.bandwidth_reg, initial_kernels, False, None,
+                        frame, explosion=math.inf)  # the loss may rise: an event, a larger λ_S
 
 
 def scalars_of(D, C, affine):
@@ -158,7 +191,13 @@ class Plan:
         self.recipe = Recipe(**settings["recipe"])
         self.affine = settings["experts"] == "affine"
         self.counts = self._first_counts()
-        self.begin = math.prod(self.counts)
+        self.begin, self.last_event = math.prod(self.counts), 0
+        self.wanted = settings["value"] if settings["target"] == "psnr" else None
+        self.full = settings["iterations"]  # of a fit that counts, where a PSNR is wanted
+
+    def next_try(self, tried):
+        """What to fit next so as to reach a PSNR: see ``search.next_try``."""
+        return next_try(tried, self.wanted, math.prod(self.shape), self.full)
 
     def _first_counts(self):
         """Kernels along each axis of the first grid: so many that all can be there in the end."""
@@ -199,17 +238,33 @@ class Plan:
         return relocate(engine, params, adam, min(target, self.kernels), removed, recipe,
                         self.affine, random)
 
+    def prepared(self, engine, params, adam, iteration, until):
+        """The model with which to go on: after an event, if one is due."""
+        if self.last_event == iteration or self.until_event(iteration, until):
+            return params
+        self.last_event = iteration
+        return self.event(engine, params, adam, iteration, until)
+
+    def advance(self, engine, params, adam, steps, lowest_loss, at_most, iteration, until):
+        """Take some steps, until the next event at most: what came of them."""
+        to_event = self.until_event(iteration, until)
+        at_most = min(at_most, to_event or self.event_every(until))
+        return engine.advance(params, adam, steps, lowest_loss, at_most)
+
     def steps(self, until, initial_kernels):
         """How steps are taken."""
-        recipe, longest = self.recipe, max(self.shape)
-        rates = {"pis": recipe.rate, "musX": recipe.rate, "A": recipe.shape_rate,
-                 "nu_e": recipe.expert_rate}
-        if self.affine:
-            rates["gamma_e"] = recipe.slope_rate
-        frame = OwnFrame(recipe.least_diagonal * longest, recipe.most_diagonal * longest,
-                         recipe.fade_from * until, until, recipe.fade_to_part)
-        return StepSettings(rates, ADAM_EPS, 0.0, recipe.bandwidth_reg, initial_kernels, False,
-                            None, frame, explosion=math.inf)  # an event may raise the loss
+        return frame_steps(self.recipe, self.shape, self.affine, self.recipe.fade_from * until,
+                           until, 0.0, initial_kernels)
+
+    # ---- checkpoints
+
+    kind = "fit"
+    advice = "fit with lower rates in its recipe"
+    rounds = ()  # of sparsifications
+
+    def facts(self):
+        """What a checkpoint keeps of it."""
+        return {"kernels": self.kernels, "planned": self.iterations, "last_event": self.last_event}
 
 
 MOST = {"fade_from": 1, "fade_to_part": 1, "start": 1, "growth_until": 1, "events_until": 1,

@@ -1,9 +1,13 @@
-"""Where training starts: a grid of kernels, each with the mean of the picture around it."""
+"""Where training starts: a grid of kernels with means of the picture, or a model."""
 
 import math
+import warnings
 
 import numpy as np
 
+from .adam import positive_diagonals
+from .backend import to_numpy
+from .engine import check_fit, check_params
 from .params import SmoeParams
 
 MOST_PER_PIXEL = 4  # kernels along an axis: more than that is a slip of the finger ...
@@ -140,3 +144,23 @@ def _box_means(target, edges):
             [means.take(range(a, b), axis).mean(axis, dtype=np.float64)
              for a, b in zip(low, high, strict=True)], axis)
     return means
+
+
+def ready_to_train(params, target, radial):
+    """A model to start from: positive weights and diagonals, and a fit to the image."""
+    check_params(params)
+    params = params.map(to_numpy)
+    params = params.astype(target.dtype)  # what is too small for it counts as 0
+    params = params.select(params.pis > 0)
+    params.image_shape = target.shape[:-1]
+    check_fit(params, target)
+    params, flipped = positive_diagonals(params)
+    if flipped:
+        warnings.warn(
+            f"{flipped} kernels of params have negative gates (det A < 0), which training does not "
+            f"know; a column of A is negated in each, and the picture changes there",
+            UserWarning, stacklevel=3)
+    if radial and not params.radial:
+        raise ValueError("radial is True, but params has kernels that are not multiples of the "
+                         "identity; train them with radial=False")
+    return params

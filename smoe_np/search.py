@@ -20,7 +20,7 @@ class Try(NamedTuple):
     psnr: float = -math.inf  # that it reached
 
 
-def next_try(tried, wanted, most, iterations):
+def next_try(tried, wanted, most, iterations, first=None):
     """What to fit next so as to have as few kernels as reach a PSNR, or None where that is done.
 
     Two short fits tell where to look; then PSNR is taken to be linear in log K, through the two
@@ -35,9 +35,13 @@ def next_try(tried, wanted, most, iterations):
         Kernels, beyond which nothing is tried.
     iterations : int
         Of a fit that counts.
+    first : int, optional
+        Kernels to begin with, where that is known well enough to do without short fits.
     """
     full = sorted(one for one in tried if one.iterations == iterations)
     short = [one for one in tried if one.iterations != iterations]
+    if not tried and first is not None:
+        return Try(max(1, min(first, most)), iterations)
     if not full and len(short) < 2:
         guess = _where(short, wanted - SHORT_LACKS) if short else most // FIRST_TRY
         return Try(max(1, min(guess, most)), max(1, iterations // SHORT))

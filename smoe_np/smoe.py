@@ -9,24 +9,17 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from .adam import BETA2, Adam, positive_diagonals
-from .backend import array_module, to_numpy
+from .adam import BETA2, Adam
+from .backend import array_module
 from .checkpoint import lists_of, load_checkpoint, naming, params_of, save_checkpoint
-from .engine import (
-    check_dtype,
-    check_fit,
-    check_image,
-    check_number,
-    check_params,
-    check_whole,
-    engine_class,
-)
+from .engine import check_dtype, check_image, check_number, check_whole, engine_class
 from .fit import LEAST_ITERATIONS, Plan, fit_settings, kernels_for, settings_of
-from .initialize import constant_model, initial_params
+from .initialize import constant_model, initial_params, ready_to_train
 from .interrupts import Interrupts
 from .params import SmoeParams
 from .regularize import penalty
 from .search import Try, best_fit, next_try
+from .sparsify import ITERATIONS, Round, Sparsification, dense_start, sparsify_settings
 from .steps import StepSettings, explodes, explosion
 
 PEAK = 255.0  # the scale on which mse and psnr are reported, as tf-smoe does
@@ -85,7 +78,7 @@ class Smoe:
     initial_kernels : int
         K₀, the number of kernels at the start.
     options, settings : dict
-        What this object, and its last call of ``train``, were given.
+        What this object, and its last call of ``train``, ``fit`` or ``sparsify``, were given.
     engine
         What computes: see ``smoe_np.engine``.
     iteration : int
@@ -114,7 +107,7 @@ class Smoe:
         if params is None:
             params = initial_params(target, kernels_per_dim, dtype)
         else:
-            params = _ready_to_train(params, target, radial)
+            params = ready_to_train(params, target, radial)
         self.options = {
             "kernels_per_dim": kernels_per_dim, "train_pis": bool(train_pis),
             "train_gammas": bool(train_gammas), "radial": bool(radial), "batches": batches,
@@ -126,11 +119,10 @@ class Smoe:
         self.history = []
         self.iteration = 0
         self.stopped = None
-        self.settings = None  # of the last call of train or fit
+        self.settings = None  # of the last call of train, fit or sparsify
         self.until = 0
-        self.tried = []  # of a fit to a PSNR
-        self._plan = self._found = None
-        self._last_event = 0
+        self.tried = []  # of a fit, or a sparsification, to a PSNR
+        self._plan = self._found = self._dense = None
         self._best_loss = self._lowest_loss = math.inf
         self._seconds = 0.0
         self._digest = hashlib.sha256(np.ascontiguousarray(target)).hexdigest()
@@ -149,7 +141,7 @@ class Smoe:
     @params.setter
     def params(self, params):
         zeros = np.empty((*self.shape, self.channels), self._params.dtype)
-        params = _ready_to_train(params, zeros, self.options["radial"])
+        params = ready_to_train(params, zeros, self.options["radial"])
         if params.num_kernels != self._params.num_kernels:
             self.adam = Adam(params)
         self._params = params
@@ -289,12 +281,7 @@ class Smoe:
         """
         if self._training:
             raise RuntimeError("this Smoe is training already; end that first, or make another")
-        if self.options["radial"]:
-            raise ValueError("radial is True, but fit steers kernels; make the Smoe with "
-                             "radial=False, or train it")
-        if not self.options["train_pis"]:
-            raise ValueError("train_pis is False, but fit trains weights; make the Smoe with "
-                             "train_pis=True, or train it")
+        self._check_trains_all("fit")
         settings = fit_settings(kernels, psnr, scalars, bytes, iterations, seconds, experts, seed,
                                 val_iter, recipe, bits)
         if not self.options["train_gammas"] and experts == "affine":
@@ -305,15 +292,94 @@ class Smoe:
         else:
             first = Try(kernels_for(settings, len(self.shape), self.channels),
                         settings["iterations"])
-        self.settings, self.tried, self._found = settings, [], None
+        self.settings, self.tried, self._found, self._dense = settings, [], None, None
         self._begin_fit(first)
         return self._train(tuple(callbacks), checkpoint, progress)
+
+    def sparsify(self, target_kernels=None, target_psnr=None, iterations=ITERATIONS, val_iter=100,
+                 callbacks=(), checkpoint=None, progress=None):
+        """Make the model sparse: train it, raise the weight λ_S of sparsity, fine-tune it.
+
+        The schedule of the paper of 2018 (see ``smoe_np.sparsify``), from the model as it stands,
+        be it the grid of ``kernels_per_dim`` or one that has been trained. λ_S finds itself.
+
+        Parameters
+        ----------
+        target_kernels : int
+            Kernels wanted: so many are left. Fewer than there are.
+        target_psnr : float
+            dB wanted instead: it is looked for how few kernels reach that, within 0.1 dB. Phases
+            two and three are gone through up to ten times, always from the model that the first
+            phase left.
+        iterations : (int, int, int)
+            Steps of the three phases: λ_S = 0, λ_S > 0, and λ_S = 0 at falling rates.
+        val_iter : int
+            As in ``train``; there is a validation at the end of each phase, too. Like looking at
+            the picture on the way, another one changes the model slightly.
+        callbacks, checkpoint, progress
+            As in ``train``. In the second phase ``progress`` is called, and Ctrl-C looked for,
+            after every ten steps.
+
+        Returns
+        -------
+        Smoe
+            This object. ``rounds`` tells how λ_S and the number of kernels went.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If an argument is of the wrong kind or range, there are no more kernels than wanted, or
+            the Smoe is radial or does not train weights.
+        KeyboardInterrupt
+            As in ``train``; ``resume`` goes on.
+
+        Warns
+        -----
+        RuntimeWarning
+            If the loss becomes NaN, or a PSNR is out of reach.
+
+        Examples
+        --------
+        >>> smoe = Smoe(image, kernels_per_dim=dense_start(image.shape, 900))
+        >>> smoe.sparsify(target_kernels=900)
+        """
+        if self._training:
+            raise RuntimeError("this Smoe is training already; end that first, or make another")
+        self._check_trains_all("sparsify")
+        settings = sparsify_settings(target_kernels, target_psnr, iterations, val_iter)
+        K = self._params.num_kernels
+        if target_kernels is not None and target_kernels >= K:
+            dense = dense_start(self.shape, target_kernels)
+            raise ValueError(f"target_kernels must be below {K}, the number of kernels that there "
+                             f"are, got {target_kernels}; begin with more of them, such as "
+                             f"Smoe(image, kernels_per_dim={dense})")
+        self.settings, self.tried, self._found, self._dense = settings, [], None, None
+        self._plan = Sparsification(settings, self.shape, self.options["train_gammas"],
+                                    self.iteration)
+        self.until = self._plan.until
+        self.adam = Adam(self._params, self._plan.recipe.beta2)
+        self._best_loss = math.inf
+        return self._train(tuple(callbacks), checkpoint, progress)
+
+    @property
+    def rounds(self):
+        """Of the last sparsification, a ``smoe_np.sparsify.Round`` for every few steps with λ_S."""
+        return [] if self._plan is None else list(self._plan.rounds)
+
+    def _check_trains_all(self, what):
+        """Raise unless kernels may be steered and weights trained."""
+        if self.options["radial"]:
+            raise ValueError(f"radial is True, but {what} steers kernels; make the Smoe with "
+                             f"radial=False, or train it")
+        if not self.options["train_pis"]:
+            raise ValueError(f"train_pis is False, but {what} trains weights; make the Smoe with "
+                             f"train_pis=True, or train it")
 
     def _begin_fit(self, wanted):
         """Be at the start of a fit of so many kernels and iterations."""
         self.until = wanted.iterations or LEAST_ITERATIONS
         self._plan = Plan(self.settings, self.shape, wanted.kernels, self.until)
-        self.iteration = self._last_event = 0
+        self.iteration = 0
         self.history, self._seconds = [], 0.0
         target = self.engine.picture()
         self._params = self._plan.start(target)
@@ -323,54 +389,66 @@ class Smoe:
         self.adam = Adam(self._params, self._plan.recipe.beta2)
         self.engine.forget()
 
-    def _next_fit(self):
-        """After a fit to its end: begin another one, if a PSNR is wanted; whether there is one."""
-        if self.settings.get("target") != "psnr" or self.stopped is not None:
+    def _begin_again(self, wanted):
+        """Be where a sparsification makes the dense model sparse, with another aim."""
+        self._plan.aim(wanted.kernels, wanted.iterations)
+        self.iteration, self.until = self._plan.trained, self._plan.until
+        self.history = [one for one in self.history if one.iteration <= self.iteration]
+        self._params = self._best_params = self._dense
+
+    def _turn(self):
+        """Begin the phase of a sparsification that is due; whether one was."""
+        plan = self._plan
+        if not isinstance(plan, Sparsification) or not plan.is_due(self.iteration):
             return False
-        wanted, full = self.settings["value"], self.settings["iterations"]
-        most = math.prod(self.shape)
-        if next_try(self.tried, wanted, most, full) is None:  # resumed after its end
+        while plan.is_due(self.iteration):
+            if plan.wanted is not None and self._dense is None:
+                self._dense = self._params
+            self._params = plan.turn(self.engine, self._params, self.adam, self.initial_kernels)
+        self.until, self._best_loss = plan.until, math.inf
+        if self.history and self.history[-1].iteration == self.iteration:
+            self.history.pop()  # it was of the model before
+        return True
+
+    def _next_try(self):
+        """After the end: begin another fit, if a PSNR is wanted; whether there is one."""
+        plan = self._plan
+        if plan is None or plan.wanted is None or self.stopped is not None:
             return False
-        self.tried.append(Try(self._plan.kernels, self.until, self.history[-1].psnr))
-        if self.until == full:
-            fits = [fit for fit in (self._found, (self._params, self.history)) if fit]
-            self._found = best_fit(fits, wanted)
-        following = next_try(self.tried, wanted, most, full)
+        if plan.next_try(self.tried) is None:  # resumed after its end
+            return False
+        self.tried.append(Try(plan.kernels, plan.iterations, self.history[-1].psnr))
+        if plan.iterations == plan.full:
+            fits = [self._found, (self._params, self.history, list(plan.rounds))]
+            self._found = best_fit([fit for fit in fits if fit], plan.wanted)
+        following = plan.next_try(self.tried)
         if following is not None:
-            self._begin_fit(following)
+            (self._begin_fit if self._dense is None else self._begin_again)(following)
             return True
-        self._params, self.history = self._found
+        self._params, self.history, plan.rounds = self._found
         self._best_params, self._best_loss = self._params, self.history[-1].loss
         self.adam = Adam(self._params, self.adam.beta2)
         self.engine.forget()
-        if self.history[-1].psnr < wanted:
-            warnings.warn(f"psnr {wanted:g} is out of reach: {self._params.num_kernels} kernels "
-                          f"reach {self.history[-1].psnr:.2f} dB in {self.until} iterations",
-                          RuntimeWarning, stacklevel=5)
+        if self.history[-1].psnr < plan.wanted:
+            warnings.warn(f"psnr {plan.wanted:g} is out of reach: {self._params.num_kernels} "
+                          f"kernels reach {self.history[-1].psnr:.2f} dB in {self.until} "
+                          f"iterations", RuntimeWarning, stacklevel=5)
         return False
 
     def _advance(self, steps, at_most):
-        """Take some steps; in a fit, after an event if one is due, and until the next."""
+        """Take some steps, as the plan has it if there is one."""
         if self._plan is None:
             return self.engine.advance(self._params, self.adam, steps, self._lowest_loss, at_most)
         exact = self.engine.tau, self.engine.list_life
         self.engine.tau = min(self._plan.recipe.tau, self.engine.tau)
         self.engine.list_life = self._plan.recipe.list_life
         try:
-            self._event()
-            to_event = self._plan.until_event(self.iteration, self.until)
-            at_most = min(at_most, to_event or self._plan.event_every(self.until))
-            return self.engine.advance(self._params, self.adam, steps, self._lowest_loss, at_most)
+            self._params = self._plan.prepared(self.engine, self._params, self.adam,
+                                               self.iteration, self.until)
+            return self._plan.advance(self.engine, self._params, self.adam, steps,
+                                      self._lowest_loss, at_most, self.iteration, self.until)
         finally:
             self.engine.tau, self.engine.list_life = exact
-
-    def _event(self):
-        """If one is due, take kernels away and split others."""
-        if self._last_event == self.iteration or self._plan.until_event(self.iteration, self.until):
-            return
-        self._last_event = self.iteration
-        self._params = self._plan.event(self.engine, self._params, self.adam, self.iteration,
-                                        self.until)
 
     def _reckon(self, now):
         """Where there is a budget of seconds: the iterations that it allows."""
@@ -382,7 +460,7 @@ class Smoe:
         self.until = max(LEAST_ITERATIONS, self.iteration + int(left / each))
 
     def resume(self, callbacks=(), checkpoint=None, progress=None):
-        """Finish the call of ``train`` or ``fit`` that was interrupted, with its own settings.
+        """Finish the call of ``train``, ``fit`` or ``sparsify`` that was interrupted, as set.
 
         Raises
         ------
@@ -410,10 +488,11 @@ class Smoe:
                 if self._plan is not None:
                     self._reckon(self._seconds + time.perf_counter() - started)
                     self._lowest_loss = math.inf  # events may raise it
+                turned = self._turn()
                 steps = self._step_settings()
                 at_end = self.iteration >= self.until
                 to_validation = -self.iteration % settings["val_iter"]
-                if at_end or to_validation == 0:
+                if at_end or turned or to_validation == 0:
                     mse = self._mse()
                     loss = mse + penalty(self._params, *steps[2:5])
                     self._lowest_loss = min(self._lowest_loss, loss)
@@ -429,7 +508,7 @@ class Smoe:
                     self._validate(mse, loss, callbacks, checkpoint)
                     started = time.perf_counter()
                 if at_end:
-                    if self._next_fit():
+                    if self._next_try():
                         continue
                     break
                 if interrupts.received is not None:
@@ -487,7 +566,7 @@ class Smoe:
         self._params = self._best_params
         self.adam = Adam(self._params, self.adam.beta2)
         advice = ("train on with a lower base_lr, lr_mult or regularisation" if self._plan is None
-                  else "fit with lower rates in its recipe")
+                  else self._plan.advice)
         warnings.warn(
             f"training ended at iteration {at}: {why}; the model is back at its best parameters; "
             f"{advice}", RuntimeWarning, stacklevel=5)
@@ -530,30 +609,43 @@ class Smoe:
             "iteration": self.iteration, "adam_steps": self.adam.steps,
             "initial_kernels": self.initial_kernels, "best_loss": self._best_loss,
             "lowest_loss": self._lowest_loss, "seconds": self._seconds, "stopped": self.stopped,
-            "history": _as_facts(self.history), "fit": self._fit_facts(arrays),
+            "history": _as_facts(self.history), "fit": None, **self._plan_facts(arrays),
         })
 
-    def _fit_facts(self, arrays):
-        """What a checkpoint says of a fit; a model that was found is added to its arrays."""
+    def _plan_facts(self, arrays):
+        """What a checkpoint says of a fit or a sparsification, by its kind; models that were found
+        on the way are added to its arrays.
+        """
         if self._plan is None:
-            return None
-        found = None
+            return {}
+        facts = {**self._plan.facts(), "found": None, "tried": [list(one) for one in self.tried]}
         if self._found is not None:
-            arrays.update((f"found_{n}", array) for n, array in self._found[0].arrays().items())
-            found = _as_facts(self._found[1])
-        return {"kernels": self._plan.kernels, "planned": self._plan.iterations,
-                "last_event": self._last_event, "found": found,
-                "tried": [list(one) for one in self.tried]}
+            params, history, rounds = self._found
+            arrays.update((f"found_{n}", array) for n, array in params.arrays().items())
+            facts.update(found=_as_facts(history), found_rounds=[list(one) for one in rounds])
+        if self._dense is not None:
+            arrays.update((f"dense_{n}", array) for n, array in self._dense.arrays().items())
+        return {self._plan.kind: facts}
 
-    def _restore_fit(self, facts, arrays):
-        """Be in the middle of the fit that ``_fit_facts`` told of."""
-        fit = facts["fit"]
-        self.settings = settings_of(facts["settings"])
-        self._plan = Plan(self.settings, self.shape, fit["kernels"], fit["planned"])
-        self._last_event = fit["last_event"]
-        self.tried = [Try(*one) for one in fit["tried"]]
-        if fit["found"] is not None:
-            self._found = params_of(arrays, "found", facts), _records(fit["found"])
+    def _restore_plan(self, facts, arrays):
+        """Be in the middle of what ``_plan_facts`` told of."""
+        told = facts.get("fit")
+        if told is not None:
+            self.settings = settings_of(facts["settings"])
+            self._plan = Plan(self.settings, self.shape, told["kernels"], told["planned"])
+            self._plan.last_event = told["last_event"]
+        else:
+            told = facts["sparsify"]
+            self.settings = sparsify_settings(**facts["settings"])
+            self._plan = Sparsification(self.settings, self.shape, self.options["train_gammas"],
+                                        told["begin"])
+            self._plan.restore(told)
+            if "dense_pis" in arrays:
+                self._dense = params_of(arrays, "dense", facts)
+        self.tried = [Try(*one) for one in told["tried"]]
+        if told["found"] is not None:
+            rounds = [Round(*one) for one in told.get("found_rounds", [])]
+            self._found = params_of(arrays, "found", facts), _records(told["found"]), rounds
 
     @classmethod
     def from_checkpoint(cls, path, image, backend="auto", channel_axis="auto"):
@@ -590,8 +682,8 @@ class Smoe:
                 raise ValueError("its parameters are not of its dtype")
             smoe._params, smoe._best_params = params, best
             beta2 = BETA2
-            if facts.get("fit") is not None:
-                smoe._restore_fit(facts, arrays)
+            if facts.get("fit") is not None or facts.get("sparsify") is not None:
+                smoe._restore_plan(facts, arrays)
                 beta2 = smoe._plan.recipe.beta2
             elif facts["settings"] is not None:
                 smoe.settings = _training_settings(**facts["settings"])
@@ -636,23 +728,3 @@ def _training_settings(iterations, val_iter, base_lr, lr_div, lr_mult, l1reg, ba
                       check_number("grad_clip", grad_clip, above=True)),
         "adam_eps": check_number("adam_eps", adam_eps, above=True),
     }
-
-
-def _ready_to_train(params, target, radial):
-    """A model to start from: positive weights and diagonals, and a fit to the image."""
-    check_params(params)
-    params = params.map(to_numpy)
-    params = params.astype(target.dtype)  # what is too small for it counts as 0
-    params = params.select(params.pis > 0)
-    params.image_shape = target.shape[:-1]
-    check_fit(params, target)
-    params, flipped = positive_diagonals(params)
-    if flipped:
-        warnings.warn(
-            f"{flipped} kernels of params have negative gates (det A < 0), which training does not "
-            f"know; a column of A is negated in each, and the picture changes there",
-            UserWarning, stacklevel=3)
-    if radial and not params.radial:
-        raise ValueError("radial is True, but params has kernels that are not multiples of the "
-                         "identity; train them with radial=False")
-    return params

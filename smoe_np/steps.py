@@ -43,7 +43,7 @@ class StepSettings(NamedTuple):
     initial_kernels: int
     radial: bool
     grad_clip: float | None
-    own_frame: OwnFrame | None = None  # without sparsity
+    own_frame: OwnFrame | None = None  # with l1reg, π itself steps and not its logarithm
     explosion: float = EXPLOSION  # times the lowest loss, and more is an explosion
 
 
@@ -119,5 +119,12 @@ def _step_in_own_frame(engine, params, gradients, adam, settings):
     frame = settings.own_frame
     fading = frame.fading(adam.steps + 1)
     rates = {name: rate * fading for name, rate in settings.rates.items()}
-    changes = adam.changes(whitened(gradients, params, half_sum), rates, settings.adam_eps)
-    return retract(params, changes, frame.least_diagonal, frame.most_diagonal)
+    gradients = whitened(gradients, params, half_sum)
+    if settings.l1reg:  # π itself steps, not its logarithm: kernels can leave
+        gradients.pis = gradients.pis / params.pis
+    changes = adam.changes(gradients, rates, settings.adam_eps)
+    pis = changes.pop("pis", 0.0) if settings.l1reg else None
+    stepped = retract(params, changes, frame.least_diagonal, frame.most_diagonal)
+    if pis is not None:
+        stepped.pis = (params.pis.astype(float) - pis).astype(params.dtype)
+    return stepped
