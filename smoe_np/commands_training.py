@@ -76,10 +76,9 @@ def sparsify(given):
                          "--help")
     else:
         sparsify_settings(**asked)
+    _refuse_two_starts(given)
     files, results = _model_files(given)
     start = load_params(given["params_file"]) if "params_file" in given else None
-    if start is not None and "kernels_per_dim" in given:
-        raise UsageError("-k cannot be given with -p: the file says how many kernels there are")
     smoe = _smoe_of(given, files, "sparsify", ("kernels_per_dim", "batches", "dtype"),
                     grid=lambda shape: dense_start(shape, given["kernels"]) if "kernels" in given
                     else -(-max(shape) // PIXELS_EACH), params=start)
@@ -147,9 +146,13 @@ def _fitting(given):
     return those_of(given, (*FITTING, "bits") if "bytes" in given else FITTING)
 
 
-def _refuse_contradictions(given, finishes):
+def _refuse_two_starts(given):
     if "params_file" in given and "kernels_per_dim" in given:
         raise UsageError("-k cannot be given with -p: the file says how many kernels there are")
+
+
+def _refuse_contradictions(given, finishes):
+    _refuse_two_starts(given)
     if "checkpoint_path" not in given:
         return
     _refuse_what_is_fixed(given, FIXED_BY_CHECKPOINT)

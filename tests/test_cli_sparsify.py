@@ -47,7 +47,7 @@ def test_a_psnr_that_is_out_of_reach_is_status_1_and_leaves_a_model(here, capsys
     assert smoe(*SPARSIFY, "--psnr", 12, "-k", 3, "-q", "--overwrite") == 0
 
 
-@pytest.mark.parametrize("at", [3, 15, 25])
+@pytest.mark.parametrize("at", [3, 16, 25])
 def test_it_goes_on_by_the_command_that_it_prints(here, capsys, monkeypatch, at):
     assert smoe(*SPARSIFY, "--kernels", 5, "-q", "-r", "r") == 0
     with monkeypatch.context() as patch:
