@@ -128,6 +128,17 @@ def _draw_weights(panel, pis, total):
              if total is not None and total >= len(pis) else counted(len(pis), "kernel"))
 
 
+def compose_sparsity(page, scenes, title):
+    """Models of fewer and fewer kernels side by side: the gating map of each over its picture."""
+    places = _panels(page, 2 * len(scenes), len(scenes), scenes[0].size, title or "Sparsity",
+                     "×".join(map(str, scenes[0].shape)))
+    for scene, above, below in zip(scenes, places, places[len(scenes):]):
+        _draw_picture(above, in_colours(scene.owners), scene.size,
+                      counted(scene.params.num_kernels, "kernel"), "gating map")
+        _draw_picture(below, scene.reconstruction, scene.size,
+                      "" if scene.psnr is None else decibels(scene.psnr), "reconstruction")
+
+
 def compose_denoising(page, noisy, denoised, clean, reference, reference_name, curve, title):
     """A noisy picture, what was made of it, and PSNR over the iterations."""
     check_dimensions(noisy.shape[:-1])

@@ -2,17 +2,25 @@
 
 ``LossPlotter``, ``ImagePlotter`` and ``DenoisePlotter`` are callbacks of ``Smoe.train`` and
 ``Smoe.fit``; ``loss_figure``, ``image_figure`` and ``denoise_figure`` draw the same of a history,
-a model and pictures, such as files hold.
+a model and pictures, such as files hold; ``sparsity_figure`` draws several models side by side.
 """
 
 import os
 import time
 
 from .backend import to_numpy
-from .drawing import QUALITIES, Page, compose_denoising, compose_loss, compose_sheet
+from .drawing import (
+    QUALITIES,
+    Page,
+    compose_denoising,
+    compose_loss,
+    compose_sheet,
+    compose_sparsity,
+)
 from .engine import check_image
 from .files import atomic_write, path_text
 from .metrics import psnr
+from .params import SmoeParams
 from .scene import Scene, scene_of_model
 from .screens import as_png, matplotlib_or_why_not, new_figure, screen
 
@@ -106,6 +114,50 @@ def image_figure(params, image=None, path=None, panels=None, total=None, title=N
         if panel in missing:
             raise ValueError(f"panel {panel!r} needs the picture; give image")
     return _drawn(path, compose_sheet, scene, panels, total, title, scene.facts())
+
+
+def sparsity_figure(models, image=None, path=None, title=None, channel_axis="auto",
+                    backend="auto"):
+    """Draw models of one picture side by side, the gating map of each over its reconstruction.
+
+    That is figure 2 of the paper of 2018 on sparse models (see ``smoe_np.sparsify``).
+
+    Parameters
+    ----------
+    models : sequence of SmoeParams
+        In the order in which they are wanted.
+    image : array, optional
+        The picture that they are of, as ``Smoe`` takes it: PSNRs are to that.
+    path : str or os.PathLike, optional
+        Write a PNG there, whole or not at all.
+    title : str, optional
+    channel_axis, backend
+        As ``Smoe`` takes them.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Raises
+    ------
+    ImportError
+        If Matplotlib is not installed.
+    ValueError, TypeError
+        If there is no model, or they do not fit together.
+    OSError
+        If the file cannot be written.
+    """
+    _check_png(path)
+    if isinstance(models, SmoeParams):
+        raise TypeError("models must be a sequence of SmoeParams, got one; give [params]")
+    scenes = [scene_of_model(params, image, channel_axis, backend) for params in models]
+    if not scenes:
+        raise ValueError("models is empty; give at least one")
+    for scene in scenes:
+        if scene.shape != scenes[0].shape:
+            raise ValueError(f"models must be of pictures of one shape, got {scenes[0].shape} and "
+                             f"{scene.shape}")
+    return _drawn(path, compose_sparsity, scenes, title)
 
 
 def denoise_figure(noisy, denoised, clean=None, reference=None, reference_name="Reference",

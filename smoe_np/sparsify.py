@@ -29,10 +29,10 @@ from .steps import NO_KERNEL, Progressed
 
 ITERATIONS = 200, 800, 1000  # of the three phases
 ROUND = 10  # steps from one look at the number of kernels to the next
-FIRST_WEIGHT = 0.1  # λ_S at first, times K₀ and the mean squared error
+FIRST_WEIGHT = 1.0  # λ_S at first, times K₀ and the mean squared error
 LEAST_ERROR = 1e-7  # that this error is taken to be at least
 MOST_RATE = 0.01  # of π, times their mean, while λ_S acts
-POWER, MOST_CHANGE = 4.0, 1.5  # λ_S changes with this power of K/planned, in a round at most so
+POWER, MOST_CHANGE = 4.0, 2.0  # λ_S changes with this power of K/planned, in a round at most so
 SLACK = 0.05  # below the plan a round is taken back ...
 TAKEN_BACK, RECOVERY = 0.5, 1.1  # ... and λ_S and the rate of π change so; after others the latter
 LEAST_WEIGHT, MOST_WEIGHT = 1e-12, 1e12  # λ_S
