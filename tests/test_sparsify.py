@@ -225,23 +225,40 @@ def test_a_search_goes_on_bit_for_bit(search, tries, iteration, tmp_path):
 
 
 def test_after_an_error_in_a_round_the_model_is_as_it_was_before_it(whole, each_engine):
-    smoe = Smoe(GREY, 8)
+    smoe, seen, run = Smoe(GREY, 8), [], {**RUN, "iterations": (12, 200, 16)}
     advance = smoe.engine.advance
 
-    def fail(*arguments):
-        if smoe.iteration == 22 and arguments[-1] < 4:  # in the middle of the round
+    def fail(params, *arguments):
+        if params.num_kernels < smoe.params.num_kernels:  # some have left in this round
             raise MemoryError
-        return advance(*arguments[:-1], min(2, arguments[-1]))
+        return advance(params, *arguments[:-1], min(2, arguments[-1]))
+
+    def note(smoe):
+        seen[:] = smoe.iteration, smoe.params, smoe.adam.copy()
 
     smoe.engine.advance = fail
     with pytest.raises(MemoryError):
-        smoe.sparsify(**{**RUN, "val_iter": 100})
-    assert smoe.iteration == 22
+        smoe.sparsify(**run, progress=note)
+    assert 12 < smoe.iteration == seen[0] < 212
+    assert_same_model(smoe.params, seen[1])
+    for name, array in seen[2].arrays().items():
+        np.testing.assert_array_equal(smoe.adam.arrays()[name], array, err_msg=name)
+    assert smoe.adam.steps == seen[2].steps
     smoe.engine.advance = advance
-    assert smoe.adam.m.num_kernels == smoe.params.num_kernels
-    smoe.resume()
-    assert smoe.params.num_kernels == 14
-    assert smoe.history[-1].psnr == pytest.approx(whole["float32"].history[-1].psnr, abs=1.5)
+    assert smoe.resume().params.num_kernels == 14
+    wanted = np.clip(dense.render(smoe.params, GREY.shape)[..., 0], 0, 1)
+    np.testing.assert_allclose(smoe.reconstruction, wanted, atol=2e-5)
+
+
+def test_moments_of_weights_are_not_taken_for_those_of_their_logarithms(each_engine):
+    moments = {}
+    Smoe(GREY, 8).sparsify(**RUN, callbacks=[
+        lambda smoe: moments.update({smoe.iteration: smoe.adam.copy()})])
+    assert moments[78].m.pis.any()
+    assert moments[78].v.pis.any()
+    assert not moments[92].m.pis.any()
+    assert not moments[92].v.pis.any()
+    assert moments[92].m.musX.any()
 
 
 @pytest.mark.parametrize("at", [5, 60, 100])
