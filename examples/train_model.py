@@ -1,4 +1,4 @@
-"""The script of tf-smoe under its old name and options, and a sheet of what has come of it.
+"""The script of tf-smoe under its old name, with its options; a sheet shows what comes of it.
 
     python examples/train_model.py -i PICTURE -r RESULTS -n 1000 -v 100 -k 12 ...
 
@@ -7,20 +7,19 @@ It is ``smoe train``, which takes every option of that script (-i -r -n -v -k -p
 it takes a cameraman, without -r the folder ``results``.
 """
 
+import itertools
 import os
 import sys
 from pathlib import Path
 
 from fit_picture import SMALL
 
-import smoe_np
 from smoe_np.cli import main
-from smoe_np.plots import image_figure
 
 
 def value_of(arguments, *names):
     """The value that is given of an option, or None."""
-    for argument, following in zip(arguments, [*arguments[1:], None], strict=True):
+    for argument, following in itertools.pairwise([*arguments, None]):
         name, equals, value = argument.partition("=")
         if (name.replace("_", "-") if name.startswith("--") else name) in names:
             return value if equals else following
@@ -41,10 +40,7 @@ if __name__ == "__main__":
             arguments += [names[0], default]
 
     status = main(["train", *arguments])
-    if status == 0 and not {"-h", "--help"} & set(arguments):
-        image, results = (value_of(arguments, *names) for names in list(defaults)[:2])
-        best = os.path.join(results, "params_best.npz")
-        image_figure(smoe_np.load_params(best), smoe_np.read_image(image), "train_model.png")
-        if not {"-q", "--quiet"} & set(arguments):
-            print("picture, fit, error, kernels, gates and weights: train_model.png")
+    if status == 0 and not {"-h", "--help", "-q", "--quiet"} & set(arguments):
+        results = value_of(arguments, "-r", "--results-path")
+        print(f"what has come of it: {os.path.join(results, 'sheet.png')}")
     sys.exit(status)

@@ -2,7 +2,7 @@
 
 from . import __version__
 from .cli_parser import Parser, add_backend, add_channels, with_defaults
-from .cli_training_options import add_fit, add_train
+from .cli_training_options import add_fit, add_sparsify, add_train
 from .denoising import denoise
 from .engine import ENGINES
 
@@ -25,7 +25,7 @@ def parse(arguments):
     parser = Parser("smoe", "Fits Steered Mixture-of-Experts models to images.")
     parser.add_argument("--version", action="version", version=f"smoe_np {__version__}")
     commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND")
-    for add in (add_fit, add_train, _denoise, _render, _plot, _info, _bench):
+    for add in (add_fit, add_train, add_sparsify, _denoise, _render, _plot, _info, _bench):
         add(commands)
     parser.epilog = "smoe COMMAND --help tells the options of a command."
     if arguments and arguments[0] in commands.choices:

@@ -3,6 +3,7 @@
 from .cli_parser import add_backend, add_channels, with_defaults
 from .fit import EXPERTS, TARGETS, fit_settings
 from .smoe import Smoe
+from .sparsify import ITERATIONS
 
 # What the checkpoint of a run fixes, and the options that would say otherwise.
 FIXED_BY_CHECKPOINT = {
@@ -14,6 +15,12 @@ FIXED_BY_CHECKPOINT_OF_FIT = {
     "iterations": "-n", "seconds": "--seconds", "experts": "--experts", "seed": "--seed",
     "val_iter": "-v", "batches": "--batches", "dtype": "--dtype",
 }
+FIXED_BY_CHECKPOINT_OF_SPARSIFICATION = {
+    "kernels": "--kernels", "psnr": "--psnr", "iterations": "-n", "val_iter": "-v",
+    "kernels_per_dim": "-k", "params_file": "-p", "batches": "--batches", "dtype": "--dtype",
+}
+SPARSIFYING = {"kernels": "target_kernels", "psnr": "target_psnr", "iterations": "iterations",
+               "val_iter": "val_iter"}  # names of options, and of what Smoe.sparsify takes
 MODEL = ("kernels_per_dim", "train_pis", "train_gammas", "radial", "batches", "dtype")
 FITTING = (*TARGETS, "iterations", "seconds", "experts", "seed", "val_iter")
 TRAINING = {
@@ -33,21 +40,7 @@ def add_fit(commands):
               "[options]\n       smoe fit IMAGE -o MODEL -c CHECKPOINT")
     option = with_defaults(Smoe.__init__, Smoe.fit)
 
-    group = parser.add_argument_group("files")
-    group.add_argument("image_path", metavar="IMAGE",
-                       help="the picture, or a TIFF stack as a volume")
-    group.add_argument("-o", "--output", metavar="MODEL", required=True,
-                       help="the model to write: .npz, or .smoe, which is much smaller; one that "
-                            "exists is refused")
-    group.add_argument("-r", "--results-path", metavar="RESULTS",
-                       help="folder for results on the way, those of smoe train; one that is not "
-                            "empty is refused")
-    parser.flag(group, "--overwrite", dest="overwrite", const=True,
-                help="replace MODEL, its checkpoint, and the results of an earlier run in "
-                     "RESULTS; files of any other name stay")
-    group.add_argument("-c", "--checkpoint-path", metavar="CHECKPOINT",
-                       help="go on with a fit that was interrupted, with its own target and "
-                            "settings")
+    _add_model_files(parser)
 
     group = parser.add_argument_group("target, one of")
     target = group.add_mutually_exclusive_group()
@@ -67,20 +60,11 @@ def add_fit(commands):
                         help="time to take instead; the model then depends on the machine")
     option(group, None, "--experts", str, "of a kernel: constant ones have no slopes, and fewer "
            "numbers", choices=EXPERTS)
-    group.add_argument("--bits", type=float, metavar="B",
-                       help="of a number in a .smoe, in the mean: 4 to 24 (default: 16); with 11 "
-                            "more kernels go into --bytes, and rounding costs some 0.1 dB")
     option(group, None, "--seed", int, "of all that is random; the same one makes the same model")
     option(group, "-v", "--validation-iterations", int, "steps between validations, each of which "
            "leaves a checkpoint", dest="val_iter")
 
-    group = parser.add_argument_group("computation")
-    add_channels(group)
-    option(group, None, "--dtype", str, "precision", choices=("float32", "float64"))
-    add_backend(group)
-    option(group, None, "--batches", int, "parts of an iteration; results do not depend on it",
-           default="chosen automatically")
-    _add_quiet(parser, group)
+    _add_computation(parser, option)
 
 
 _FIT_DESCRIPTION = """\
@@ -185,6 +169,87 @@ exit status:
 examples:
   smoe train -i camera.png -r results -k 32 -n 1000
   smoe train -i camera.png -r results -c results/checkpoints/last.npz -n 500"""
+
+
+def add_sparsify(commands):
+    """Add ``smoe sparsify``."""
+    parser = commands.add_parser(
+        "sparsify", help="train many kernels, then drive all out that are not needed",
+        description=_SPARSIFY_DESCRIPTION, epilog=_SPARSIFY_EPILOG,
+        usage="smoe sparsify IMAGE -o MODEL (--kernels K | --psnr DB) [options]\n"
+              "       smoe sparsify IMAGE -o MODEL -c CHECKPOINT")
+    option = with_defaults(Smoe.__init__, Smoe.sparsify)
+
+    _add_model_files(parser)
+
+    group = parser.add_argument_group("target, one of")
+    target = group.add_mutually_exclusive_group()
+    target.add_argument("--kernels", type=int, metavar="K", help="so many are left")
+    target.add_argument("--psnr", type=float, metavar="DB",
+                        help="as few as reach so many decibels, by some tries")
+
+    group = parser.add_argument_group("sparsification")
+    option(group, "-k", "--kernels-per-dim", int, "kernels along the longest axis at the start",
+           default="three times as many in all as are to be left, or one for 4×4 pixels")
+    group.add_argument("-p", "--params-file", metavar="PARAMS",
+                       help="start from this model: .npz, .smoe, or .pkl of tf-smoe")
+    group.add_argument("-n", "--iterations", type=int, nargs=3, metavar="N",
+                       help="steps that train, that drive kernels out, and that train those that "
+                            f"are left (default: {' '.join(map(str, ITERATIONS))})")
+    option(group, "-v", "--validation-iterations", int, "steps between validations, each of which "
+           "leaves a checkpoint", dest="val_iter")
+
+    _add_computation(parser, option)
+
+
+_SPARSIFY_DESCRIPTION = """\
+Make a sparse model as the paper of 2018 does: train many kernels, raise the weight of sparsity
+until as few are left as wanted, and train these on. The weight is found on the way.
+
+A model of as many kernels is better by smoe fit."""
+
+_SPARSIFY_EPILOG = """\
+MODEL is written at the end; files, checkpoints and signals are as with smoe fit.
+
+exit status:
+  0 done   1 the PSNR is out of reach, or training diverged; the best model is kept   2 an error
+  130 Ctrl-C   143 SIGTERM
+
+examples:
+  smoe sparsify camera.png -o sparse.npz --kernels 900
+  smoe sparsify camera.png -o sparse.npz --psnr 29 -p dense.npz"""
+
+
+def _add_model_files(parser):
+    group = parser.add_argument_group("files")
+    group.add_argument("image_path", metavar="IMAGE",
+                       help="the picture, or a TIFF stack as a volume")
+    group.add_argument("-o", "--output", metavar="MODEL", required=True,
+                       help="the model to write: .npz, or .smoe, which is much smaller; one that "
+                            "exists is refused")
+    group.add_argument("-r", "--results-path", metavar="RESULTS",
+                       help="folder for results on the way, those of smoe train; one that is not "
+                            "empty is refused")
+    parser.flag(group, "--overwrite", dest="overwrite", const=True,
+                help="replace MODEL, its checkpoint, and the results of an earlier run in "
+                     "RESULTS; files of any other name stay")
+    group.add_argument("-c", "--checkpoint-path", metavar="CHECKPOINT",
+                       help="go on with a fit that was interrupted, with its own target and "
+                            "settings")
+    group.add_argument("--bits", type=float, metavar="B",
+                       help="of a number in a .smoe, in the mean: 4 to 24 (default: 16); with 11 "
+                            "a file has room for 1.45 times as many, and rounding costs "
+                            "some 0.1 dB")
+
+
+def _add_computation(parser, option):
+    group = parser.add_argument_group("computation")
+    add_channels(group)
+    option(group, None, "--dtype", str, "precision", choices=("float32", "float64"))
+    add_backend(group)
+    option(group, None, "--batches", int, "parts of an iteration; results do not depend on it",
+           default="chosen automatically")
+    _add_quiet(parser, group)
 
 
 def _add_quiet(parser, group):

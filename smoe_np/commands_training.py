@@ -1,4 +1,4 @@
-"""The commands that make a model: ``smoe fit`` and ``smoe train``."""
+"""The commands that make a model: ``smoe fit``, ``train`` and ``sparsify``."""
 
 import contextlib
 import functools
@@ -11,9 +11,12 @@ from .cli_training_options import (
     FITTING,
     FIXED_BY_CHECKPOINT,
     FIXED_BY_CHECKPOINT_OF_FIT,
+    FIXED_BY_CHECKPOINT_OF_SPARSIFICATION,
     MODEL,
+    SPARSIFYING,
     TRAINING,
 )
+from .engine import check_image
 from .fit import TARGETS, fit_settings, kernels_for
 from .gallery import Gallery
 from .images import read_image
@@ -21,6 +24,7 @@ from .params import load_params
 from .progress import Progress, say, tries
 from .results import ModelFile, ResultsFolder
 from .smoe import Smoe, training_settings
+from .sparsify import dense_start, sparsify_settings
 from .terminal import (
     DONE,
     FAILED,
@@ -35,6 +39,9 @@ from .terminal import (
     those_of,
 )
 
+PIXELS_EACH = 4  # along an axis, of a kernel at the start of a sparsification to a PSNR
+NEAR_ENOUGH = 0.1  # dB
+
 
 def fit(given):
     """``smoe fit``."""
@@ -46,30 +53,66 @@ def fit(given):
                          "smoe fit --help")
     else:
         fit_settings(**_fitting(given))
-    overwrite, results = given.get("overwrite", False), None
-    if "results_path" in given:
-        results = ResultsFolder(given["results_path"], overwrite, checkpoint)
-    files = ModelFile(given["output"], overwrite, checkpoint, results, given.get("bits"))
+    files, results = _model_files(given)
     smoe = _smoe_of(given, files, "fit", ("batches", "dtype"))
     settings = smoe.settings or fit_settings(**_fitting(given))
     if files.bits is None and files.is_packed:
         files.bits = settings["bits"]
     aim = _aim(settings, smoe)  # which is told to be too low before anything is written
+    _make_model(smoe, functools.partial(smoe.fit, **_fitting(given)), files, results, aim, given)
+    missed = tries(smoe) and smoe.history[-1].psnr < settings["value"]
+    return FAILED if missed or smoe.stopped == "diverged" else DONE
+
+
+def sparsify(given):
+    """``smoe sparsify``."""
+    given = {**given, "command": "sparsify"}
+    checkpoint = given.get("checkpoint_path")
+    asked = {argument: given[name] for name, argument in SPARSIFYING.items() if name in given}
+    if checkpoint is not None:
+        _refuse_what_is_fixed(given, FIXED_BY_CHECKPOINT_OF_SPARSIFICATION)
+    elif "kernels" not in given and "psnr" not in given:
+        raise UsageError("sparsify needs a target: give --kernels or --psnr; see smoe sparsify "
+                         "--help")
+    else:
+        sparsify_settings(**asked)
+    _refuse_two_starts(given)
+    files, results = _model_files(given)
+    start = load_params(given["params_file"]) if "params_file" in given else None
+    smoe = _smoe_of(given, files, "sparsify", ("kernels_per_dim", "batches", "dtype"),
+                    grid=lambda shape: dense_start(shape, given["kernels"]) if "kernels" in given
+                    else -(-max(shape) // PIXELS_EACH), params=start)
+    settings = smoe.settings or sparsify_settings(**asked)
+    wanted = settings["target_kernels"]
+    aim = (f"{settings['target_psnr']:g} dB" if wanted is None else f"{wanted} kernels")
+    aim = f"from {smoe.params.num_kernels} kernels to {aim}"
+    _make_model(smoe, functools.partial(smoe.sparsify, **asked), files, results, aim, given)
+    missed = wanted is None and smoe.history[-1].psnr < settings["target_psnr"] - NEAR_ENOUGH
+    return FAILED if missed or smoe.stopped == "diverged" else DONE
+
+
+def _model_files(given):
+    """The file of the model that is to be made, and the folder of results or None."""
+    overwrite, checkpoint = given.get("overwrite", False), given.get("checkpoint_path")
+    results = None
+    if "results_path" in given:
+        results = ResultsFolder(given["results_path"], overwrite, checkpoint)
+    files = ModelFile(given["output"], overwrite, checkpoint, results, given.get("bits"))
+    return files, results
+
+
+def _make_model(smoe, making, files, results, aim, given):
+    """Make a model, or go on with it, and tell how it went."""
     files.create(**_about(given))
     gallery = None if results is None else _gallery(smoe, results, given)
     if not given.get("quiet"):
         _print_start(smoe, aim)
-    if checkpoint is not None:
-        _train(smoe, smoe.resume, files, gallery, given)
-    else:
-        fitting = functools.partial(smoe.fit, **_fitting(given))
-        _train(smoe, fitting, files, gallery, given)
+    _train(smoe, making if given.get("checkpoint_path") is None else smoe.resume, files, gallery,
+           given)
     if not given.get("quiet"):
         size = describe.size_of(smoe.params)
         in_bytes = os.path.getsize(files.path) if files.is_packed else None
         _print_end(smoe, files, f", {describe.size_as_text(size, in_bytes)}")
-    missed = tries(smoe) and smoe.history[-1].psnr < settings["value"]
-    return FAILED if missed or smoe.stopped == "diverged" else DONE
 
 
 def train(given):
@@ -103,9 +146,13 @@ def _fitting(given):
     return those_of(given, (*FITTING, "bits") if "bytes" in given else FITTING)
 
 
-def _refuse_contradictions(given, finishes):
+def _refuse_two_starts(given):
     if "params_file" in given and "kernels_per_dim" in given:
         raise UsageError("-k cannot be given with -p: the file says how many kernels there are")
+
+
+def _refuse_contradictions(given, finishes):
+    _refuse_two_starts(given)
     if "checkpoint_path" not in given:
         return
     _refuse_what_is_fixed(given, FIXED_BY_CHECKPOINT)
@@ -121,8 +168,9 @@ def _refuse_what_is_fixed(given, options):
             raise UsageError(f"{option} cannot be given with -c: the checkpoint fixes it")
 
 
-def _smoe_of(given, files, command, options, **start):
-    """The Smoe of the picture, as a checkpoint holds it or new."""
+def _smoe_of(given, files, command, options, grid=None, **start):
+    """The Smoe of the picture, as a checkpoint holds it or new; ``grid(shape)`` tells how many
+    kernels there are along an axis where that is not given."""
     path, checkpoint = given["image_path"], given.get("checkpoint_path")
     if files.owns(path):
         raise UsageError(f"{path!r} is among the results that would be replaced; give a copy of it "
@@ -130,9 +178,15 @@ def _smoe_of(given, files, command, options, **start):
     image = read_image(path)
     where = those_of(given, ("backend", "channel_axis"))
     if checkpoint is None:
-        return Smoe(image, **those_of(given, options), **where, **start)
+        chosen = those_of(given, options)
+        if grid is not None and "kernels_per_dim" not in given and start.get("params") is None:
+            shape = check_image(image, "float32", given.get("channel_axis", "auto"))[0].shape[:-1]
+            chosen["kernels_per_dim"] = grid(shape)
+        return Smoe(image, **chosen, **where, **start)
     smoe = Smoe.from_checkpoint(checkpoint, image, **where)
-    made_by = "fit" if "target" in (smoe.settings or {}) else "train"
+    settings = smoe.settings or {}
+    made_by = ("fit" if "target" in settings else
+               "sparsify" if "target_kernels" in settings else "train")
     if made_by != command:
         raise UsageError(f"{checkpoint!r} is a checkpoint of smoe {made_by}, not of smoe {command}"
                          f"; go on with smoe {made_by}")
@@ -191,7 +245,8 @@ def _how_to_go_on(files, given):
     if not files.has_checkpoint:
         return ""
     image, fits = _no_option(given["image_path"]), "output" in given
-    words = ["smoe", "fit", image] if fits else ["smoe", "train", "-i", image]
+    command = given.get("command", "fit")
+    words = ["smoe", command, image] if fits else ["smoe", "train", "-i", image]
     for option, path in (("-o", given.get("output")), ("-r", given.get("results_path")),
                          ("-c", files.checkpoint)):
         if path is not None:

@@ -1,0 +1,79 @@
+"""Quality against size: fits and trainings of several numbers of kernels, JPEG, JPEG 2000.
+
+    python examples/rate_distortion.py [PICTURE] [KERNELS ...]
+
+Bytes are those of files, decibels those of what is read back. Of a picture of the ICIP 2018 paper
+on training SMoE, known by the name of its file, figures 1 and 2 are marked, at 16 bits.
+"""
+
+import io
+import sys
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+from fit_picture import SMALL, chosen_picture
+from PIL import Image
+
+import smoe_np
+
+PAPER = {  # dB by kernels; read off by eye but for Lena
+    "cameraman": {260: 28.8, 720: 32.3, 1370: 34.7, 1980: 36.3, 4020: 40.2, 5730: 42.1},
+    "baboon": {710: 23.2, 1420: 24.7, 2840: 27.0, 5190: 30.0, 8140: 33.2, 11510: 35.2},
+    "lena": {300: 28.68, 900: 32.48, 2500: 35.75, 5000: 37.29, 13000: 39.94},
+}
+MODELS = ("fit, 11 bits", "fit, 16 bits", "train, 16 bits")
+
+
+def coded(picture, form, **settings):
+    """A picture coded by Pillow: bytes, dB, what is seen."""
+    data = io.BytesIO()
+    Image.fromarray(picture).save(data, form, **settings)
+    seen = np.asarray(Image.open(data)) / 255
+    return len(data.getvalue()), smoe_np.psnr(picture / 255, seen), seen
+
+
+def written(picture, params, bits=None):
+    """The same of a model, in a file of 16 bits a number, or of others."""
+    params.save("rate_distortion.smoe", bits)
+    seen = smoe_np.render(smoe_np.load_params("rate_distortion.smoe"), params.image_shape)
+    return Path("rate_distortion.smoe").stat().st_size, smoe_np.psnr(picture / 255, seen), seen
+
+
+if __name__ == "__main__":
+    picture = chosen_picture()
+    numbers = [int(k) for k in sys.argv[2:]] or ([20, 60] if SMALL else [100, 300, 900, 2000])
+    steps, across = 60 if SMALL else 3000, max(picture.shape) / np.prod(picture.shape[:2]) ** 0.5
+    curves = {
+        "JPEG": [coded(picture, "JPEG", quality=q, optimize=True) for q in range(1, 96)],
+        "JPEG 2000": [coded(picture, "JPEG2000", quality_layers=[r], irreversible=True, no_jp2=True)
+                      for r in np.geomspace(250, 4, 80)],
+        **{label: [] for label in MODELS}}
+    for kernels in numbers:
+        params = smoe_np.Smoe(picture).fit(kernels, iterations=steps).params
+        grid = smoe_np.Smoe(picture, max(1, round(kernels**0.5 * across))).train(steps).params
+        for label, one in zip(MODELS, [
+                written(picture, params, smoe_np.allocate_bits(params, 11)),
+                written(picture, params), written(picture, grid)], strict=True):
+            curves[label].append(one)
+            print(f"{kernels:5} kernels, {label}: {one[0]:6} bytes {one[1]:.2f} dB", flush=True)
+    wanted = curves[MODELS[0]][len(numbers) // 2][1]
+    equal = {label: min(curves[label], key=lambda found: abs(found[1] - wanted))
+             for label in (MODELS[0], "JPEG 2000", "JPEG")}
+    figure, panels = plt.subplot_mosaic([["all"] * 3, [*equal]], figsize=(12, 9.5), layout="tight")
+    axes, most = panels["all"], curves[MODELS[1]][-1]
+    for label, found in curves.items():
+        axes.plot(*list(zip(*found))[:2], "o-" if label in MODELS else "-", label=label)
+    paper = PAPER.get(Path(sys.argv[1]).stem.lower() if len(sys.argv) > 1 else "", {})
+    axes.plot([18 * k for k in paper], paper.values(), "kx", label="ICIP 2018" if paper else None)
+    axes.set(xscale="log", xlabel="bytes", ylabel="PSNR in dB", ylim=(20, most[1] + 3),
+             xlim=(curves[MODELS[0]][0][0] / 1.5, 1.5 * most[0]))
+    each = most[0] / numbers[-1]
+    top = axes.secondary_xaxis("top", functions=(lambda x: x / each, lambda k: k * each))
+    top.set_xlabel("kernels, at 16 bits a number")
+    axes.legend()
+    for label, (size, decibels, seen) in equal.items():
+        panels[label].imshow(seen, cmap="gray", vmin=0, vmax=1)
+        panels[label].set(title=f"{label}: {size} bytes, {decibels:.2f} dB", xticks=[], yticks=[])
+    figure.savefig("rate_distortion.png", dpi=110)
+    print("the curves, and pictures of about the same PSNR: rate_distortion.png")

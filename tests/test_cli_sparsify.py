@@ -1,0 +1,80 @@
+"""``smoe sparsify`` leaves a sparse model, and goes on where it was interrupted."""
+
+import os
+import re
+import shlex
+import signal
+from pathlib import Path
+
+import pytest
+from cli_runs import assert_same_params, smoe, stop_at, the_one_line
+
+import smoe_np
+from smoe_np.sparsify import dense_start
+
+STEPS = ("-n", 6, 12, 10)
+SPARSIFY = ("sparsify", "grey.tif", "-o", "m.npz", *STEPS)
+
+
+def test_it_does_what_the_library_does_and_tells_how_it_went(here, capsys):
+    assert smoe(*SPARSIFY, "--kernels", 5, "-v", 10) == 0
+    out, err = capsys.readouterr()
+    start, end = out.splitlines()
+    assert re.fullmatch(r"14×18 pixels, 1 channel; from (\d+) kernels to 5 kernels; backend \w+",
+                        start)
+    assert re.fullmatch(r"PSNR [\d.]+ dB, 5 kernels, 45 scalars \(.*\), [\d.]+ s; model in m\.npz",
+                        end)
+    assert err.splitlines()[-1].startswith("iteration 28: ")
+    image = smoe_np.read_image("grey.tif")
+    model = smoe_np.Smoe(image, dense_start(image.shape, 5))
+    model.sparsify(5, iterations=(6, 12, 10), val_iter=10).params.save("library.npz")
+    assert_same_params("m.npz", "library.npz")
+    assert sorted(os.listdir()) == ["colour.tif", "grey.tif", "library.npz", "m.npz"]
+
+
+def test_it_starts_from_a_grid_or_from_a_model(here):
+    assert smoe(*SPARSIFY, "--kernels", 5, "-k", 4, "-q") == 0
+    assert smoe_np.load_params("m.npz").num_kernels == 5
+    assert smoe("sparsify", "grey.tif", "-o", "less.smoe", *STEPS, "--kernels", 2, "-p", "m.npz",
+                "--bits", 9, "-q") == 0
+    assert smoe_np.load_params("less.smoe").num_kernels == 2
+
+
+def test_a_psnr_that_is_out_of_reach_is_status_1_and_leaves_a_model(here, capsys):
+    assert smoe(*SPARSIFY, "--psnr", 70, "-k", 3, "-q") == 1
+    assert "out of reach" in the_one_line(capsys)
+    assert Path("m.npz").exists()
+    assert smoe(*SPARSIFY, "--psnr", 12, "-k", 3, "-q", "--overwrite") == 0
+
+
+@pytest.mark.parametrize("at", [3, 16, 25])
+def test_it_goes_on_by_the_command_that_it_prints(here, capsys, monkeypatch, at):
+    assert smoe(*SPARSIFY, "--kernels", 5, "-q", "-r", "r") == 0
+    with monkeypatch.context() as patch:
+        stop_at(patch, at, signal.SIGINT)
+        assert smoe(*("cut.npz" if word == "m.npz" else word for word in SPARSIFY), "--kernels", 5,
+                    "-q", "-r", "cut") == 130
+    command = the_one_line(capsys).split("go on with: smoe ")[1]
+    assert command.startswith("sparsify grey.tif")
+    assert smoe(*shlex.split(command)) == 0
+    assert_same_params("m.npz", "cut.npz")
+    assert Path("cut/report.html").exists()
+
+
+@pytest.mark.parametrize(("options", "why"), [
+    ("", "sparsify needs a target: give --kernels or --psnr"),
+    ("--kernels 3 --psnr 9", "not allowed with argument"),
+    ("--kernels 99 -k 3", "target_kernels must be below"),
+    ("--kernels 0", "target_kernels must be at least 1"),
+    ("--psnr -1", "target_psnr must be above 0"),
+    ("--kernels 3 -k 4 -p m.npz", "-k cannot be given with -p"),
+    ("--kernels 3 -n 5", "expected 3 arguments"),
+    ("-c fit.checkpoint.npz", "is a checkpoint of smoe fit, not of smoe sparsify"),
+    ("--kernels 3 -c fit.checkpoint.npz", "--kernels cannot be given with -c")])
+def test_errors_are_one_line(here, fails, monkeypatch, capsys, options, why):
+    with monkeypatch.context() as patch:
+        stop_at(patch, 3, signal.SIGINT)
+        smoe("fit", "grey.tif", "-o", "fit.npz", "--kernels", 3, "-n", 9, "-q")
+    capsys.readouterr()
+    assert why in fails("sparsify", "grey.tif", "-o", "new.npz", *options.split())
+    assert not Path("new.npz").exists()
