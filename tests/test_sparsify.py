@@ -335,6 +335,39 @@ def test_a_dense_start_has_a_few_times_as_many_kernels_as_are_wanted():
     assert dense_start((28, 23), 10**6) == 28
 
 
+# ---- in pictures
+
+
+def test_models_are_drawn_side_by_side_each_with_its_kernels_and_its_psnr(whole, tmp_path):
+    plots, _ = pytest.importorskip("smoe_np.plots"), pytest.importorskip("matplotlib")
+    models = [Smoe(GREY, 8).params, whole["float32"].params]
+    figure = plots.sparsity_figure(models, GREY, tmp_path / "strip.png")
+    texts = [text.get_text() for text in figure.texts]
+    assert texts.count("gating map") == texts.count("reconstruction") == 2
+    assert "56 kernels" in texts
+    assert "14 kernels" in texts
+    assert f"{whole['float32'].history[-1].psnr:.2f} dB" in texts
+    shown = [axes.images[0].get_array() for axes in figure.axes]
+    assert len(shown) == 4
+    np.testing.assert_allclose(shown[3], whole["float32"].reconstruction, atol=1e-6)
+    assert len(np.unique(shown[1].reshape(-1, shown[1].shape[-1]), axis=0)) <= 14
+    assert (tmp_path / "strip.png").stat().st_size > 1000
+    assert not any("dB" in text.get_text() for text in plots.sparsity_figure(models).texts)
+
+
+def test_what_cannot_be_drawn_side_by_side_is_refused():
+    plots, _ = pytest.importorskip("smoe_np.plots"), pytest.importorskip("matplotlib")
+    model = Smoe(GREY, 3).params
+    for models, error, message in (([], ValueError, "models is empty"),
+                                   (model, TypeError, "sequence of SmoeParams, got one"),
+                                   ([model, Smoe(GREY[:9], 3).params], ValueError, "one shape"),
+                                   ([model, 5], TypeError, "SmoeParams, got int")):
+        with pytest.raises(error, match=message):
+            plots.sparsity_figure(models)
+    with pytest.raises(ValueError, match=r"end in \.png"):
+        plots.sparsity_figure([model], GREY, "strip.jpg")
+
+
 # ---- checkpoints that are refused
 
 
