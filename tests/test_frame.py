@@ -274,6 +274,9 @@ def steps_by_hand(params, target, settings, steps, already, born, beta2):
         for d in range(params.num_dims):  # half N C times λ_U Σ A_dd, by the logarithm of A_dd
             gradients["A"][:, d, d] += (target.size / 2 * settings.bandwidth_reg
                                         * params.A[:, d, d])
+        if settings.l1reg:  # half N C times λ_S/K₀, by π itself
+            gradients["pis"] = (gradients["pis"] / params.pis
+                                + target.size / 2 * settings.l1reg / settings.initial_kernels)
         changes = {}
         for name, rate in settings.rates.items():
             m[name] = 0.9 * m[name] + 0.1 * gradients[name]
@@ -281,7 +284,9 @@ def steps_by_hand(params, target, settings, steps, already, born, beta2):
             with_axes = correction.reshape(-1, *[1] * (gradients[name].ndim - 1))
             changes[name] = (rate * fading * with_axes * m[name]
                              / (np.sqrt(v[name]) + settings.adam_eps))
+        plain = changes.pop("pis", 0) if settings.l1reg else 0
         params = retract(params, changes, frame.least_diagonal, frame.most_diagonal)
+        params.pis = params.pis - plain
     return params
 
 
@@ -289,9 +294,11 @@ def steps_by_hand(params, target, settings, steps, already, born, beta2):
     (1, 1, "float64"), (2, 1, "float32"), (2, 1, "float64"), (2, 3, "float64"), (3, 3, "float64")])
 @pytest.mark.parametrize("trained", ["all", "no slopes", "no weights"])
 @pytest.mark.parametrize("already", [5, 5000])
-@pytest.mark.parametrize("bandwidth_reg", [0.0, 1e-4])
+@pytest.mark.parametrize("regularisers", [
+    {}, {"bandwidth_reg": 1e-4}, {"l1reg": 3.0, "initial_kernels": 9}],
+    ids=["no regulariser", "bandwidth", "sparsity"])
 def test_steps_of_each_engine_are_those_by_hand(each_engine, D, C, dtype, trained, already,
-                                                bandwidth_reg):
+                                                regularisers):
     # kernels are born at different times, rates fade, and shapes reach their bounds
     params, target = model_and_target(D, C, seed=3, K=8, dtype=np.dtype(dtype))
     untrained = {"all": None, "no slopes": "gamma_e", "no weights": "pis"}[trained]
@@ -301,7 +308,9 @@ def test_steps_of_each_engine_are_those_by_hand(each_engine, D, C, dtype, traine
     exact = params.astype(float)
 
     def by_hand(**bounds):
-        settings = frame_settings(**fading, **bounds)._replace(bandwidth_reg=bandwidth_reg)
+        settings = frame_settings(**fading, **bounds)._replace(**regularisers)
+        if "l1reg" in regularisers:
+            settings.rates["pis"] = 0.05 * float(exact.pis.min())  # none is to leave
         settings.rates.pop(untrained, None)
         return settings, steps_by_hand(exact, target, settings, 9, already, adam.born, 0.98)
 
@@ -322,6 +331,20 @@ def test_steps_of_each_engine_are_those_by_hand(each_engine, D, C, dtype, traine
     if untrained is not None:
         np.testing.assert_array_equal(getattr(found, untrained), getattr(params, untrained))
         assert not getattr(adam.m, untrained).any()
+
+
+def test_with_sparsity_kernels_leave_and_the_others_go_on(each_engine):
+    params, target = model_and_target(2, 1, K=8)
+    settings, adam = frame_settings()._replace(l1reg=1e4), Adam(params, beta2=0.98)
+    settings.rates["pis"] = 0.3 * float(np.sort(params.pis)[1])
+    engine, heaviest = make_engine(SHAPES[2], target, "float64"), np.sort(params.pis)[-6:]
+    while adam.steps < 4:
+        done = engine.advance(params, adam, settings, math.inf, 4 - adam.steps)
+        params = done.params
+    assert params.num_kernels == 6
+    assert adam.m.num_kernels == len(adam.born) == 6
+    np.testing.assert_allclose(np.sort(params.pis), heaviest - 4 * settings.rates["pis"],
+                               rtol=0.02)
 
 
 def test_weights_stay_within_what_float32_can_hold_whatever_the_rate(each_engine):

@@ -225,23 +225,40 @@ def test_a_search_goes_on_bit_for_bit(search, tries, iteration, tmp_path):
 
 
 def test_after_an_error_in_a_round_the_model_is_as_it_was_before_it(whole, each_engine):
-    smoe = Smoe(GREY, 8)
+    smoe, seen, run = Smoe(GREY, 8), [], {**RUN, "iterations": (12, 200, 16)}
     advance = smoe.engine.advance
 
-    def fail(*arguments):
-        if smoe.iteration == 22 and arguments[-1] < 4:  # in the middle of the round
+    def fail(params, *arguments):
+        if params.num_kernels < smoe.params.num_kernels:  # some have left in this round
             raise MemoryError
-        return advance(*arguments[:-1], min(2, arguments[-1]))
+        return advance(params, *arguments[:-1], min(2, arguments[-1]))
+
+    def note(smoe):
+        seen[:] = smoe.iteration, smoe.params, smoe.adam.copy()
 
     smoe.engine.advance = fail
     with pytest.raises(MemoryError):
-        smoe.sparsify(**{**RUN, "val_iter": 100})
-    assert smoe.iteration == 22
+        smoe.sparsify(**run, progress=note)
+    assert 12 < smoe.iteration == seen[0] < 212
+    assert_same_model(smoe.params, seen[1])
+    for name, array in seen[2].arrays().items():
+        np.testing.assert_array_equal(smoe.adam.arrays()[name], array, err_msg=name)
+    assert smoe.adam.steps == seen[2].steps
     smoe.engine.advance = advance
-    assert smoe.adam.m.num_kernels == smoe.params.num_kernels
-    smoe.resume()
-    assert smoe.params.num_kernels == 14
-    assert smoe.history[-1].psnr == pytest.approx(whole["float32"].history[-1].psnr, abs=1.5)
+    assert smoe.resume().params.num_kernels == 14
+    wanted = np.clip(dense.render(smoe.params, GREY.shape)[..., 0], 0, 1)
+    np.testing.assert_allclose(smoe.reconstruction, wanted, atol=2e-5)
+
+
+def test_moments_of_weights_are_not_taken_for_those_of_their_logarithms(each_engine):
+    moments = {}
+    Smoe(GREY, 8).sparsify(**RUN, callbacks=[
+        lambda smoe: moments.update({smoe.iteration: smoe.adam.copy()})])
+    assert moments[78].m.pis.any()
+    assert moments[78].v.pis.any()
+    assert not moments[92].m.pis.any()
+    assert not moments[92].v.pis.any()
+    assert moments[92].m.musX.any()
 
 
 @pytest.mark.parametrize("at", [5, 60, 100])
@@ -316,6 +333,39 @@ def test_a_dense_start_has_a_few_times_as_many_kernels_as_are_wanted():
             assert grid >= 3 * kernels
             assert np.prod(kernel_grid(shape, across - 1)) < 3 * kernels or across == 1
     assert dense_start((28, 23), 10**6) == 28
+
+
+# ---- in pictures
+
+
+def test_models_are_drawn_side_by_side_each_with_its_kernels_and_its_psnr(whole, tmp_path):
+    plots, _ = pytest.importorskip("smoe_np.plots"), pytest.importorskip("matplotlib")
+    models = [Smoe(GREY, 8).params, whole["float32"].params]
+    figure = plots.sparsity_figure(models, GREY, tmp_path / "strip.png")
+    texts = [text.get_text() for text in figure.texts]
+    assert texts.count("gating map") == texts.count("reconstruction") == 2
+    assert "56 kernels" in texts
+    assert "14 kernels" in texts
+    assert f"{whole['float32'].history[-1].psnr:.2f} dB" in texts
+    shown = [axes.images[0].get_array() for axes in figure.axes]
+    assert len(shown) == 4
+    np.testing.assert_allclose(shown[3], whole["float32"].reconstruction, atol=1e-6)
+    assert len(np.unique(shown[1].reshape(-1, shown[1].shape[-1]), axis=0)) <= 14
+    assert (tmp_path / "strip.png").stat().st_size > 1000
+    assert not any("dB" in text.get_text() for text in plots.sparsity_figure(models).texts)
+
+
+def test_what_cannot_be_drawn_side_by_side_is_refused():
+    plots, _ = pytest.importorskip("smoe_np.plots"), pytest.importorskip("matplotlib")
+    model = Smoe(GREY, 3).params
+    for models, error, message in (([], ValueError, "models is empty"),
+                                   (model, TypeError, "sequence of SmoeParams, got one"),
+                                   ([model, Smoe(GREY[:9], 3).params], ValueError, "one shape"),
+                                   ([model, 5], TypeError, "SmoeParams, got int")):
+        with pytest.raises(error, match=message):
+            plots.sparsity_figure(models)
+    with pytest.raises(ValueError, match=r"end in \.png"):
+        plots.sparsity_figure([model], GREY, "strip.jpg")
 
 
 # ---- checkpoints that are refused
