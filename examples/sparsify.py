@@ -24,9 +24,8 @@ if __name__ == "__main__":
     models = []
     for kernels in wanted:
         smoe.sparsify(target_kernels=kernels, iterations=iterations)
-        record, highest = smoe.history[-1], max(one.l1reg for one in smoe.rounds)
-        print(f"{record.kernels:5} kernels {record.psnr:6.2f} dB, λ_S up to {highest:9.3g}, "
-              f"{record.seconds:6.1f} s so far")
+        record = smoe.history[-1]
+        print(f"{record.kernels:5} kernels {record.psnr:6.2f} dB {record.seconds:6.1f} s so far")
         models.append(smoe.params)
 
     plots.sparsity_figure(models, picture, "sparsify.png")
