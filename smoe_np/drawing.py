@@ -16,6 +16,7 @@ FAR = 1e6  # pixels: what is farther away cannot be drawn
 FEW = 25  # points of a line that are marked
 INK, GREY, RULE = "#1b1f24", "#5f6973", "#d3d9de"
 BLUE, ORANGE, GREEN, RED = "#1f6fb4", "#d9730d", "#2f8f5b", "#c2334d"
+LEAST_WIDTH = 2.7  # inches, which a caption takes
 HEADING, CAPTION, MARGIN, GAP, BETWEEN, CURVE = 0.85, 0.3, 0.6, 0.7, 0.3, 3.0  # inches
 
 
@@ -248,8 +249,10 @@ def _panels(page, count, columns, size, title, facts, foot=0.0):
     foot : float
         What is to be left free below them.
     """
-    width = {1: 5.2, 2: 4.6, 3: 3.9}.get(columns, 3.4)
-    height = width * min(max(size[0] / size[1], 0.35), 1.5)
+    usual, steepness = {1: 5.2, 2: 4.6, 3: 3.9}.get(columns, 3.4), size[0] / size[1]
+    highest = 1.5 * usual
+    width = min(usual, max(highest / steepness, LEAST_WIDTH))
+    height = min(highest, width * max(steepness, 0.24))
     rows = -(-count // columns)
     page.begin(2 * MARGIN + columns * width + (columns - 1) * GAP,
                HEADING + rows * (height + CAPTION) + (rows - 1) * BETWEEN + MARGIN + foot,

@@ -5,6 +5,8 @@
 a model and pictures, such as files hold; ``sparsity_figure`` draws several models side by side.
 """
 
+import contextlib
+import gc
 import os
 import time
 
@@ -21,6 +23,7 @@ from .engine import check_image
 from .files import atomic_write, path_text
 from .metrics import psnr
 from .params import SmoeParams
+from .progress import tries
 from .scene import Scene, scene_of_model
 from .screens import as_png, matplotlib_or_why_not, new_figure, screen
 
@@ -210,7 +213,8 @@ class Plotter:
 
     An object is a callback of ``Smoe.train`` and ``Smoe.fit``. In a notebook the figure is shown
     below the cell, elsewhere in a window where there is a display. It is drawn anew as often as
-    ``SHARE`` of the time allows, and at the end of training in any case.
+    ``SHARE`` of the time allows, and at the end of training in any case; of a fit to a PSNR, which
+    consists of several, by ``finish``.
 
     Parameters
     ----------
@@ -242,7 +246,7 @@ class Plotter:
     def __call__(self, smoe):
         """Note what a validation found, and draw if it is time, or if it was the last one."""
         self._note(smoe)
-        at_end = smoe.iteration >= smoe.until
+        at_end = smoe.iteration >= smoe.until and not tries(smoe)
         if at_end or self._has_time():
             self._draw(smoe, write=at_end or self._screen is None)
         elif self._screen is not None:
@@ -442,6 +446,19 @@ def _drawn(path, compose, *content):
     return figure
 
 
+@contextlib.contextmanager
+def _without_collection():
+    """What drawing makes is in use until its end: to look for garbage in it takes a fifth of it."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
+
+
+@_without_collection()
 def _compose(page, compose, *content):
     """Draw on a page, the same whatever the user's settings of Matplotlib are."""
     with matplotlib_or_why_not().rc_context(STYLE):
@@ -450,6 +467,7 @@ def _compose(page, compose, *content):
         compose(page, *content)
 
 
+@_without_collection()
 def _write(figure, path):
     data = as_png(figure)
     with atomic_write(path) as stream:

@@ -583,7 +583,7 @@ def follow(plotter, clock, seconds, count, until=None):
     begun = clock.now
     for i in range(count):
         clock.now += seconds
-        plotter(SimpleNamespace(iteration=i, until=count if until is None else until,
+        plotter(SimpleNamespace(iteration=i, settings=None, until=count if until is None else until,
                                 params=SimpleNamespace(num_kernels=1), history=[i]))
     return len(plotter.drawn) * plotter.cost, clock.now - begun
 
