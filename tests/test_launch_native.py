@@ -220,14 +220,16 @@ def test_processes_that_compile_at_once_all_work_and_leave_one_file(tmp_path):
 # ---- compilers that do not work
 
 HANGS = "case $1 in --version) exit 0;; esac\nexec sleep 60"
+# sets $name to the last argument, the file that is to be made, and is done if there is none
+TO_NAME = 'for name; do :; done; [ "$name" = --version ] && exit; '
 COMPILERS = [
     ("exit 1", r"compiler .*/compiler fails on the kernels \(no message\)"),
     ("echo first; echo '1:2: error: no <thread>' >&2; echo error: more >&2; exit 1",
      r"fails on the kernels \(1:2: error: no <thread>\)"),
     ("echo killed >&2; exit 137", r"fails on the kernels \(killed\)"),
     ("exit 0", r"fails on the kernels"),  # and leaves nothing
-    ('for name; do :; done; echo nonsense > "$name"', "cannot be loaded"),
-    ("""for name; do :; done; printf 'int other;' | c++ -shared -fPIC -x c++ - -o "$name" """,
+    (TO_NAME + 'echo nonsense > "$name"', "cannot be loaded"),
+    (TO_NAME + """printf 'int other;' | c++ -shared -fPIC -x c++ - -o "$name" """,
      "cannot be loaded .*smoe_run"),
     (HANGS, r"compiler .* does not run \(it takes more than 0.3 s\)"),
     ("case $* in *-fopenmp-simd*) echo 'error: unknown -fopenmp-simd' >&2; exit 1;; esac",
