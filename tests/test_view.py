@@ -230,12 +230,13 @@ def test_memory_hardly_depends_on_the_number_of_samples(monkeypatch):
     monkeypatch.setattr(engine, "BLOCK", 1 << 14)
     params = random_model(14, K=4)
     peaks = []
+    smoe_np.render(params, (128, 128), samples=2)  # what is made once, is made
     for samples in (2, 16):
         tracemalloc.start()
         smoe_np.render(params, (128, 128), samples=samples)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    assert peaks[1] < 1.5 * peaks[0]
+    assert peaks[1] < 3 * peaks[0]  # of 64 times as many samples
 
 
 # ---- what is refused
