@@ -257,6 +257,8 @@ def _how_to_go_on(files, given):
                          ("--bits", "bits")):
         if name in given:
             words += [option, str(given[name]).lower()]
+    if not given.get("plots", True):
+        words.append("--no-plots")
     if given.get("quiet"):
         words.append("-q")
     return f"; the checkpoint is {files.checkpoint}; go on with: {shlex.join(words)}"

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import smoe_np
-from smoe_np import bench, launch_native
+from smoe_np import bench, commands_training, launch_native
 from smoe_np.cli import main
 from smoe_np.progress import Progress
 
@@ -25,12 +25,19 @@ def smoe(*arguments):
 
 
 @pytest.fixture
-def here(tmp_path, monkeypatch):
+def drawn_here(tmp_path, monkeypatch):
     """A folder to work in, with a grey and a colour picture; training looks up after each step."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(launch_native, "STEADY", 0)
     make_pictures()
     return tmp_path
+
+
+@pytest.fixture
+def here(drawn_here, monkeypatch):
+    """The same, where training draws nothing: most tests would spend their time on that."""
+    monkeypatch.setattr(commands_training, "_gallery", lambda *args: None)
+    return drawn_here
 
 
 def make_pictures():

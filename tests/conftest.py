@@ -1,7 +1,7 @@
 """For every test: Hypothesis draws the same examples each time; `gpu` tests need a GPU."""
 
 import pytest
-from cli_runs import clock, fails, here  # noqa: F401 (fixtures)
+from cli_runs import clock, drawn_here, fails, here  # noqa: F401 (fixtures)
 from hypothesis import HealthCheck, settings
 
 from smoe_np import engine, launch_native

@@ -150,7 +150,7 @@ def test_a_psnr_out_of_reach_is_one_line_and_status_1_and_leaves_the_best_model(
     assert not Path("m.checkpoint.npz").exists()
 
 
-def test_fit_leaves_the_results_of_train_where_it_is_asked_to(here, capsys):
+def test_fit_leaves_the_results_of_train_where_it_is_asked_to(drawn_here, capsys):
     assert fit("--kernels", 5, "-n", 20, "-v", 10, "-r", "r") == 0
     assert capsys.readouterr().out.endswith("; model in m.npz, results in r\n")
     assert {path.relative_to("r").as_posix() for path in Path("r").rglob("*.*")} == {

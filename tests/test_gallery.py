@@ -30,7 +30,7 @@ def is_png(path):
 
 @pytest.mark.parametrize("command", [TRAIN, ("fit", "grey.tif", "-o", "m.npz", "--kernels", 3, "-n",
                                              6, "-r", "r")])
-def test_a_run_leaves_figures_and_a_page_of_it_without_being_asked(here, command, capsys):
+def test_a_run_leaves_figures_and_a_page_of_it_without_being_asked(drawn_here, command, capsys):
     assert smoe(*command, "-q") == 0
     assert drawn() == DRAWN
     assert is_png("r/loss.png")
@@ -41,7 +41,7 @@ def test_a_run_leaves_figures_and_a_page_of_it_without_being_asked(here, command
     assert capsys.readouterr() == ("", "")
 
 
-def test_nothing_is_drawn_where_it_is_not_wanted(here):
+def test_nothing_is_drawn_where_it_is_not_wanted(drawn_here):
     assert smoe(*TRAIN, "-q", "--no-plots") == 0
     assert not drawn()
     assert smoe(*TRAIN, "-q", "--overwrite") == 0
@@ -52,7 +52,7 @@ def test_nothing_is_drawn_where_it_is_not_wanted(here):
 
 @pytest.mark.parametrize(("shape", "axis"), [
     ((14, 18, 3), "auto"), ((5, 6, 7), "none"), ((1, 1), "auto")])
-def test_any_picture_is_drawn(here, shape, axis):
+def test_any_picture_is_drawn(drawn_here, shape, axis):
     pixels = np.random.default_rng(0).random(shape).astype(np.float32)
     smoe_np.write_image("any.tif", pixels)
     assert smoe("train", "-i", "any.tif", "-r", "r", "-k", 2, "-n", 2, "-q", "--channel-axis",
@@ -60,7 +60,7 @@ def test_any_picture_is_drawn(here, shape, axis):
     assert drawn() == DRAWN
 
 
-def test_of_a_signal_there_is_a_loss_alone(here):
+def test_of_a_signal_there_is_a_loss_alone(drawn_here):
     results = ResultsFolder("r")
     results.create()
     drawing = gallery.Gallery(results, "line", 1, quiet=True)
@@ -69,7 +69,7 @@ def test_of_a_signal_there_is_a_loss_alone(here):
     assert drawn() == {"loss.png"}
 
 
-def test_an_interrupted_run_is_drawn_as_far_as_it_came_and_then_to_its_end(here, monkeypatch):
+def test_an_interrupted_run_is_drawn_as_far_as_it_came_and_then_to_its_end(drawn_here, monkeypatch):
     with monkeypatch.context() as patch:
         stop_at(patch, 3, signal.SIGINT)
         assert smoe(*TRAIN, "-q") == 130
@@ -80,7 +80,14 @@ def test_an_interrupted_run_is_drawn_as_far_as_it_came_and_then_to_its_end(here,
     assert "4 iterations" in Path("r/report.html").read_text()
 
 
-def test_without_matplotlib_training_goes_on_and_says_so_once(here, capsys, monkeypatch):
+def test_the_command_that_goes_on_draws_nothing_either_where_nothing_is_wanted(
+        drawn_here, capsys, monkeypatch):
+    stop_at(monkeypatch, 3, signal.SIGINT)
+    assert smoe(*TRAIN, "-q", "--no-plots") == 130
+    assert the_one_line(capsys).endswith("checkpoints/last.npz --no-plots -q")
+
+
+def test_without_matplotlib_training_goes_on_and_says_so_once(drawn_here, capsys, monkeypatch):
     load = builtins.__import__
 
     def missing(name, *args, **kwargs):
@@ -100,7 +107,8 @@ def test_without_matplotlib_training_goes_on_and_says_so_once(here, capsys, monk
 
 @pytest.mark.parametrize("error", [RuntimeError("no such toolkit"), ValueError("odd\nfigure"),
                                    OSError(errno.ENOSPC, "No space left on device")])
-def test_trouble_with_drawing_is_a_line_and_training_goes_on(here, capsys, monkeypatch, error):
+def test_trouble_with_drawing_is_a_line_and_training_goes_on(drawn_here, capsys, monkeypatch,
+                                                               error):
     def fails(*args, **kwargs):
         raise error
 
@@ -113,7 +121,7 @@ def test_trouble_with_drawing_is_a_line_and_training_goes_on(here, capsys, monke
     assert drawn() == {"report.html"}
 
 
-def test_the_page_tells_what_the_settings_say(here):
+def test_the_page_tells_what_the_settings_say(drawn_here):
     assert smoe(*TRAIN, "-q", "--channel-axis", "none", "-reg", 0.25) == 0
     assert settings_of("r")["channel_axis"] is None
     page = Path("r/report.html").read_text()
@@ -123,7 +131,7 @@ def test_the_page_tells_what_the_settings_say(here):
 # ---- smoe plot
 
 
-def test_plot_draws_a_folder_again(here, capsys):
+def test_plot_draws_a_folder_again(drawn_here, capsys):
     assert smoe(*TRAIN, "-q") == 0
     for name in DRAWN:
         os.unlink(f"r/{name}")
@@ -134,7 +142,7 @@ def test_plot_draws_a_folder_again(here, capsys):
     assert "Original" in Path("r/report.html").read_text()
 
 
-def test_plot_knows_how_the_picture_was_read(here):
+def test_plot_knows_how_the_picture_was_read(drawn_here):
     smoe_np.write_image("stack.tif", bench.picture((6, 8))[None, ..., 0].repeat(3, axis=0))
     for axis, channels in ((0, 3), ("none", 1)):
         assert smoe("train", "-i", "stack.tif", "-r", f"r{axis}", "-k", 2, "-n", 1, "-q",
@@ -144,7 +152,7 @@ def test_plot_knows_how_the_picture_was_read(here):
         assert settings_of(f"r{axis}")["channels"] == channels
 
 
-def test_plot_does_without_the_picture_where_that_is_gone(here):
+def test_plot_does_without_the_picture_where_that_is_gone(drawn_here):
     assert smoe(*TRAIN, "-q") == 0
     os.rename("grey.tif", "moved.tif")
     assert smoe("plot", "r") == 0
@@ -154,7 +162,7 @@ def test_plot_does_without_the_picture_where_that_is_gone(here):
 
 
 @pytest.mark.parametrize("picture", [(), ("-i", "grey.tif")])
-def test_plot_draws_a_model_where_it_is_told_to(here, capsys, picture):
+def test_plot_draws_a_model_where_it_is_told_to(drawn_here, capsys, picture):
     assert fit("--kernels", 3, "-n", 4, "-q") == 0
     assert smoe("plot", "m.npz", "-o", "s.png", *picture) == 0
     assert capsys.readouterr().out == "s.png: 3 kernels\n"
@@ -172,7 +180,7 @@ def test_plot_draws_a_model_where_it_is_told_to(here, capsys, picture):
     (("plot", "r", "-i", "colour.tif"), "3 channels"),
     (("plot", "forged"), "is no JSON"),
 ])
-def test_what_cannot_be_drawn_is_said_in_one_line(here, fails, command, why):
+def test_what_cannot_be_drawn_is_said_in_one_line(drawn_here, fails, command, why):
     os.mkdir("empty")
     assert smoe(*TRAIN, "-q") == 0
     assert fit("--kernels", 2, "-n", 2, "-q") == 0
@@ -182,7 +190,7 @@ def test_what_cannot_be_drawn_is_said_in_one_line(here, fails, command, why):
     assert why in fails(*command)
 
 
-def test_a_forged_axis_is_refused(here, fails):
+def test_a_forged_axis_is_refused(drawn_here, fails):
     assert smoe(*TRAIN, "-q") == 0
     settings = settings_of("r")
     with atomic_write("r/settings.json") as stream:

@@ -227,13 +227,13 @@ def test_a_picture_drawn_in_blocks_is_the_picture(monkeypatch, dtype):
 
 
 def test_memory_hardly_depends_on_the_number_of_samples(monkeypatch):
-    monkeypatch.setattr(engine, "BLOCK", 1 << 14)
+    monkeypatch.setattr(engine, "BLOCK", 1 << 13)
     params = random_model(14, K=4)
     peaks = []
-    smoe_np.render(params, (128, 128), samples=2)  # what is made once, is made
+    smoe_np.render(params, (64, 64), samples=2)  # what is made once, is made
     for samples in (2, 16):
         tracemalloc.start()
-        smoe_np.render(params, (128, 128), samples=samples)
+        smoe_np.render(params, (64, 64), samples=samples)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < 3 * peaks[0]  # of 64 times as many samples
