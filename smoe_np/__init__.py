@@ -6,7 +6,8 @@ from .engine import gating, loss_and_gradients, render
 from .images import read_image, write_image
 from .metrics import psnr, ssim
 from .params import SmoeParams, load_params
-from .smoe import Record, Smoe
+from .records import Record
+from .smoe import Smoe
 
 __version__ = "0.1.0"
 

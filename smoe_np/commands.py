@@ -7,7 +7,7 @@ import os
 from . import bench, bench_report, describe, plots
 from .cli_parser import UsageError
 from .denoising import denoise, estimate_sigma
-from .engine import check_whole, render
+from .engine import check_number, check_whole, render
 from .images import read_image, write_image
 from .params import load_params
 from .progress import say
@@ -43,8 +43,7 @@ def clean(given):
     """``smoe denoise``."""
     output, quiet = given["output"], given.get("quiet", False)
     _refuse_to_replace(output, given)
-    if not math.isfinite(given.get("sigma", 0)) or given.get("sigma", 1) <= 0:
-        raise UsageError(f"--sigma must be above 0 and finite, got {given['sigma']}")
+    check_number("--sigma", given.get("sigma", 1), above=True)
     check_whole("--fits", given.get("fits", 1), 1)
     image = read_image(given["image_path"])
     axis = those_of(given, ("channel_axis",))

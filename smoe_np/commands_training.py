@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import inspect
 import os
 import shlex
 
@@ -23,7 +24,7 @@ from .images import read_image
 from .params import load_params
 from .progress import Progress, say, tries
 from .results import ModelFile, ResultsFolder
-from .smoe import Smoe, training_settings
+from .smoe import Smoe
 from .sparsify import dense_start, sparsify_settings
 from .terminal import (
     DONE,
@@ -38,6 +39,7 @@ from .terminal import (
     size_in_words,
     those_of,
 )
+from .training import train_settings
 
 PIXELS_EACH = 4  # along an axis, of a kernel at the start of a sparsification to a PSNR
 NEAR_ENOUGH = 0.1  # dB
@@ -124,7 +126,8 @@ def train(given):
     start = load_params(given["params_file"]) if "params_file" in given else None
     smoe = _smoe_of(given, results, "train", MODEL, params=start)
     settings = {**(smoe.settings or {}), **those_of(given, TRAINING)}
-    training_settings(settings)  # a wrong one is told before anything is written
+    usual = {name: inspect.signature(Smoe.train).parameters[name].default for name in TRAINING}
+    train_settings(**{**usual, **settings})  # a wrong one is told before anything is written
     results.create(**_about(given))
     if not given.get("quiet"):
         _print_start(smoe, f"{smoe.params.num_kernels} kernels",

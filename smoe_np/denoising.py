@@ -83,9 +83,11 @@ def denoise(image, sigma=None, fits=FITS, seed=0, backend="auto", channel_axis="
         smoe.fit(kernels=kernels, iterations=ITERATIONS, val_iter=ITERATIONS, seed=seed + done - 1,
                  recipe=recipe)
         total = total + smoe.reconstruction.reshape(noisy.shape).astype(np.float64)
+        if progress is not None or done == fits:
+            clean = given_back(_with_texture(total / done, noisy, sigma / PEAK))
         if progress is not None:
-            progress(given_back(_with_texture(total / done, noisy, sigma / PEAK)), done, fits)
-    return given_back(_with_texture(total / fits, noisy, sigma / PEAK))
+            progress(clean, done, fits)
+    return clean
 
 
 def _with_texture(picture, noisy, sigma):

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from .fit import scalars_of
+from .packed import numbers_of
 
 QUANTILES = (0, 5, 25, 50, 75, 95, 100)  # percent
 
@@ -65,10 +65,8 @@ def size_of(params):
         picture's size is not known.
     """
     D = params.num_dims
-    each = scalars_of(D, params.num_channels, bool(params.gamma_e.any()))
-    if params.radial:
-        each -= D * (D + 1) // 2 - 1
-    scalars, shape = params.num_kernels * each, params.image_shape
+    counts = numbers_of(D, params.num_channels, bool(params.gamma_e.any()), params.radial)
+    scalars, shape = params.num_kernels * sum(counts.values()), params.image_shape
     return {
         "scalars": scalars,
         "bytes_as_float16": 2 * scalars,

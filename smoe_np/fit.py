@@ -8,7 +8,7 @@ import numpy as np
 from .engine import check_number, check_whole
 from .events import relocate
 from .initialize import fit_start, spread_kernels
-from .packed import FEWEST_BITS, MOST_BITS, USUAL_BITS, header_bytes
+from .packed import FEWEST_BITS, MOST_BITS, USUAL_BITS, header_bytes, numbers_of
 from .search import next_try
 from .steps import OwnFrame, StepSettings
 
@@ -92,7 +92,7 @@ def frame_steps(recipe, shape, affine, fade_from=math.inf, fade_to=math.inf, l1r
 
 def scalars_of(D, C, affine):
     """Numbers of a kernel: π, μ, the lower triangle of A, ν, and γ if experts are affine."""
-    return 1 + D + D * (D + 1) // 2 + C * (1 + D * affine)
+    return sum(numbers_of(D, C, affine).values())
 
 
 def fit_settings(kernels=None, psnr=None, scalars=None, bytes=None, iterations=None, seconds=None,
@@ -161,7 +161,7 @@ def kernels_for(settings, D, C):
     least, room = each, value
     if name == "bytes":
         bits = settings["bits"] or USUAL_BITS
-        kinds = 4 + (D > 1) + affine
+        kinds = len(numbers_of(D, C, affine))
         # each kind of numbers begins with a byte of its own, so it wastes one at most
         apart = header_bytes(D, kinds) + kinds
         least = apart + math.ceil(each * bits / 8)

@@ -13,7 +13,7 @@ from .terminal import in_words, one_line
 # What the last drawing and the page need: half a second of imports, during which compiled kernels
 # can go on.
 NEEDED = ("matplotlib.figure", "matplotlib.backends.backend_agg", "matplotlib.collections",
-          "PIL.Image", "scipy.ndimage")
+          "scipy.ndimage")
 
 
 class Gallery:

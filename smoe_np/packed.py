@@ -51,6 +51,14 @@ def bits_of(kinds, bits):
     return {kind: int(given[kind]) for kind in kinds}
 
 
+def numbers_of(D, C, has_slopes, is_radial=False):
+    """How many numbers of each kind a kernel has: dict of those that it has."""
+    counts = {"weights": 1, "centres": D, "extents": 1 if is_radial else D,
+              "shears": 0 if is_radial else D * (D - 1) // 2, "values": C,
+              "slopes": C * D if has_slopes else 0}
+    return {kind: count for kind, count in counts.items() if count}
+
+
 def packable(arrays):
     """The arrays themselves, or a ValueError that says why a packed file cannot hold them."""
     pis, A = arrays["pis"], arrays["A"]
@@ -210,10 +218,7 @@ def _unpacked(data):
                       f"smoe_np wrote it")
     if zlib.crc32(data) != _CHECKSUM.unpack(checksum)[0] or D < 1 or C < 1:
         raise damaged
-    counts = {"weights": 1, "centres": D, "extents": 1 if is_radial else D,
-              "shears": 0 if is_radial else D * (D - 1) // 2, "values": C,
-              "slopes": C * D if has_slopes else 0}
-    counts = {kind: count for kind, count in counts.items() if count}
+    counts = numbers_of(D, C, has_slopes, is_radial)
     if len(data) < header_bytes(D, len(counts)) - _CHECKSUM.size:
         raise damaged
     sizes = struct.unpack_from(f"<{D}I", data, _HEAD.size)

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 from .files import open_to_read, path_text
 from .images import read_image
 from .params import SmoeParams, load_params
+from .records import Record
 from .scene import scene_of_model
-from .smoe import Record
 
 
 class Results(NamedTuple):

@@ -3,8 +3,6 @@
 import base64
 import math
 import os
-import struct
-import zlib
 from html import escape
 from urllib.parse import quote
 
@@ -25,6 +23,7 @@ from .numerals import (
     round_factors,
     round_numbers,
 )
+from .png import encoded
 from .report_frame import PAGE, SCRIPT, STYLE
 from .scene import colours_of, faded, highest_error, scene_of_model
 
@@ -32,7 +31,6 @@ MOST_ELLIPSES = 4000  # that are drawn: with more a browser becomes slow
 MOST_POINTS = 1000  # of a curve
 MOST_DOTS = 60  # of these that tell what they are
 MOST_FOR_SSIM = 1 << 22  # pixels: of more it takes too long
-COMPRESSION = 4
 
 # ---- the page
 
@@ -295,36 +293,5 @@ def _link(path, base):
 
 
 def _img(pixels, alt, palette=None):
-    data = base64.b64encode(png(pixels, palette)).decode("ascii")
+    data = base64.b64encode(encoded(pixels, palette)).decode("ascii")
     return f'<img alt="{alt}" src="data:image/png;base64,{data}">'
-
-
-def png(pixels, palette=None):
-    """A picture as PNG (ISO/IEC 15948).
-
-    Parameters
-    ----------
-    pixels : (H, W) or (H, W, 3) uint8, or (H, W) of indices
-    palette : (n, 3) uint8, optional
-        What the indices stand for.
-
-    Returns
-    -------
-    bytes
-    """
-    if palette is not None and len(palette) > 256:
-        pixels, palette = palette[pixels], None
-    pixels = np.ascontiguousarray(pixels, np.uint8)
-    height, width = pixels.shape[:2]
-    rows = pixels.reshape(height, -1)
-    if palette is None:  # each row less the one above (filter 2): it packs better
-        rows = np.diff(rows, axis=0, prepend=np.zeros((1, rows.shape[1]), np.uint8))
-    kind = 3 if palette is not None else 2 if pixels.ndim == 3 else 0
-    filters = np.full((height, 1), 0 if kind == 3 else 2, np.uint8)
-    packed = zlib.compress(np.hstack([filters, rows]).tobytes(), COMPRESSION)
-    chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, kind, 0, 0, 0)),
-              (b"PLTE", b"" if palette is None else palette.tobytes()),
-              (b"IDAT", packed), (b"IEND", b"")]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-        for name, data in chunks if data or name == b"IEND")

@@ -19,7 +19,7 @@ from .engine import render
 from .files import atomic_write, path_text
 from .images import write_image
 from .packed import ENDING as PACKED
-from .smoe import Record
+from .records import Record
 
 # All that is ever written there, by sub-folder; nothing else is ever replaced or removed.
 OWN_FILES = {

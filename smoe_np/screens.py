@@ -1,12 +1,13 @@
 """Where figures go: a window, a notebook, the bytes of a PNG."""
 
-import io
 import os
 import sys
 import threading
 import warnings
 
 import numpy as np
+
+from .png import encoded
 
 COMPRESSION = 1  # of PNG: more takes twice the time and gains a tenth
 DPI, CELL_DPI = 120, 75  # of files; of a figure in a notebook as it is shown
@@ -38,7 +39,6 @@ def new_figure():
 def as_png(figure):
     """A figure as the bytes of a PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from PIL import Image  # which Matplotlib needs itself
 
     canvas, dpi = figure.canvas, figure.dpi  # those of a window
     try:
@@ -47,13 +47,11 @@ def as_png(figure):
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Glyph", UserWarning)  # a box stands for it
             own.draw()
-        drawn = np.ascontiguousarray(np.asarray(own.buffer_rgba())[..., :3])  # alpha is 255
+        drawn = np.asarray(own.buffer_rgba())[..., :3]  # alpha is 255
     finally:
         figure.dpi = dpi
         figure.set_canvas(canvas)
-    data = io.BytesIO()
-    Image.fromarray(drawn).save(data, format="png", compress_level=COMPRESSION)
-    return data.getvalue()
+    return encoded(drawn, level=COMPRESSION)
 
 
 def screen():

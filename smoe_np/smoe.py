@@ -1,41 +1,29 @@
 """Smoe: an image, a model in training, its history."""
 
 import hashlib
-import inspect
 import math
 import time
 import warnings
-from dataclasses import asdict, dataclass
 
 import numpy as np
 
 from .adam import BETA2, Adam
 from .backend import array_module
 from .checkpoint import lists_of, load_checkpoint, naming, params_of, save_checkpoint
-from .engine import check_dtype, check_image, check_number, check_whole, engine_class
+from .engine import check_dtype, check_image, check_whole, engine_class
 from .fit import LEAST_ITERATIONS, Plan, fit_settings, kernels_for, settings_of
 from .initialize import constant_model, initial_params, ready_to_train
 from .interrupts import Interrupts
 from .params import SmoeParams
+from .records import Record, as_facts, records_of
 from .regularize import penalty
 from .search import Try, best_fit, next_try
 from .sparsify import ITERATIONS, Round, Sparsification, dense_start, sparsify_settings
-from .steps import StepSettings, explodes, explosion
+from .steps import explodes, explosion
+from .training import train_settings, train_steps
 
 PEAK = 255.0  # the scale on which mse and psnr are reported, as tf-smoe does
 COPIES = 8  # of the parameters: now, the best, the next, two moments, gradients in float64, scratch
-
-
-@dataclass(frozen=True)
-class Record:
-    """What a validation found, of the very parameters held after ``iteration`` steps."""
-
-    iteration: int
-    loss: float  # with the regularisers
-    mse: float  # on the 0–255 scale
-    psnr: float  # dB
-    kernels: int
-    seconds: float  # of training so far, callbacks not counted
 
 
 class Smoe:
@@ -212,9 +200,8 @@ class Smoe:
             If the loss becomes NaN, explodes, or the last kernel leaves: training then ends, and
             the model is put back to ``best_params``.
         """
-        if self._training:
-            raise RuntimeError("this Smoe is training already; end that first, or make another")
-        settings = _training_settings(
+        self._refuse_while_training()
+        settings = train_settings(
             iterations, val_iter, base_lr, lr_div, lr_mult, l1reg, bandwidth_reg, grad_clip,
             adam_eps)
         if self._plan is not None:  # whose moments are of other gradients
@@ -279,8 +266,7 @@ class Smoe:
         RuntimeWarning
             If the loss becomes NaN, or a PSNR is out of reach.
         """
-        if self._training:
-            raise RuntimeError("this Smoe is training already; end that first, or make another")
+        self._refuse_while_training()
         self._check_trains_all("fit")
         settings = fit_settings(kernels, psnr, scalars, bytes, iterations, seconds, experts, seed,
                                 val_iter, recipe, bits)
@@ -343,8 +329,7 @@ class Smoe:
         >>> smoe = Smoe(image, kernels_per_dim=dense_start(image.shape, 900))
         >>> smoe.sparsify(target_kernels=900)
         """
-        if self._training:
-            raise RuntimeError("this Smoe is training already; end that first, or make another")
+        self._refuse_while_training()
         self._check_trains_all("sparsify")
         settings = sparsify_settings(target_kernels, target_psnr, iterations, val_iter)
         K = self._params.num_kernels
@@ -366,6 +351,10 @@ class Smoe:
         """Of the last sparsification, a ``smoe_np.sparsify.Round`` for every few steps with λ_S."""
         return [] if self._plan is None else list(self._plan.rounds)
 
+    def _refuse_while_training(self):
+        if self._training:
+            raise RuntimeError("this Smoe is training already; end that first, or make another")
+
     def _check_trains_all(self, what):
         """Raise unless kernels may be steered and weights trained."""
         if self.options["radial"]:
@@ -384,7 +373,8 @@ class Smoe:
         target = self.engine.picture()
         self._params = self._plan.start(target)
         # what nothing that is called best may be worse than
-        self._best_params, self._best_loss = constant_model(target)
+        self._best_params, mse = constant_model(target)
+        self._best_loss = mse + penalty(self._best_params, 0.0, self._plan.recipe.bandwidth_reg, 1)
         self.initial_kernels = self._params.num_kernels
         self.adam = Adam(self._params, self._plan.recipe.beta2)
         self.engine.forget()
@@ -472,8 +462,7 @@ class Smoe:
         return self._train(tuple(callbacks), checkpoint, progress)
 
     def _train(self, callbacks, checkpoint, progress):
-        if self._training:
-            raise RuntimeError("this Smoe is training already; end that first, or make another")
+        self._refuse_while_training()
         self._training = True
         try:
             return self._loop(callbacks, checkpoint, progress)
@@ -532,15 +521,7 @@ class Smoe:
     def _step_settings(self):
         if self._plan is not None:
             return self._plan.steps(self.until, self.initial_kernels)
-        settings, options, base_lr = self.settings, self.options, self.settings["base_lr"]
-        rates = {"musX": base_lr, "A": base_lr * settings["lr_mult"], "nu_e": base_lr}
-        if options["train_pis"]:
-            rates["pis"] = base_lr / settings["lr_div"]
-        if options["train_gammas"]:
-            rates["gamma_e"] = base_lr
-        return StepSettings(rates, settings["adam_eps"], settings["l1reg"],
-                            settings["bandwidth_reg"], self.initial_kernels, options["radial"],
-                            settings["grad_clip"])
+        return train_steps(self.settings, self.options, self.initial_kernels)
 
     @np.errstate(all="ignore")  # numbers that overflow are looked for where they matter
     def _mse(self):
@@ -609,7 +590,7 @@ class Smoe:
             "iteration": self.iteration, "adam_steps": self.adam.steps,
             "initial_kernels": self.initial_kernels, "best_loss": self._best_loss,
             "lowest_loss": self._lowest_loss, "seconds": self._seconds, "stopped": self.stopped,
-            "history": _as_facts(self.history), "fit": None, **self._plan_facts(arrays),
+            "history": as_facts(self.history), "fit": None, **self._plan_facts(arrays),
         })
 
     def _plan_facts(self, arrays):
@@ -622,7 +603,7 @@ class Smoe:
         if self._found is not None:
             params, history, rounds = self._found
             arrays.update((f"found_{n}", array) for n, array in params.arrays().items())
-            facts.update(found=_as_facts(history), found_rounds=[list(one) for one in rounds])
+            facts.update(found=as_facts(history), found_rounds=[list(one) for one in rounds])
         if self._dense is not None:
             arrays.update((f"dense_{n}", array) for n, array in self._dense.arrays().items())
         return {self._plan.kind: facts}
@@ -645,7 +626,7 @@ class Smoe:
         self.tried = [Try(*one) for one in told["tried"]]
         if told["found"] is not None:
             rounds = [Round(*one) for one in told.get("found_rounds", [])]
-            self._found = params_of(arrays, "found", facts), _records(told["found"]), rounds
+            self._found = params_of(arrays, "found", facts), records_of(told["found"]), rounds
 
     @classmethod
     def from_checkpoint(cls, path, image, backend="auto", channel_axis="auto"):
@@ -686,8 +667,8 @@ class Smoe:
                 smoe._restore_plan(facts, arrays)
                 beta2 = smoe._plan.recipe.beta2
             elif facts["settings"] is not None:
-                smoe.settings = _training_settings(**facts["settings"])
-            smoe.history = _records(facts["history"])
+                smoe.settings = train_settings(**facts["settings"])
+            smoe.history = records_of(facts["history"])
             for name in ("until", "iteration", "stopped", "initial_kernels"):
                 setattr(smoe, name, facts[name])
             for name in ("best_loss", "lowest_loss", "seconds"):
@@ -695,36 +676,3 @@ class Smoe:
             smoe.adam = Adam.restore(params, arrays, facts["adam_steps"], beta2)
             smoe.engine.restore(lists_of(arrays))
         return smoe
-
-
-def _as_facts(history):
-    return [asdict(record) for record in history]
-
-
-def _records(facts):
-    return [Record(**record) for record in facts]
-
-
-def training_settings(given):
-    """Settings of ``Smoe.train`` by name, checked; what is not given has its default."""
-    defaults = {name: parameter.default for name, parameter in
-                inspect.signature(Smoe.train).parameters.items()
-                if name in inspect.signature(_training_settings).parameters}
-    return _training_settings(**{**defaults, **given})
-
-
-def _training_settings(iterations, val_iter, base_lr, lr_div, lr_mult, l1reg, bandwidth_reg,
-                       grad_clip, adam_eps):
-    """The settings of ``Smoe.train``, checked, as numbers of Python by name."""
-    return {
-        "iterations": check_whole("iterations", iterations, 0),
-        "val_iter": check_whole("val_iter", val_iter, 1),
-        "base_lr": check_number("base_lr", base_lr),
-        "lr_div": check_number("lr_div", lr_div, above=True),
-        "lr_mult": check_number("lr_mult", lr_mult),
-        "l1reg": check_number("l1reg", l1reg),
-        "bandwidth_reg": check_number("bandwidth_reg", bandwidth_reg),
-        "grad_clip": (None if grad_clip is None else
-                      check_number("grad_clip", grad_clip, above=True)),
-        "adam_eps": check_number("adam_eps", adam_eps, above=True),
-    }

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -131,3 +132,29 @@ def clock(monkeypatch):
     clock = Clock()
     monkeypatch.setattr(smoe_np.smoe, "time", clock)
     return clock
+
+
+@pytest.fixture(scope="module")
+def example(tmp_path_factory):
+    """A folder with a picture, the results of a run, and files that are broken."""
+    folder = tmp_path_factory.mktemp("example")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        make_pictures()
+        assert smoe("train", "-i", "grey.tif", "-r", "r", "-n", 1, "-k", 2, "-q") == 0
+        Path("empty").write_bytes(b"")
+        Path("broken.npz").write_bytes(Path("r/params_last.npz").read_bytes()[:300])
+        Path("broken.tif").write_bytes(Path("grey.tif").read_bytes()[:150])
+        Path("checkpoint.npz").write_bytes(Path(CHECKPOINT).read_bytes()[:-500])
+        with pytest.MonkeyPatch.context() as stopping:
+            stop_at(stopping, 3, signal.SIGINT)
+            stopping.setattr(launch_native, "STEADY", 0)
+            assert smoe("fit", "grey.tif", "-o", "stopped.npz", "--kernels", 4, "-q") == 130
+    return folder
+
+
+@pytest.fixture
+def after_a_run(example, tmp_path, monkeypatch):
+    """A copy of the example, to work in."""
+    monkeypatch.chdir(shutil.copytree(example, tmp_path / "copy"))
+    return tmp_path / "copy"

@@ -1,7 +1,8 @@
 """For every test: Hypothesis draws the same examples each time; `gpu` tests need a GPU."""
 
 import pytest
-from cli_runs import clock, drawn_here, fails, here  # noqa: F401 (fixtures)
+from cli_runs import after_a_run, clock, drawn_here, example, fails, here  # noqa: F401 (fixtures)
+from figures import headless, trained  # noqa: F401
 from hypothesis import HealthCheck, settings
 
 from smoe_np import engine, launch_native

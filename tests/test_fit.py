@@ -171,6 +171,17 @@ def test_the_file_of_a_model_has_no_more_bytes_than_are_wanted(tmp_path_factory,
     assert size <= value < size + one_more + waste + 1
 
 
+def test_a_fit_that_ends_in_the_constant_model_tells_its_own_error(each_engine):
+    bandwidth_reg = 1e-3  # more than kernels gain on noise
+    noise = np.random.default_rng(0).random((20, 20)).astype(np.float32)
+    smoe = Smoe(noise)
+    smoe.fit(kernels=20, iterations=2, val_iter=2, recipe=Recipe(bandwidth_reg=bandwidth_reg))
+    assert smoe.params.num_kernels == 1
+    record, mse = smoe.history[-1], np.mean((smoe.reconstruction - noise) ** 2)
+    assert record.mse == pytest.approx(255**2 * mse, rel=1e-5)
+    assert record.loss == pytest.approx(mse + 2 * bandwidth_reg, rel=1e-5)
+
+
 def test_radial_kernels_are_not_fitted():
     smoe = Smoe(GREY, 3, radial=True, backend="numpy")
     with pytest.raises(ValueError, match="radial is True, but fit steers kernels"):

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import smoe_np
-from smoe_np import Record, Smoe, cli, report
+from smoe_np import Record, Smoe, cli, png, report
 from smoe_np.read_results import read_history, read_results
 
 VOID = {"meta", "img", "input"}
@@ -340,7 +340,7 @@ def decoded(data):
 @given(hnp.arrays(np.uint8, st.one_of(hnp.array_shapes(min_dims=2, max_dims=2, max_side=8),
                                       st.tuples(st.integers(1, 6), st.integers(1, 6), st.just(3)))))
 def test_pictures_are_packed_without_loss(pixels):
-    np.testing.assert_array_equal(decoded(report.png(pixels)), pixels)
+    np.testing.assert_array_equal(decoded(png.encoded(pixels)), pixels)
 
 
 @pytest.mark.parametrize("count", [1, 2, 256, 300])
@@ -348,7 +348,7 @@ def test_pictures_of_few_colours_keep_them(count):
     rng = np.random.default_rng(0)
     palette = rng.integers(0, 256, (count, 3), np.uint8)
     indices = rng.integers(0, count, (20, 30))
-    np.testing.assert_array_equal(decoded(report.png(indices, palette)), palette[indices])
+    np.testing.assert_array_equal(decoded(png.encoded(indices, palette)), palette[indices])
 
 
 # ---- the folder

@@ -1,0 +1,152 @@
+"""``smoe render`` and ``info``, and where output goes."""
+
+import json
+import os
+import pickle
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cli_runs import (
+    run_process,
+    smoe,
+)
+
+import smoe_np
+
+# ---- render
+
+
+@pytest.mark.parametrize(("size", "shape"), [
+    ([], (14, 18)), (["--scale", 2], (28, 36)), (["--scale", 0.01], (1, 1)),
+    (["--shape", 5, 9], (5, 9))])
+def test_render_draws_at_any_size(after_a_run, capsys, size, shape):
+    assert smoe("render", "r/params_last.npz", "-o", "new.tif", *size) == 0
+    picture = smoe_np.read_image("new.tif")
+    expected = smoe_np.render(smoe_np.load_params("r/params_last.npz"), shape, samples="auto")
+    np.testing.assert_allclose(picture / 255, expected, atol=0.5001 / 255)
+    assert capsys.readouterr().out == f"new.tif: {shape[0]}×{shape[1]} pixels, 4 kernels\n"
+
+
+@pytest.mark.parametrize(("options", "shape", "region", "samples"), [
+    (["--crop", 3, 5, 6, 4], (6, 4), ((3, 9), (5, 9)), 1),
+    (["--crop", 2.5, 4, 5, 10, "--scale", 3], (15, 30), ((2.5, 7.5), (4, 14)), 1),
+    (["--crop", -2, 0, 18, 18, "--shape", 4, 4], (4, 4), ((-2, 16), (0, 18)), 5),
+    (["--samples", 3], (14, 18), None, 3)])
+def test_render_draws_a_part_and_means_of_samples(after_a_run, options, shape, region, samples):
+    assert smoe("render", "r/params_last.npz", "-o", "new.tif", *options) == 0
+    expected = smoe_np.render(smoe_np.load_params("r/params_last.npz"), shape, region=region,
+                              samples=samples)
+    np.testing.assert_allclose(smoe_np.read_image("new.tif") / 255, expected, atol=0.5001 / 255)
+
+
+@pytest.mark.parametrize(("options", "why"), [
+    (["--crop", 1, 2], "--crop takes 4 numbers for a model of 2 dimensions"),
+    (["--crop", 1, 2, 3, 0], "--crop must be finite, and of a size above 0"),
+    (["--crop", 1, "nan", 3, 4], "--crop must be finite"),
+    (["--crop", 1, 2, 3, 1e9], "region must be finite, and at most"),
+    (["--samples", "many"], "argument --samples: invalid samples value: 'many'"),
+    (["--samples", 0], "samples must be at least 1, got 0")])
+def test_parts_and_samples_that_are_none_are_refused(after_a_run, fails, options, why):
+    assert why in fails("render", "r/params_last.npz", "-o", "new.tif", *options)
+    assert not Path("new.tif").exists()
+
+
+def test_render_replaces_a_picture_only_when_asked(after_a_run, fails):
+    before = Path("grey.tif").read_bytes()
+    fails("render", "r/params_last.npz", "-o", "grey.tif")
+    assert Path("grey.tif").read_bytes() == before
+    assert smoe("render", "r/params_last.npz", "-o", "grey.tif", "--overwrite", "--scale", 3) == 0
+    assert smoe_np.read_image("grey.tif").shape == (42, 54)
+
+
+def test_render_asks_for_the_size_that_a_file_of_tf_smoe_does_not_hold(after_a_run, fails):
+    arrays = smoe_np.load_params("r/params_last.npz").to_tf_smoe()
+    Path("theirs.pkl").write_bytes(pickle.dumps({"params": arrays}))
+    for size in [], ["--scale", 2]:
+        assert "does not hold the size of its picture; give --shape" in fails(
+            "render", "theirs.pkl", "-o", "new.tif", *size)
+    assert smoe("render", "theirs.pkl", "-o", "new.tif", "--shape", 7, 9) == 0
+
+
+# ---- info
+
+
+def test_info_counts_what_is_in_a_model(here, capsys):
+    params = smoe_np.SmoeParams(
+        pis=[0.5, 0.25, -0.1], musX=[[0.1, 0.2], [0.3, 0.4], [0.5, 0.6]],
+        A=[[[10, 0], [0, 5]], [[-10, 0], [0, 5]], [[20, 0], [0, 2]]],
+        gamma_e=np.ones((3, 3, 2)), nu_e=np.ones((3, 3)), image_shape=(10, 20))
+    params.save("a.npz")
+    assert smoe("info", "a.npz", "--json") == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["kernels"], facts["dimensions"], facts["channels"]) == (3, 2, 3)
+    assert facts["scalars"] == 3 * (1 + 2 + 3 + 6 + 3)
+    assert facts["bytes_as_float16"] == 2 * facts["scalars"]
+    assert facts["bits_per_pixel"] == 16 * facts["scalars"] / 200
+    assert facts["experts"] == "affine"
+    assert facts["image_shape"] == [10, 20]
+    assert facts["dtype"] == "float64"
+    assert facts["radial"] is False
+    assert facts["ranges"]["A"] == [-10, 20]
+    assert (facts["negative_gates"], facts["weights_not_above_0"]) == (1, 1)
+    # sigma = 20 pixels / singular value of A
+    assert np.allclose(facts["sigma_in_pixels"]["smallest"][::6], [1, 2])
+    assert np.allclose(facts["sigma_in_pixels"]["largest"][::6], [4, 10])
+    assert smoe("info", "a.npz") == 0
+    out = capsys.readouterr().out
+    assert re.search(r"image shape +10×20\n", out)
+    assert re.search(r"size +45 scalars \(90 bytes as float16, 3.6 bits a pixel\)\n", out)
+    assert re.search(r"negative gates +1 kernels\n", out)
+    assert re.search(r"pis +-0.1 … 0.5\n", out)
+
+
+def test_info_counts_only_what_a_model_needs(here, capsys):
+    params = smoe_np.SmoeParams(pis=[1], musX=[[0, 0]], A=[3], gamma_e=[[0, 0]], nu_e=[1])
+    params.save("a.npz")
+    assert smoe("info", "a.npz", "--json") == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["experts"] == "constant"
+    assert facts["scalars"] == 1 + 2 + 1 + 1
+    assert facts["bits_per_pixel"] is None
+    assert smoe("info", "a.npz") == 0
+    assert re.search(r"size +5 scalars \(10 bytes as float16\)\n", capsys.readouterr().out)
+
+
+def test_info_of_odd_models_is_told_too(here, capsys):
+    flat = {"pis": [1], "musX": [[0, 0]], "A": [[[0, 0], [0, 0]]], "gamma_e": [[0, 0]], "nu_e": [1]}
+    none = {name: np.zeros((0, *np.shape(value)[1:])) for name, value in flat.items()}
+    for arrays in flat, none:
+        smoe_np.SmoeParams(**arrays, image_shape=(4, 4)).save("odd.npz")
+        assert smoe("info", "odd.npz") == 0
+        assert smoe("info", "odd.npz", "--json") == 0
+        json.loads(capsys.readouterr().out.partition("{")[2].join("{ "))
+
+
+# ---- pipes
+
+
+def test_a_reader_that_goes_away_is_no_error_to_talk_about(after_a_run):
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        done = run_process("info", "r/params_last.npz", stdout=writing)
+    finally:
+        os.close(writing)
+    assert done.stderr == ""
+    assert done.returncode == 141
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_output_that_cannot_be_written_is_one_line(after_a_run):
+    with open("/dev/full", "w") as full:
+        done = run_process("info", "r/params_last.npz", stdout=full)
+    assert done.stderr.lower() == "smoe: cannot write to standard output: no space left on device\n"
+    assert done.returncode == 2
+
+
+def test_standard_output_may_be_missing(here, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    assert smoe("train", "-i", "grey.tif", "-r", "r", "-n", 1) == 0
