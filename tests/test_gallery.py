@@ -142,7 +142,7 @@ def test_plot_draws_a_folder_again(drawn_here, capsys):
     assert "Original" in Path("r/report.html").read_text()
 
 
-def test_plot_knows_how_the_picture_was_read(drawn_here):
+def test_plot_knows_how_the_picture_was_read(here):
     smoe_np.write_image("stack.tif", bench.picture((6, 8))[None, ..., 0].repeat(3, axis=0))
     for axis, channels in ((0, 3), ("none", 1)):
         assert smoe("train", "-i", "stack.tif", "-r", f"r{axis}", "-k", 2, "-n", 1, "-q",
@@ -152,7 +152,7 @@ def test_plot_knows_how_the_picture_was_read(drawn_here):
         assert settings_of(f"r{axis}")["channels"] == channels
 
 
-def test_plot_does_without_the_picture_where_that_is_gone(drawn_here):
+def test_plot_does_without_the_picture_where_that_is_gone(here):
     assert smoe(*TRAIN, "-q") == 0
     os.rename("grey.tif", "moved.tif")
     assert smoe("plot", "r") == 0
@@ -162,7 +162,7 @@ def test_plot_does_without_the_picture_where_that_is_gone(drawn_here):
 
 
 @pytest.mark.parametrize("picture", [(), ("-i", "grey.tif")])
-def test_plot_draws_a_model_where_it_is_told_to(drawn_here, capsys, picture):
+def test_plot_draws_a_model_where_it_is_told_to(here, capsys, picture):
     assert fit("--kernels", 3, "-n", 4, "-q") == 0
     assert smoe("plot", "m.npz", "-o", "s.png", *picture) == 0
     assert capsys.readouterr().out == "s.png: 3 kernels\n"
@@ -180,7 +180,7 @@ def test_plot_draws_a_model_where_it_is_told_to(drawn_here, capsys, picture):
     (("plot", "r", "-i", "colour.tif"), "3 channels"),
     (("plot", "forged"), "is no JSON"),
 ])
-def test_what_cannot_be_drawn_is_said_in_one_line(drawn_here, fails, command, why):
+def test_what_cannot_be_drawn_is_said_in_one_line(here, fails, command, why):
     os.mkdir("empty")
     assert smoe(*TRAIN, "-q") == 0
     assert fit("--kernels", 2, "-n", 2, "-q") == 0
@@ -190,7 +190,7 @@ def test_what_cannot_be_drawn_is_said_in_one_line(drawn_here, fails, command, wh
     assert why in fails(*command)
 
 
-def test_a_forged_axis_is_refused(drawn_here, fails):
+def test_a_forged_axis_is_refused(here, fails):
     assert smoe(*TRAIN, "-q") == 0
     settings = settings_of("r")
     with atomic_write("r/settings.json") as stream:
