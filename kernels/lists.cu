@@ -14,6 +14,7 @@
 #define LONGEST 20.0      // steps that lists are meant to last at most
 #define FALLS 3.0         // see bound
 #define SAMPLE 256        // see bound
+#define FEW_PAIRS 512     // see arrange
 #define WEAK 0.5          // see anchor
 CONSTANT double LEAST[3] = {0.03, 0.15, 0.15};
 CONSTANT double MOST[3] = {0.5, 10, 10};
@@ -389,13 +390,15 @@ KERNEL(place, LIST_THREADS, const int *control, const int *list, const int *numb
     }
 }
 
-// The pairs of each kernel in ascending order: bitonic sorting in which the smaller one always goes
-// first, so that what lies beyond the end counts as largest and need not be there.
+// The pairs of each kernel in ascending order: few of them by counting those before each; many by
+// bitonic sorting in which the smaller one always goes first, so that what lies beyond the end
+// counts as largest and need not be there.
 KERNEL(arrange, 32, const int *control, const int *first_of_kernel, int *pairs,
        int *pairs_of_kernel)
 {
     if (!BUILDS_LISTS(control)) return;
     SHARED(int, unsorted, 1);
+    SHARED(int, sorted, FEW_PAIRS);
     WATCHED(int, run, pairs + first_of_kernel[BLOCK]);
     const int n = first_of_kernel[BLOCK + 1] - first_of_kernel[BLOCK];
     ONE_THREAD {
@@ -410,6 +413,17 @@ KERNEL(arrange, 32, const int *control, const int *first_of_kernel, int *pairs,
     }
     BARRIER;
     if (!unsorted[0]) return;
+    if (n <= FEW_PAIRS) {
+        FOR_EACH_PLAIN(j, n) {
+            const int pair = run[j];
+            int before = 0;
+            for (int i = 0; i < n; i++) before += run[i] < pair;
+            sorted[before] = pair;
+        }
+        BARRIER;
+        FOR_EACH(j, n) run[j] = sorted[j];
+        return;
+    }
     for (int size = 2; size / 2 < n; size *= 2) {
         for (int step = size / 2; step > 0; step /= 2) {
             FOR_EACH_PLAIN(j, n) {

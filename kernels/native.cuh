@@ -67,40 +67,56 @@ struct Pool {
     std::condition_variable wake;
     std::atomic<bool> active{false};
     std::atomic<int> size{1};  // threads that may take part
-    // The launch that is open: its number (upper half) and its next share (lower half). While it is
-    // changed the next share is CLOSED; who took a share by the number has the launch of that
-    // number.
-    std::atomic<unsigned long long> open{CLOSED};
+    // Of each member of the team, the launch that is open: its number (upper half) and the next of
+    // the member's shares (lower half). While the launch is changed the next share is CLOSED; who
+    // took a share by the number has the launch of that number.
+    struct alignas(64) Counter {  // in a cache line of its own
+        std::atomic<unsigned long long> next{CLOSED};
+    } open[MOST_THREADS];
     std::atomic<const Launch *> launch{nullptr};
     std::atomic<unsigned> blocks{0};  // of it
     std::atomic<int> done{0};
+    unsigned long long number = 0;  // of launches so far
     int threads = 1;
     const pid_t process = getpid();
     static const unsigned CLOSED = 0xffffffffu;
 
-    // Take blocks of the open launch and do them, until there are none left. They are handed out in
-    // shares; those that threads work on at the same time lie far apart, so that each stays with
-    // the lists and counters that it has in its cache.
-    void take_part() {
+    // Take blocks of the open launch and do them, until there are none left. Each member has a run
+    // of them, the same in every launch over as many, so that it finds in its cache what it wrote
+    // there, and goes through it in order; who is done helps the next one.
+    void take_part(int rank) {
+        const int members = size.load(std::memory_order_relaxed);
+        for (int helped = 0; helped < members; helped++)
+            if (!take_from((rank + helped) % members)) return;
+    }
+
+    // Do what is left of the blocks of a member; false if no launch is open.
+    bool take_from(unsigned owner) {
         for (;;) {
-            unsigned long long ticket = open.load(std::memory_order_acquire);
+            unsigned long long ticket = open[owner].next.load(std::memory_order_acquire);
             const unsigned next = (unsigned)ticket;
-            if (next == CLOSED) return;
+            if (next == CLOSED) return false;
             const unsigned all = blocks.load(std::memory_order_acquire);
-            const unsigned members = size.load(std::memory_order_relaxed);
+            const unsigned members = size.load(std::memory_order_relaxed);  // of that launch
             const unsigned share = all / (members * SHARES) + 1;
             const unsigned in_a_row = (all + share * members - 1) / (share * members);
-            if (next >= in_a_row * members) return;
-            if (!open.compare_exchange_weak(ticket, ticket + 1, std::memory_order_acq_rel))
+            const unsigned first = (owner * in_a_row + next) * share;
+            if (next >= in_a_row || first >= all) return true;
+            if (!open[owner].next.compare_exchange_weak(ticket, ticket + 1,
+                                                        std::memory_order_acq_rel))
                 continue;
             // not before: a launch whose blocks are all taken may be gone
             const Launch *current = launch.load(std::memory_order_acquire);
-            const unsigned first = (next % members * in_a_row + next / members) * share;
-            if (first >= all) continue;
             const unsigned last = all - first < share ? all : first + share;
             current->kernel(current->arguments, (int)first, (int)last, current->threads);
             done.fetch_add((int)(last - first), std::memory_order_acq_rel);
         }
+    }
+
+    void set_all(unsigned long long ticket) {
+        const int members = size.load(std::memory_order_relaxed);
+        for (int member = 0; member < members; member++)
+            open[member].next.store(ticket, std::memory_order_release);
     }
 
     void worker(int rank) {
@@ -109,7 +125,7 @@ struct Pool {
             int spins = 0;
             while (active.load(std::memory_order_relaxed) &&
                    rank < size.load(std::memory_order_relaxed)) {
-                take_part();
+                take_part(rank);
                 wait_a_moment(spins);
                 idle = now();
             }
@@ -126,15 +142,15 @@ struct Pool {
             wanted.kernel(wanted.arguments, 0, wanted.blocks, wanted.threads);
             return;
         }
-        const unsigned long long number = (open.load(std::memory_order_relaxed) >> 32) + 1;
+        number++;
         done.store(0, std::memory_order_relaxed);
         launch.store(&wanted, std::memory_order_release);
         blocks.store(wanted.blocks, std::memory_order_release);
-        open.store(number << 32, std::memory_order_release);
-        take_part();
+        set_all(number << 32);
+        take_part(0);
         for (int spins = 0; done.load(std::memory_order_acquire) < wanted.blocks;)
             wait_a_moment(spins);
-        open.store((number << 32) | CLOSED, std::memory_order_release);
+        set_all((number << 32) | CLOSED);
     }
 
     void begin(int threads_wanted) {

@@ -88,6 +88,9 @@ def a_bit_of_everything(Engine, D=2, C=1, dtype="float32"):
     target_there = picture(wide, C)                         # pairs of a kernel come in disorder
     engine = Engine(wide, target_there, dtype)
     yield engine, engine.loss_and_gradients(random_model(1, 5, D, C, sigma=0.5))
+    widest = (64 * 520,) if D == 1 else (170, 200) if D == 2 else (33, 33, 33)  # too many to count
+    engine = Engine(widest, picture(widest, C), dtype)
+    yield engine, engine.loss(random_model(1, 1, D, C, sigma=0.5))
     params = random_model(0, 300, D, C, sigma=0.05, dtype=np.dtype(dtype))
     engine = Engine(shape, target, dtype, 3)
     yield engine, train(engine, params, step_settings(l1reg=0.5, kernels=300), 4)
