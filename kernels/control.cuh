@@ -43,7 +43,7 @@
 #define RADIAL 9
 #define BETA2 10
 #define LEAST_DIAGONAL 11  // between which A_dd is kept
-#define MOST_DIAGONAL 12
+#define MOST_SHARPNESS 12
 #define WHITENED 13   // whether steps are taken in each kernel's own frame
 #define FADE_FROM 14  // steps of Adam after which rates fall, as half a cosine, ...
 #define FADE_TO 15    // ... until then, ...

@@ -343,8 +343,14 @@ FUNCTION void retract(const double *change, double least, double most, double *r
                 entry -= A[TRIANGLE(i, k)] * change[AT_A + TRIANGLE(k, j)];
             A[TRIANGLE(i, j)] = entry;
         }
-        double &own = A[TRIANGLE(j, j)];
-        own = own < least ? least : own > most ? most : own;
+    }
+    UNROLL for (int i = 0; i < NDIM; i++) {  // the norm of a row is the sharpness along its axis
+        double square = 0;
+        UNROLL for (int j = 0; j <= i; j++) square += A[TRIANGLE(i, j)] * A[TRIANGLE(i, j)];
+        const double part = square > most * most ? most / sqrt(square) : 1;
+        UNROLL for (int j = 0; j <= i; j++) A[TRIANGLE(i, j)] *= part;
+        double &own = A[TRIANGLE(i, i)];
+        own = own < least ? least : own;
     }
     UNROLL for (int c = 0; c < NCHAN; c++) {
         const double *wanted = change + AT_EXPERT + c * (NDIM + 1);

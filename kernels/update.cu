@@ -137,7 +137,7 @@ FUNCTION void find_gradient(const double *settings, int longest, const double *s
 // Put a step into effect: in the kernel's own frame, or number by number, and then A_dd stays
 // above 0.
 FUNCTION void move_kernel(const double *settings, const double *change, REAL *row, REAL *m) {
-    const double least = settings[LEAST_DIAGONAL], most = settings[MOST_DIAGONAL];
+    const double least = settings[LEAST_DIAGONAL], most = settings[MOST_SHARPNESS];
     if (settings[WHITENED] != 0) {
         double exact[WIDTH];
         UNROLL for (int w = 0; w < WIDTH; w++) exact[w] = row[w];

@@ -356,7 +356,7 @@ class KernelEngine(KernelBuffers):
         numbers = np.array([
             *rates, settings.adam_eps, clip, settings.l1reg / settings.initial_kernels,
             settings.bandwidth_reg, float(settings.radial), adam.beta2, frame.least_diagonal,
-            frame.most_diagonal, float(settings.own_frame is not None), frame.fade_from,
+            frame.most_sharpness, float(settings.own_frame is not None), frame.fade_from,
             frame.fade_to, frame.fade_to_part, settings.explosion])
         self.settings[: len(numbers)] = self.launch.array(numbers)
         self.state_numbers[WORDS.LOWEST] = min(lowest_loss, 1e300)

@@ -48,7 +48,7 @@ class Recipe(NamedTuple):
     list_life: int = 8  # even if kernels move; what is reported is exact
     bandwidth_reg: float = 0.0  # weight λ_U of the bandwidth in the loss, against noise
     least_diagonal: float = 0.01  # of A, per pixel
-    most_diagonal: float = 2.0
+    most_sharpness: float = 2.0  # 1/σ along any axis, per pixel, so that none fits between them
 
 
 def usual_recipe(iterations):
@@ -84,7 +84,7 @@ def frame_steps(recipe, shape, affine, fade_from=math.inf, fade_to=math.inf, l1r
     if affine:
         rates["gamma_e"] = recipe.slope_rate
     longest = max(shape)
-    frame = OwnFrame(recipe.least_diagonal * longest, recipe.most_diagonal * longest, fade_from,
+    frame = OwnFrame(recipe.least_diagonal * longest, recipe.most_sharpness * longest, fade_from,
                      fade_to, recipe.fade_to_part)
     return StepSettings(rates, ADAM_EPS, l1reg, recipe.bandwidth_reg, initial_kernels, False, None,
                         frame, explosion=math.inf)  # the loss may rise: an event, a larger λ_S
@@ -215,7 +215,7 @@ class Plan:
         """The model to start from: a grid of some kernels."""
         random = np.random.default_rng(self.settings["seed"])
         return fit_start(target, self.counts, self.recipe.jitter, random,
-                         self.recipe.most_diagonal)
+                         self.recipe.most_sharpness)
 
     def event_every(self, until):
         """Iterations from event to event."""
@@ -289,8 +289,8 @@ def _checked(recipe):
                          f"{recipe.remove_by!r}")
     if recipe.event_every == 0 or recipe.tau == 0:
         raise ValueError("recipe.event_every and recipe.tau must be above 0")
-    if not 0 < recipe.least_diagonal <= recipe.most_diagonal:
-        raise ValueError("recipe.least_diagonal must be above 0, and recipe.most_diagonal no less")
+    if not 0 < recipe.least_diagonal <= recipe.most_sharpness:
+        raise ValueError("recipe.least_diagonal must be above 0, and recipe.most_sharpness no less")
     if not (0 < recipe.shift < 1 and 0 < recipe.beta2 < 1):
         raise ValueError("recipe.shift and recipe.beta2 must lie between 0 and 1")
     return recipe

@@ -47,8 +47,10 @@ def retract(params, changes, least, most):
     params : SmoeParams
     changes : dict
         What the step takes off; a parameter that is not there is not trained.
-    least, most : float
-        Between which the diagonal of A is kept.
+    least : float
+        Below which no diagonal entry of A falls.
+    most : float
+        Of the sharpness along each axis, √(A Aᵀ)_dd: a row of A beyond it is shortened.
 
     Returns
     -------
@@ -68,8 +70,10 @@ def retract(params, changes, least, most):
         omega = -changes["A"].astype(float)
         diagonal = xp.diagonal(omega, axis1=1, axis2=2)
         A = A @ xp.tril(omega, -1) + A * xp.exp(diagonal)[:, None, :]
+        sharpness = xp.sqrt((A * A).sum(2, keepdims=True))  # along each axis
+        A = A * xp.minimum(1, most / xp.maximum(sharpness, least))
         for d in range(D):
-            xp.clip(A[:, d, d], least, most, out=A[:, d, d])
+            xp.maximum(A[:, d, d], least, out=A[:, d, d])
         arrays["A"] = A
     if "gamma_e" in changes:
         slope = -changes["gamma_e"].astype(float) @ xp.swapaxes(A, 1, 2)

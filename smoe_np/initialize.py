@@ -75,7 +75,7 @@ def spread_kernels(shape, kernels):
         counts = more
 
 
-def fit_start(target, counts, jitter, random, most_diagonal):
+def fit_start(target, counts, jitter, random, most_sharpness):
     """The start of ``Smoe.fit``: kernels on a grid, as wide as they lie apart.
 
     Standard deviations are half the spacing along each axis, π = 1/K, γ = 0, ν the mean of the
@@ -89,12 +89,12 @@ def fit_start(target, counts, jitter, random, most_diagonal):
     jitter : float
         How far centres are moved at random, in spacings.
     random : numpy.random.Generator
-    most_diagonal : float
-        Of A, per pixel.
+    most_sharpness : float
+        1/σ along an axis, per pixel, at most.
     """
     shape = target.shape[:-1]
     spacing = np.array([n / k for n, k in zip(shape, counts)])  # pixels
-    A = np.diag(max(shape) * np.minimum(2 / spacing, most_diagonal))
+    A = np.diag(max(shape) * np.minimum(2 / spacing, most_sharpness))
     params = _grid_params(target, counts, A, target.dtype)
     shake = random.uniform(-jitter, jitter, params.musX.shape) * spacing / max(shape)
     params.musX = (params.musX + shake).astype(target.dtype)

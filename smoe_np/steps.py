@@ -20,7 +20,7 @@ class OwnFrame(NamedTuple):
     """How steps in each kernel's own frame (``frame``) go; rates are those of its numbers."""
 
     least_diagonal: float  # of A
-    most_diagonal: float
+    most_sharpness: float  # √(A Aᵀ)_dd, 1/σ of a section along an axis
     fade_from: float  # steps of Adam after which rates fall, as half a cosine, ...
     fade_to: float  # ... until then, ...
     fade_to_part: float  # ... to this part
@@ -124,7 +124,7 @@ def _step_in_own_frame(engine, params, gradients, adam, settings):
         gradients.pis = gradients.pis / params.pis
     changes = adam.changes(gradients, rates, settings.adam_eps)
     pis = changes.pop("pis", 0.0) if settings.l1reg else None
-    stepped = retract(params, changes, frame.least_diagonal, frame.most_diagonal)
+    stepped = retract(params, changes, frame.least_diagonal, frame.most_sharpness)
     if pis is not None:
         stepped.pis = (params.pis.astype(float) - pis).astype(params.dtype)
     return stepped

@@ -11,7 +11,7 @@ from helpers import assert_same_model, picture, random_model, relative_error
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smoe_np import Smoe, allocate_bits, dense, engine, launch_native, psnr
+from smoe_np import Smoe, allocate_bits, dense, engine, launch_native, psnr, render
 from smoe_np.fit import (
     LEAST_ITERATIONS,
     Plan,
@@ -199,7 +199,7 @@ def test_what_a_smoe_does_not_train_is_not_fitted_silently():
 
 
 @pytest.mark.parametrize("wrong", [
-    {"most_diagonal": 0.0}, {"least_diagonal": 0.0}, {"least_diagonal": 3.0}, {"jitter": 1e6},
+    {"most_sharpness": 0.0}, {"least_diagonal": 0.0}, {"least_diagonal": 3.0}, {"jitter": 1e6},
     {"start": 1.5}, {"removal": 2.0}, {"events_until": 1.1}])
 def test_numbers_of_a_recipe_that_make_no_sense_are_refused(wrong):
     with pytest.raises(ValueError, match=rf"recipe\.(.*\.)?{next(iter(wrong))}"):
@@ -365,6 +365,21 @@ def test_a_fit_is_better_than_training_with_as_many_kernels_and_iterations(each_
     fitted = Smoe(image).fit(kernels=trained.params.num_kernels, iterations=200)
     assert fitted.params.num_kernels == trained.params.num_kernels
     assert fitted.history[-1].psnr > trained.history[-1].psnr + 2
+
+
+def test_between_its_pixels_a_picture_is_what_it_is_at_them(each_engine):
+    # kernels may not be so sharp that they fit between pixels, where nothing holds them
+    def stripes(n):
+        row, column = (np.indices((n, n)) + 0.5) * (40 / n)
+        return 0.5 + 0.4 * np.sin(0.9 * row + 0.5 * column) * np.sin(0.1 * row - 0.3 * column)
+
+    smoe = Smoe(stripes(40)).fit(kernels=250, iterations=200)
+    A = smoe.params.A.astype(float) / 40
+    assert np.linalg.norm(A, axis=2).max() <= 2.001
+    at_pixels, anywhere = (np.sqrt(np.mean((render(smoe.params, (n, n)) - stripes(n)) ** 2))
+                           for n in (40, 160))
+    assert at_pixels < 0.006
+    assert anywhere < 0.015
 
 
 @pytest.mark.parametrize("image", [GREY, VOLUME], ids=["grey", "volume"])
@@ -543,7 +558,7 @@ def test_events_come_at_even_distances_until_their_part_is_over(K, iterations):
 
 def test_rates_are_those_of_the_recipe_by_parameter_and_fade_in_time():
     recipe = Recipe(rate=0.5, shape_rate=0.4, expert_rate=0.3, slope_rate=0.2, fade_from=0.5,
-                    fade_to_part=0.1, least_diagonal=0.02, most_diagonal=3)
+                    fade_to_part=0.1, least_diagonal=0.02, most_sharpness=3)
     for experts, names in (("affine", set(NAMES)), ("constant", set(NAMES) - {"gamma_e"})):
         plan = Plan(fit_settings(kernels=9, iterations=200, experts=experts, recipe=recipe),
                     (50, 80), 9, 200)
@@ -552,7 +567,7 @@ def test_rates_are_those_of_the_recipe_by_parameter_and_fade_in_time():
         wanted = {"pis": 0.5, "musX": 0.5, "A": 0.4, "nu_e": 0.3, "gamma_e": 0.2}
         assert found.rates == {name: wanted[name] for name in names}
         frame = found.own_frame
-        assert (frame.least_diagonal, frame.most_diagonal) == (0.02 * 80, 3 * 80)
+        assert (frame.least_diagonal, frame.most_sharpness) == (0.02 * 80, 3 * 80)
         assert [frame.fading(t) for t in (1, 100, 150, 200, 300)] == pytest.approx(
             [1, 1, 0.55, 0.1, 0.1])
         assert (found.l1reg, found.bandwidth_reg, found.radial, found.grad_clip) == (0, 0, False,

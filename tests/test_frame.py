@@ -25,7 +25,7 @@ from smoe_np.params import NAMES, unchecked
 DIMENSIONS = pytest.mark.parametrize("D", [1, 2, 3])
 CHANNELS = pytest.mark.parametrize("C", [1, 3])
 SHAPES = {1: (61,), 2: (13, 10), 3: (6, 5, 7)}
-FREE = 0.0, math.inf  # bounds of the diagonal that bound nothing
+FREE = 0.0, math.inf  # bounds of A that bound nothing
 MOVES = ("pis", "musX", "A")
 
 
@@ -184,17 +184,20 @@ def test_weights_are_multiplied_and_stay_within_what_float32_can_hold(dtype):
 
 
 @DIMENSIONS
-def test_the_diagonal_of_a_shape_is_kept_between_its_bounds(D):
+def test_a_shape_is_never_too_flat_nor_too_sharp_along_any_axis(D):
     params, _ = model_and_target(D, 1, K=30)
     changes = {"A": changes_like(params, 5, 3.0)["A"]}
     free = retract(params, changes, *FREE).A
     bounded = retract(params, changes, 1.5, 20.0).A
-    diagonal = np.diagonal(free, axis1=1, axis2=2)
-    assert (diagonal < 1.5).any()
-    assert (diagonal > 20).any()
-    np.testing.assert_array_equal(np.diagonal(bounded, axis1=1, axis2=2),
-                                  np.clip(diagonal, 1.5, 20))
-    np.testing.assert_array_equal(np.tril(bounded, -1), np.tril(free, -1))
+    sharpness, diagonal = np.linalg.norm(free, axis=2), np.diagonal(free, axis1=1, axis2=2)
+    too_sharp, too_flat = sharpness > 20, diagonal < 1.5
+    assert too_sharp.any()
+    assert too_flat.any()
+    shortened = free * np.where(too_sharp, 20 / sharpness, 1)[:, :, None]
+    np.testing.assert_allclose(np.tril(bounded, -1), np.tril(shortened, -1), rtol=1e-12)
+    np.testing.assert_allclose(
+        np.diagonal(bounded, axis1=1, axis2=2),
+        np.maximum(np.diagonal(shortened, axis1=1, axis2=2), 1.5), rtol=1e-12)
 
 
 def test_nothing_is_changed_in_what_is_given_and_nothing_by_a_step_of_none():
@@ -250,7 +253,7 @@ def test_a_step_is_the_same_in_a_larger_picture_that_is_perfect_elsewhere(each_e
         there = np.clip(dense.render(model, shape), 0, 1)
         there[corner] = target
         adam = Adam(model)
-        settings = frame_settings(least_diagonal=0, most_diagonal=math.inf)
+        settings = frame_settings(least_diagonal=0, most_sharpness=math.inf)
         done = make_engine(shape, there, "float64").advance(model, adam, settings, math.inf, 1)
         gradients.append(adam.m)
         models.append(scaled(done.params, max(shape)))
@@ -285,7 +288,7 @@ def steps_by_hand(params, target, settings, steps, already, born, beta2):
             changes[name] = (rate * fading * with_axes * m[name]
                              / (np.sqrt(v[name]) + settings.adam_eps))
         plain = changes.pop("pis", 0) if settings.l1reg else 0
-        params = retract(params, changes, frame.least_diagonal, frame.most_diagonal)
+        params = retract(params, changes, frame.least_diagonal, frame.most_sharpness)
         params.pis = params.pis - plain
     return params
 
@@ -315,8 +318,9 @@ def test_steps_of_each_engine_are_those_by_hand(each_engine, D, C, dtype, traine
         return settings, steps_by_hand(exact, target, settings, 9, already, adam.born, 0.98)
 
     free = by_hand()[1]
-    least, most = np.quantile(np.diagonal(free.A, axis1=1, axis2=2), [0.3, 0.7])
-    settings, wanted = by_hand(least_diagonal=least, most_diagonal=most)
+    least = np.quantile(np.diagonal(free.A, axis1=1, axis2=2), 0.3)
+    most = np.quantile(np.linalg.norm(free.A, axis=2), 0.7)
+    settings, wanted = by_hand(least_diagonal=least, most_sharpness=most)
     assert relative_error(wanted.A, free.A) > 0.01  # the bounds have been reached
     engine, found, taken = make_engine(SHAPES[D], target, dtype), params, 0
     while taken < 9:
