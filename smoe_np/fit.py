@@ -48,7 +48,7 @@ class Recipe(NamedTuple):
     list_life: int = 8  # even if kernels move; what is reported is exact
     bandwidth_reg: float = 0.0  # weight λ_U of the bandwidth in the loss, against noise
     least_diagonal: float = 0.01  # of A, per pixel
-    most_sharpness: float = 2.0  # 1/σ along any axis, per pixel, so that none fits between them
+    most_sharpness: float = 3.0  # 1/σ along any axis, per pixel: none hides between pixels
 
 
 def usual_recipe(iterations):

@@ -199,7 +199,7 @@ def test_what_a_smoe_does_not_train_is_not_fitted_silently():
 
 
 @pytest.mark.parametrize("wrong", [
-    {"most_sharpness": 0.0}, {"least_diagonal": 0.0}, {"least_diagonal": 3.0}, {"jitter": 1e6},
+    {"most_sharpness": 0.0}, {"least_diagonal": 0.0}, {"least_diagonal": 4.0}, {"jitter": 1e6},
     {"start": 1.5}, {"removal": 2.0}, {"events_until": 1.1}])
 def test_numbers_of_a_recipe_that_make_no_sense_are_refused(wrong):
     with pytest.raises(ValueError, match=rf"recipe\.(.*\.)?{next(iter(wrong))}"):
@@ -375,11 +375,11 @@ def test_between_its_pixels_a_picture_is_what_it_is_at_them(each_engine):
 
     smoe = Smoe(stripes(40)).fit(kernels=250, iterations=200)
     A = smoe.params.A.astype(float) / 40
-    assert np.linalg.norm(A, axis=2).max() <= 2.001
+    assert np.linalg.norm(A, axis=2).max() <= 3.001
     at_pixels, anywhere = (np.sqrt(np.mean((render(smoe.params, (n, n)) - stripes(n)) ** 2))
                            for n in (40, 160))
-    assert at_pixels < 0.006
-    assert anywhere < 0.015
+    assert at_pixels < 0.012
+    assert anywhere < 0.03
 
 
 @pytest.mark.parametrize("image", [GREY, VOLUME], ids=["grey", "volume"])
