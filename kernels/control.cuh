@@ -53,6 +53,7 @@
 #define TAU 19
 #define LEAST_EXPLOSION 20
 #define LEAST_LIFE 21  // steps before which lists that no longer hold may yet be used
+#define TURN_EVERY 22  // steps of a kernel after which its axes turn
 #define SETTINGS_NUMBERS 24
 
 #define GOES_ON(control) \

@@ -1,10 +1,9 @@
 // From moments to parameters: sums over the tiles, the loss, gradients, Adam, and who must leave.
+#include "axes.cuh"
 #include "bounds.cuh"
-#include "control.cuh"
 
 #define UPDATE_THREADS 128
 #define JUDGE_THREADS 256
-#define BETA1 0.9
 #define AHEAD 16  // rows are asked for so long before; `pairs` has as many spare entries
 
 // Where a run of ascending pairs reaches `pair`.
@@ -159,24 +158,12 @@ FUNCTION void move_kernel(const double *settings, const double *change, REAL *ro
     }
 }
 
-// A kernel takes its step: gradients, clipping, Adam (as TensorFlow 1 has it, ε added to √v before
-// the correction of bias), and what follows for the lists.
-FUNCTION void take_step(int *control, const double *settings, double rate, int longest,
-                        const double *sums, REAL *row, REAL *m, REAL *v, double *record,
-                        const double *anchor, double *moved, bool wins) {
-    double gradient[WIDTH];
-    find_gradient(settings, longest, sums, row, gradient);
-    bool finite = true;
-    double rates[WIDTH], change[WIDTH];
-    UNROLL for (int w = 0; w < WIDTH; w++) {
-        int kind = RATE_PIS;
-        if (w >= AT_MU) kind = RATE_MU;
-        if (w >= AT_A) kind = RATE_A;
-        if (w >= AT_EXPERT) kind = (w - AT_EXPERT) % (NDIM + 1) == 0 ? RATE_NU : RATE_GAMMA;
-        rates[w] = settings[kind];
-    }
+// What Adam takes off each number, as TensorFlow 1 has it: ε is added to √v before the correction of
+// bias.
+FUNCTION void change_numbers(const double *settings, double rate, const double *rates,
+                             const double *gradient, REAL *m, REAL *v, double *change) {
     for (int w = 0; w < WIDTH; w++) {  // not unrolled: a CPU takes several at a time
-        const double g = smaller(larger(gradient[w], -settings[GRAD_CLIP]), settings[GRAD_CLIP]);
+        const double g = gradient[w];
         const double m_now = m[w] + (1 - BETA1) * (g - m[w]);
         const double v_now = v[w] + (1 - settings[BETA2]) * (g * g - v[w]);
         const bool trained = rates[w] >= 0;
@@ -184,7 +171,27 @@ FUNCTION void take_step(int *control, const double *settings, double rate, int l
         m[w] = trained ? (REAL)m_now : m[w];
         v[w] = trained ? (REAL)v_now : v[w];
     }
+}
+
+// A kernel takes its step: gradients, clipping, Adam, along its axes if these are of `trained`
+// numbers and not of none; and what follows for the lists.
+FUNCTION void take_step(int *control, const double *settings, double rate, int longest,
+                        const double *sums, REAL *row, REAL *m, REAL *v, REAL *outer,
+                        const REAL *axes, int trained, double *record, const double *anchor,
+                        double *moved, bool wins) {
+    double gradient[WIDTH];
+    find_gradient(settings, longest, sums, row, gradient);
+    double rates[WIDTH], change[WIDTH];
+    UNROLL for (int w = 0; w < WIDTH; w++) {
+        rates[w] = rate_of(settings, w);
+        gradient[w] = smaller(larger(gradient[w], -settings[GRAD_CLIP]), settings[GRAD_CLIP]);
+    }
+    if (trained > 0)
+        change_along_axes(settings, rate, rates, gradient, trained, m, v, outer, axes, change);
+    else
+        change_numbers(settings, rate, rates, gradient, m, v, change);
     move_kernel(settings, change, row, m);
+    bool finite = true;
     UNROLL for (int w = 0; w < WIDTH; w++) finite = finite && row[w] - row[w] == 0;
     double exact[WIDTH];
     UNROLL for (int w = 0; w < WIDTH; w++) exact[w] = row[w];
@@ -205,9 +212,9 @@ FUNCTION void take_step(int *control, const double *settings, double rate, int l
 // `corrections` has Adam's correction of bias for a kernel that has taken 0 … ages − 1 steps since
 // it was born; of more, that of the last.
 KERNEL(update, UPDATE_THREADS, int *control, const double *state, const double *settings,
-       const int *grid, const double *sums, REAL *params, REAL *m, REAL *v, double *records,
-       const double *anchors, double *moved, const int *wins, const int *born,
-       const double *corrections, int ages, int K)
+       const int *grid, const double *sums, REAL *params, REAL *m, REAL *v, REAL *outer,
+       const REAL *axes, int trained, double *records, const double *anchors, double *moved,
+       const int *wins, const int *born, const double *corrections, int ages, int K)
 {
     if (!control[APPLY]) return;
     int longest = 0;
@@ -219,8 +226,9 @@ KERNEL(update, UPDATE_THREADS, int *control, const double *state, const double *
         if (k < K && records[k * RECORD] != DEAD) {
             const double rate = part * corrections[least_int(steps - born[k], ages - 1)];
             take_step(control, settings, rate, longest, sums + k * WIDTH, params + k * WIDTH,
-                      m + k * WIDTH, v + k * WIDTH, records + k * RECORD, anchors + k * ANCHOR,
-                      moved + 3 * k, wins[k]);
+                      m + k * WIDTH, v + k * WIDTH, outer + k * trained * trained,
+                      axes + k * trained * trained, trained, records + k * RECORD,
+                      anchors + k * ANCHOR, moved + 3 * k, wins[k]);
         }
     }
 }

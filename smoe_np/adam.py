@@ -54,7 +54,7 @@ class Adam:
         self.m = params.map(xp.zeros_like)
         self.v = params.map(xp.zeros_like)
 
-    def changes(self, gradients, rates, eps):
+    def changes(self, gradients, rates, eps, fading=1.0):
         """What a step takes off the parameters, by name: −Δp.
 
         Parameters
@@ -64,11 +64,11 @@ class Adam:
             Learning rate by name of parameter; parameters without one stay as they are.
         eps : float
             ε.
+        fading : float
+            What all rates are multiplied with.
         """
         xp = array_module(gradients.pis)
-        self.steps += 1
-        table = _kept_corrections(self.beta2)
-        correction = table[np.minimum(self.steps - self.born, len(table) - 1)]
+        correction = self._next_correction() * fading
         changes = {}
         for name, rate in rates.items():
             m, v = getattr(self.m, name), getattr(self.v, name)
@@ -83,6 +83,12 @@ class Adam:
             change *= factor.reshape((-1,) + (1,) * (m.ndim - 1))
             changes[name] = change
         return changes
+
+    def _next_correction(self):
+        """Count a step: what its bias is corrected with, (K,)."""
+        self.steps += 1
+        table = _kept_corrections(self.beta2)
+        return table[np.minimum(self.steps - self.born, len(table) - 1)]
 
     def step(self, params, gradients, rates, eps):
         """The parameters after one step.
@@ -140,6 +146,10 @@ class Adam:
         for moment in (self.m, self.v):
             setattr(moment, name, getattr(moment, name) * 0)
 
+    def anew(self, params):
+        """One like it, of no step yet, for other parameters."""
+        return type(self)(params, self.beta2)
+
     def copy(self):
         """A copy that shares no memory."""
         copied = copy.copy(self)
@@ -157,17 +167,14 @@ class Adam:
                   for name, array in getattr(self, moment).arrays().items()}
         return {**arrays, "adam_born": self.born}
 
-    @classmethod
-    def restore(cls, params, arrays, steps, beta2=BETA2):
-        """The state that ``arrays`` gave, after ``steps`` steps."""
-        adam = cls(params, beta2)
-        adam.steps = steps
+    def restore(self, arrays, steps):
+        """Be what gave ``arrays``, after ``steps`` steps."""
+        self.steps = steps
         if "adam_born" in arrays:  # files of version 0.1.0 have none
-            adam.born = arrays["adam_born"].astype(np.int32)
+            self.born = arrays["adam_born"].astype(np.int32)
         for moment in ("m", "v"):
             kept = {name: arrays[f"adam_{moment}_{name}"] for name in NAMES}
-            setattr(adam, moment, unchecked(kept))
-        return adam
+            setattr(self, moment, unchecked(kept))
 
 
 def positive_diagonals(params):

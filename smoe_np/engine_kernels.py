@@ -9,6 +9,7 @@ Parameters of all kernels, their Adam moments and their gradients are rows (K, W
     step, gather    of each batch of tiles: moments of every pair, then their sums by kernel
     judge           the loss, and whether it exploded
     update          the chain rule, regularisers, Adam; who leaves; whether the lists still hold
+    turn            of the axes along which kernels step, where these have axes of their own
 
 and lists are built by another one where they do not hold. Both go on without the host until there
 are as many steps as it asked for: by ``control`` (control.cuh) the host tells kernels what to do,
@@ -33,6 +34,7 @@ from .kernel_buffers import (
 from .param_rows import lower_entries, params_of_rows, rows_of
 from .steps import NO_KERNEL, NOT_FINITE, OwnFrame, Progressed, explosion
 from .tiling import TAU, Grid
+from .turned_adam import TurnedAdam
 
 MOST_ALLOWED = np.array([0.5, 10.0, 10.0])  # see restore: a forged allowance could exhaust memory
 
@@ -186,12 +188,9 @@ class KernelEngine(KernelBuffers):
         Progressed
         """
         self._prepare(params)
-        if adam.m is not self._moments_given:
-            self.m[...], self.v[...] = (
-                self.launch.array(self._in_slots(rows_of(moment)), self.dtype)
-                for moment in (adam.m, adam.v))
-            self.born[...] = self.launch.array(self._in_slots(adam.born[:, None])[:, 0])
         self._set_training(settings, lowest_loss, adam)
+        if adam.m is not self._moments_given:
+            self._take_moments(adam)
         self._ask(steps)
         halt = self._with_room(self._train_on)
         control, state = self.launch.host(self.control), self.launch.host(self.state_numbers)
@@ -211,9 +210,7 @@ class KernelEngine(KernelBuffers):
             self.slots, adam.born = self.slots[staying], adam.born[staying]
         self.held = rows[self.slots]
         adam.steps += taken
-        adam.m, adam.v = (params_of_rows(self.launch.host(moment)[self.slots], len(self.shape))
-                          for moment in (self.m, self.v))
-        self._moments_given = adam.m
+        self._give_moments(adam)
         params = params_of_rows(self.held, len(self.shape), params.image_shape)
         return Progressed(params, taken, lowest_loss, None)
 
@@ -349,6 +346,22 @@ class KernelEngine(KernelBuffers):
         if int(self.launch.host(self.control)[WORDS.BUILDS]) > built:
             self.listed_tau = self.tau
 
+    def _take_moments(self, adam):
+        self.m[...], self.v[...] = (self.launch.array(self._in_slots(rows_of(moment)), self.dtype)
+                                    for moment in (adam.m, adam.v))
+        self.born[...] = self.launch.array(self._in_slots(adam.born))
+        if self.trained:
+            self.outer[...] = self.launch.array(self._in_slots(adam.outer), self.dtype)
+            self.axes[...] = self.launch.array(self._in_slots(adam.axes), self.dtype)
+
+    def _give_moments(self, adam):
+        adam.m, adam.v = (params_of_rows(self.launch.host(moment)[self.slots], len(self.shape))
+                          for moment in (self.m, self.v))
+        if self.trained:
+            adam.outer, adam.axes = (self.launch.host(array)[self.slots]
+                                     for array in (self.outer, self.axes))
+        self._moments_given = adam.m
+
     def _set_training(self, settings, lowest_loss, adam):
         rates = [settings.rates.get(name, -1.0) for name in ("pis", "musX", "A", "gamma_e", "nu_e")]
         clip = math.inf if settings.grad_clip is None else settings.grad_clip
@@ -361,8 +374,14 @@ class KernelEngine(KernelBuffers):
         self.settings[: len(numbers)] = self.launch.array(numbers)
         self.state_numbers[WORDS.LOWEST] = min(lowest_loss, 1e300)
         self.state_numbers[WORDS.ADAM_STEPS] = adam.steps
-        if adam.beta2 != self.beta2:
+        trained, turn_every = 0, 0
+        if isinstance(adam, TurnedAdam):
+            trained, turn_every = len(adam.columns), adam.turn_every
+        self.settings[WORDS.TURN_EVERY] = turn_every
+        if (adam.beta2, trained) != (self.beta2, self.trained):
             self._correct_bias_of(adam.beta2)
+            self.trained, self._moments_given = trained, None
+            self._make_axes()
             self._record()
 
     def _mean_error(self):

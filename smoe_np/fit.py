@@ -5,12 +5,15 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .adam import Adam
 from .engine import check_number, check_whole
 from .events import relocate
 from .initialize import fit_start, spread_kernels
 from .packed import FEWEST_BITS, MOST_BITS, USUAL_BITS, header_bytes, numbers_of
+from .params import NAMES
 from .search import next_try
 from .steps import OwnFrame, StepSettings
+from .turned_adam import TurnedAdam
 
 TARGETS = ("kernels", "psnr", "scalars", "bytes")
 EXPERTS = ("affine", "constant")
@@ -26,19 +29,20 @@ class Recipe(NamedTuple):
     Iterations are given as parts of the whole.
     """
 
-    rate: float = 0.1  # of weights and centres, in each kernel's own frame
-    shape_rate: float = 0.06
-    expert_rate: float = 0.03  # of experts at the centre
-    slope_rate: float = 0.018
+    rate: float = 0.085  # of weights and centres, in each kernel's own frame
+    shape_rate: float = 0.05
+    expert_rate: float = 0.025  # of experts at the centre
+    slope_rate: float = 0.015
     beta2: float = 0.98
+    turn_every: int = 10  # steps of a kernel, after which its axes turn; 0: rates for each number
     fade_from: float = 0.6  # until which rates are constant; then they fall as half a cosine ...
     fade_to_part: float = 0.02  # ... to this part
     start: float = 0.25  # part of the kernels with which it begins, in a grid ...
     jitter: float = 0.1  # ... shaken by so many spacings
-    growth_until: float = 0.2  # by when there are all kernels
+    growth_until: float = 0.1  # by when there are all kernels
     events_until: float = 0.75
-    event_every: int = 50  # iterations, in a short fit less
-    removal: float = 0.1  # part of the kernels that leave at an event, at first; at last none do
+    event_every: int = 40  # iterations, in a short fit less
+    removal: float = 0.16  # part of the kernels that leave at an event, at first; at last none do
     remove_by: str = "cost"  # of leaving a kernel out; or "weight" or "error"
     mass_power: float = 0.35  # kernels of most error / mass^this are split
     split_by_gain: bool = False  # times what separate experts would gain, and the root of it
@@ -88,6 +92,14 @@ def frame_steps(recipe, shape, affine, fade_from=math.inf, fade_to=math.inf, l1r
                      fade_to, recipe.fade_to_part)
     return StepSettings(rates, ADAM_EPS, l1reg, recipe.bandwidth_reg, initial_kernels, False, None,
                         frame, explosion=math.inf)  # the loss may rise: an event, a larger λ_S
+
+
+def adam_of(recipe, params, affine):
+    """Adam for a model's steps, as a recipe has it."""
+    if recipe.turn_every == 0:
+        return Adam(params, recipe.beta2)
+    trained = [name for name in NAMES if affine or name != "gamma_e"]
+    return TurnedAdam(params, recipe.beta2, recipe.turn_every, trained)
 
 
 def scalars_of(D, C, affine):
@@ -250,6 +262,10 @@ class Plan:
         to_event = self.until_event(iteration, until)
         at_most = min(at_most, to_event or self.event_every(until))
         return engine.advance(params, adam, steps, lowest_loss, at_most)
+
+    def new_adam(self, params):
+        """What takes the steps of a model, from its first on."""
+        return adam_of(self.recipe, params, self.affine)
 
     def steps(self, until, initial_kernels):
         """How steps are taken."""

@@ -71,7 +71,7 @@ class KernelBuffers:
         self._run("row_width", 1, 1, row_width)
         self.row_width = int(launch.host(row_width)[0])
         self.rows = launch.zeros(0, self.dtype)
-        self.room = 0
+        self.room = self.trained = 0
         self._correct_bias_of(BETA2)
 
     def _begin(self, K):
@@ -82,6 +82,7 @@ class KernelBuffers:
         self.held = self._moments_given = None
         self.params, self.m, self.v = (zeros((K, self.width), self.dtype) for _ in range(3))
         self.sums = zeros((K, self.width), np.float64)
+        self._make_axes()
         self.records = zeros((K, self.width + 1 + lower), np.float64)
         self.anchors = zeros((K, 1 + D + lower + 3), np.float64)
         self.born = zeros(K, np.int32)
@@ -94,6 +95,12 @@ class KernelBuffers:
         pairs, between = (0, 0) if self.list is None else (self.capacity, self.between)
         self._make_lists(max(pairs, min(K, FIRST_PAIRS) * self.tiles),
                          max(between, K + FIRST_PAIRS * (self.tiles // 4 + 1)))
+
+    def _make_axes(self):
+        """Have room for the axes along which kernels step, of ``trained`` numbers, 0 for none."""
+        self.outer, self.axes = (
+            self.launch.zeros((self.num_slots, self.trained, self.trained), self.dtype)
+            for _ in range(2))
 
     def _make_lists(self, pairs, between):
         """Have room for so many pairs, and for so many entries of the lists of larger boxes."""
@@ -164,9 +171,14 @@ class KernelBuffers:
                 self.params, self.records, K)),
             ("update", self._blocks(UPDATE_THREADS), UPDATE_THREADS, (
                 self.control, self.state_numbers, self.settings, self.sizes, self.sums,
-                self.params, self.m, self.v, self.records, self.anchors, self.moved, self.wins,
-                self.born, self.corrections, len(self.corrections), K)),
+                self.params, self.m, self.v, self.outer, self.axes, self.trained, self.records,
+                self.anchors, self.moved, self.wins, self.born, self.corrections,
+                len(self.corrections), K)),
         ]
+        if self.trained:
+            steps.append(("turn", K, KERNEL_THREADS, (
+                self.control, self.state_numbers, self.settings, self.records, self.born,
+                self.outer, self.trained, self.axes, self.v)))
         self._moments, self._step = record(moments), record(moments + steps)
 
     def _gather(self, first, last):
@@ -285,6 +297,6 @@ class KernelBuffers:
         """Rows of the kernels that are there as rows of all slots; the others are 0."""
         if len(rows) == self.num_slots:
             return rows
-        spread = np.zeros((self.num_slots, rows.shape[1]), rows.dtype)
+        spread = np.zeros((self.num_slots, *rows.shape[1:]), rows.dtype)
         spread[self.slots] = rows
         return spread

@@ -10,6 +10,12 @@ def lower_entries(D):
     return [(i, j) for i in range(D) for j in range(i + 1)]
 
 
+def names_of_row(D, C):
+    """The name of the parameter that each number of a row belongs to."""
+    return ["pis", *["musX"] * D, *["A"] * len(lower_entries(D)),
+            *["nu_e", *["gamma_e"] * D] * C]
+
+
 def rows_of(params):
     """The parameters of a model as rows.
 

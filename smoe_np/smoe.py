@@ -7,7 +7,7 @@ import warnings
 
 import numpy as np
 
-from .adam import BETA2, Adam
+from .adam import Adam
 from .backend import array_module
 from .checkpoint import lists_of, load_checkpoint, naming, params_of, save_checkpoint
 from .engine import check_dtype, check_image, check_whole, engine_class
@@ -342,7 +342,7 @@ class Smoe:
         self._plan = Sparsification(settings, self.shape, self.options["train_gammas"],
                                     self.iteration)
         self.until = self._plan.until
-        self.adam = Adam(self._params, self._plan.recipe.beta2)
+        self.adam = self._plan.new_adam(self._params)
         self._best_loss = math.inf
         return self._train(tuple(callbacks), checkpoint, progress)
 
@@ -376,7 +376,7 @@ class Smoe:
         self._best_params, mse = constant_model(target)
         self._best_loss = mse + penalty(self._best_params, 0.0, self._plan.recipe.bandwidth_reg, 1)
         self.initial_kernels = self._params.num_kernels
-        self.adam = Adam(self._params, self._plan.recipe.beta2)
+        self.adam = self._plan.new_adam(self._params)
         self.engine.forget()
 
     def _begin_again(self, wanted):
@@ -417,7 +417,7 @@ class Smoe:
             return True
         self._params, self.history, plan.rounds = self._found
         self._best_params, self._best_loss = self._params, self.history[-1].loss
-        self.adam = Adam(self._params, self.adam.beta2)
+        self.adam = self.adam.anew(self._params)
         self.engine.forget()
         if self.history[-1].psnr < plan.wanted:
             warnings.warn(f"psnr {plan.wanted:g} is out of reach: {self._params.num_kernels} "
@@ -490,7 +490,7 @@ class Smoe:
                         break
                     if at_end and self._plan is not None and self._best_loss < loss:
                         self._params, loss = self._best_params, self._best_loss
-                        self.adam = Adam(self._params, self.adam.beta2)
+                        self.adam = self.adam.anew(self._params)
                         self.engine.forget()
                         mse = loss - penalty(self._params, *steps[2:5])
                     self._seconds += time.perf_counter() - started
@@ -545,7 +545,7 @@ class Smoe:
         self.stopped = "diverged"
         at = self.iteration
         self._params = self._best_params
-        self.adam = Adam(self._params, self.adam.beta2)
+        self.adam = self.adam.anew(self._params)
         advice = ("train on with a lower base_lr, lr_mult or regularisation" if self._plan is None
                   else self._plan.advice)
         warnings.warn(
@@ -662,10 +662,8 @@ class Smoe:
             if smoe._params.num_kernels != params.num_kernels or best.dtype != dtype:
                 raise ValueError("its parameters are not of its dtype")
             smoe._params, smoe._best_params = params, best
-            beta2 = BETA2
             if facts.get("fit") is not None or facts.get("sparsify") is not None:
                 smoe._restore_plan(facts, arrays)
-                beta2 = smoe._plan.recipe.beta2
             elif facts["settings"] is not None:
                 smoe.settings = train_settings(**facts["settings"])
             smoe.history = records_of(facts["history"])
@@ -673,6 +671,7 @@ class Smoe:
                 setattr(smoe, name, facts[name])
             for name in ("best_loss", "lowest_loss", "seconds"):
                 setattr(smoe, "_" + name, facts[name])
-            smoe.adam = Adam.restore(params, arrays, facts["adam_steps"], beta2)
+            smoe.adam = Adam(params) if smoe._plan is None else smoe._plan.new_adam(params)
+            smoe.adam.restore(arrays, facts["adam_steps"])
             smoe.engine.restore(lists_of(arrays))
         return smoe

@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .adam import Adam
 from .engine import check_number, check_whole
 from .events import relocate
 from .fit import Recipe, frame_steps
@@ -177,7 +178,7 @@ class Sparsification:
             if params.num_kernels > self.kernels:
                 error = max(engine.loss(params), LEAST_ERROR)
                 self.l1reg = FIRST_WEIGHT * initial_kernels * error
-            adam.become(type(adam)(params, self.recipe.beta2))
+            adam.become(self.new_adam(params))
             self.phase = "sparsify"
         else:
             params = self._leave_out(engine, params, adam, self.kernels)
@@ -185,6 +186,10 @@ class Sparsification:
             self.phase, self.l1reg = "tune", 0.0
         return unchecked({**params.arrays(), "pis": params.pis / params.pis.sum()},
                          params.image_shape)
+
+    def new_adam(self, params):
+        """What takes the steps of a model, from its first on."""
+        return Adam(params, self.recipe.beta2)
 
     def steps(self, until, initial_kernels):
         """How steps are taken, but for what ``advance`` adds."""

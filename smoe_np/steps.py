@@ -117,12 +117,11 @@ def take_step(engine, params, adam, settings, lowest_loss):
 def _step_in_own_frame(engine, params, gradients, adam, settings):
     half_sum = math.prod(engine.shape) * params.num_channels / 2  # of squares, for their mean
     frame = settings.own_frame
-    fading = frame.fading(adam.steps + 1)
-    rates = {name: rate * fading for name, rate in settings.rates.items()}
     gradients = whitened(gradients, params, half_sum)
     if settings.l1reg:  # π itself steps, not its logarithm: kernels can leave
         gradients.pis = gradients.pis / params.pis
-    changes = adam.changes(gradients, rates, settings.adam_eps)
+    changes = adam.changes(gradients, settings.rates, settings.adam_eps,
+                           frame.fading(adam.steps + 1))
     pis = changes.pop("pis", 0.0) if settings.l1reg else None
     stepped = retract(params, changes, frame.least_diagonal, frame.most_sharpness)
     if pis is not None:

@@ -9,7 +9,9 @@ from smoe_np.adam import Adam
 from smoe_np.engine_kernels import KernelEngine
 from smoe_np.kernel_files import kernel_source
 from smoe_np.launch_native import NativeLauncher
+from smoe_np.params import NAMES
 from smoe_np.steps import OwnFrame, StepSettings
+from smoe_np.turned_adam import TurnedAdam
 
 EMULATED = ("-DEMULATE_GPU", "-O1")  # quickly compiled
 
@@ -52,9 +54,14 @@ def frame_settings(rate=0.1, expert_rate=0.03, fade_from=np.inf, fade_to=np.inf,
     return StepSettings(rates, 1e-12, 0.0, 0.0, 1, False, None, frame)
 
 
-def train(engine, params, settings, steps):
+def turned_adam(params, turn_every=2, beta2=0.9):
+    """Adam along axes of all numbers."""
+    return TurnedAdam(params, beta2, turn_every, NAMES)
+
+
+def train(engine, params, settings, steps, adam=None):
     """The model after some steps, and the number of those taken."""
-    adam, lowest, taken = Adam(params), np.inf, 0
+    adam, lowest, taken = adam or Adam(params), np.inf, 0
     while taken < steps:
         done = engine.advance(params, adam, settings, lowest, steps - taken)
         params, lowest, taken = done.params, done.lowest_loss, taken + done.steps
@@ -95,4 +102,6 @@ def a_bit_of_everything(Engine, D=2, C=1, dtype="float32"):
     engine = Engine(shape, target, dtype, 3)
     yield engine, train(engine, params, step_settings(l1reg=0.5, kernels=300), 4)
     engine.succeed(np.arange(100))
-    yield engine, train(engine, params.select(np.arange(100)), frame_settings(fade_from=1), 3)
+    params = params.select(np.arange(100))
+    yield engine, train(engine, params, frame_settings(fade_from=1), 3)
+    yield engine, train(engine, params, frame_settings(), 5, turned_adam(params))

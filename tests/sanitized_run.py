@@ -13,7 +13,7 @@ import weakref
 
 import numpy as np
 from helpers import picture, random_model
-from kernel_runs import frame_settings, step_settings, train
+from kernel_runs import frame_settings, step_settings, train, turned_adam
 
 from smoe_np.engine_kernels import KernelEngine
 from smoe_np.launch_native import NativeLauncher
@@ -127,6 +127,7 @@ def ask(D, C, dtype, emulated):
         again.succeed(np.append(np.arange(model.num_kernels), 0))
         model = model.select(np.append(np.arange(model.num_kernels), 0))
         look(again, train(again, model, frame_settings(), 5)[0])
+        look(again, train(again, model, frame_settings(), 5, turned_adam(model))[0])
     shape = SHAPES[D][-1]
     engine = GuardedEngine(shape, picture(shape, C), dtype)
     look(engine, random_model(4, 500 if emulated else 3000, D, C, sigma=0.02))

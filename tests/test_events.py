@@ -511,7 +511,8 @@ def test_an_event_in_a_training_removes_the_useless_and_goes_on(
     assert found == pytest.approx(loss, rel=1e-6)
     assert_gradients_agree(others, gradients, 1e-5)
     assert (adam.born == 3).sum() == 2 * (K - 16)
-    again = Adam.restore(after, {name: a.copy() for name, a in adam.arrays().items()}, 3, 0.98)
+    again = Adam(after, 0.98)
+    again.restore({name: a.copy() for name, a in adam.arrays().items()}, 3)
     one, other = (used.advance(after, moments, frame_settings(), math.inf, 1).params
                   for used, moments in ((engine, adam), (fresh, again)))
     for name in NAMES:

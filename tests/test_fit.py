@@ -60,7 +60,7 @@ WRONG = [
     ({"kernels": 9, "val_iter": 0}, ValueError, "val_iter must be at least 1, got 0"),
     ({"kernels": 9, "val_iter": 2.5}, TypeError, "val_iter must be a whole number, got 2.5"),
     ({"kernels": 9, "recipe": "slow"}, TypeError, "recipe must be a smoe_np.fit.Recipe, got 'slo"),
-    ({"kernels": 9, "recipe": Recipe(rate=-1)}, ValueError, "recipe.rate must be like 0.1, got -1"),
+    ({"kernels": 9, "recipe": Recipe(rate=-1)}, ValueError, "recipe.rate must be like 0.085, got"),
 ]
 
 

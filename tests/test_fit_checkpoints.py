@@ -233,6 +233,18 @@ def test_times_of_birth_that_cannot_be_are_refused(checkpoint, tmp_path, change)
     refused(tampered(checkpoint, tmp_path, replace), "adam_born")
 
 
+@pytest.mark.parametrize("name", ["adam_outer", "adam_axes"])
+def test_axes_that_do_not_go_with_the_kernels_are_refused(checkpoint, tmp_path, name):
+    refused(tampered(checkpoint, tmp_path, lambda arrays, facts: arrays.pop(name)),
+            f"damaged.*{name}.*missing")
+    for change in (lambda a: a[:-1], lambda a: a[:, 1:], lambda a: a * np.nan, lambda a: a[..., 0],
+                   lambda a: a > 0):
+        def replace(arrays, facts, change=change):
+            arrays[name] = change(arrays[name])
+
+        refused(tampered(checkpoint, tmp_path, replace), name)
+
+
 @pytest.mark.parametrize("tau", [0, -1, 101, math.nan, math.inf, [6, 6]])
 def test_a_tau_of_lists_that_cannot_be_is_refused(checkpoint, tmp_path, tau):
     refused(tampered(checkpoint, tmp_path, lambda arrays, facts: arrays.update(

@@ -1,0 +1,71 @@
+// How axes turn: the function of that name in turned_adam.py in C++.
+#include "axes.cuh"
+#include "bounds.cuh"
+
+#define TURN_THREADS 32
+#define DAMPING 1e-6  // of the mean square, added along each axis when axes turn
+
+// After a step, where it is time: the axes of a kernel turn towards the eigenvectors of `outer` by
+// one step of orthogonal iteration (Gram and Schmidt), and v is what it would be along these.
+KERNEL(turn, TURN_THREADS, const int *control, const double *state, const double *settings,
+       const double *records, const int *born, const REAL *outer, int trained, REAL *axes, REAL *v)
+{
+    const int age = (int)state[ADAM_STEPS] - born[BLOCK], every = (int)settings[TURN_EVERY];
+    if (!control[APPLY] || age % every != 0 || records[(long long)BLOCK * RECORD] == DEAD) return;
+    SHARED(double, products, WIDTH * WIDTH);  // `outer`
+    SHARED(double, image, WIDTH * WIDTH);     // of the axes, which become the new ones
+    SHARED(double, size, 1);                  // of an image
+    SHARED(double, along, WIDTH);
+    const int n = trained;
+    const REAL *given = outer + (long long)BLOCK * n * n;
+    REAL *axis = axes + (long long)BLOCK * n * n;
+    double trace = 0;
+    for (int i = 0; i < n; i++) trace += given[i * n + i];
+    if (!(trace > 0)) return;
+    FOR_EACH_PLAIN(i, n) {
+        for (int j = 0; j < n; j++) products[i * n + j] = given[i * n + j];
+    }
+    BARRIER;
+    FOR_EACH_PLAIN(i, n) {
+        for (int j = 0; j < n; j++) image[i * n + j] = DAMPING / n * trace * axis[i * n + j];
+        for (int k = 0; k < n; k++) {
+            for (int j = 0; j < n; j++) image[i * n + j] += axis[i * n + k] * products[k * n + j];
+        }
+    }
+    for (int i = 0; i < n; i++) {
+        BARRIER;
+        ONE_THREAD {
+            double square = 0;
+            for (int j = 0; j < n; j++) square += image[i * n + j] * image[i * n + j];
+            size[0] = sqrt(square);
+        }
+        BARRIER;
+        FOR_EACH_PLAIN(j, n) image[i * n + j] = image[i * n + j] / size[0];
+        BARRIER;
+        FOR_EACH_PLAIN(k, n) {
+            if (k <= i) continue;
+            double part = 0;
+            for (int j = 0; j < n; j++) part += image[k * n + j] * image[i * n + j];
+            for (int j = 0; j < n; j++) image[k * n + j] += -part * image[i * n + j];
+        }
+    }
+    FOR_EACH_PLAIN(i, n) {
+        double square = 0;
+        for (int k = 0; k < n; k++) {
+            double sum = 0;
+            for (int j = 0; j < n; j++) sum += image[i * n + j] * products[k * n + j];
+            square += image[i * n + k] * sum;
+        }
+        along[i] = square;
+        for (int j = 0; j < n; j++) axis[i * n + j] = (REAL)image[i * n + j];
+    }
+    BARRIER;
+    ONE_THREAD {
+        REAL *squares = v + (long long)BLOCK * WIDTH;
+        int i = 0;
+        for (int w = 0; w < WIDTH; w++) {
+            if (rate_of(settings, w) < 0) continue;
+            squares[w] = (REAL)larger(along[i++], 0.0);
+        }
+    }
+}

@@ -1,0 +1,145 @@
+"""Adam along axes of each kernel's own, so that its numbers need not be independent."""
+
+import numpy as np
+
+from .adam import BETA1, BETA2, Adam
+from .param_rows import names_of_row, params_of_rows, rows_of
+
+LEAST_PART = 1e-3  # of the root mean square along all axes, below which none counts
+DAMPING = 1e-6  # of the mean square, added along each axis when axes turn
+
+
+class TurnedAdam(Adam):
+    """Adam along the principal axes of each kernel's gradients (SOAP, Vyas et al. 2024).
+
+    The numbers of a kernel are not independent: Adam, which takes each for itself, goes zigzag
+    where two of them do nearly the same. With g the gradients by a kernel's n trained numbers, each
+    times its rate, and rows of the orthogonal Q as axes:
+
+        m ← β₁ m + (1 − β₁) g,  S ← β₂ S + (1 − β₂) g gᵀ,  v ← β₂ v + (1 − β₂) (Q g)²,
+        p ← p − rates · fading · √(1 − β₂ᵗ)/(1 − β₁ᵗ) · Qᵀ [ Q m / (√v + ε + 0.001 √mean(v)) ]
+
+    Every so many steps of a kernel's life, axes turn towards the eigenvectors of S by one step of
+    orthogonal iteration, and v is what it would be had they always been these: the diagonal of
+    Q S Qᵀ.
+
+    Parameters
+    ----------
+    params : SmoeParams
+        Gives shapes and dtype.
+    beta2 : float
+    turn_every : int
+        Steps of a kernel's life after which its axes turn.
+    trained : sequence of str
+        The parameters, by name, that are trained.
+
+    Attributes
+    ----------
+    steps, born
+        See ``Adam``.
+    m : SmoeParams
+        The mean of the gradients.
+    v : SmoeParams
+        Mean squares along the axes: that along axis i where the i-th of the trained numbers is.
+    outer, axes : (K, n, n) arrays
+        S, and Q, in the order of ``rows_of``.
+    """
+
+    def __init__(self, params, beta2=BETA2, turn_every=10, trained=()):
+        super().__init__(params, beta2)
+        self.turn_every, self.trained = turn_every, tuple(trained)
+        names = names_of_row(params.num_dims, params.num_channels)
+        self.columns = np.flatnonzero([name in trained for name in names])
+        n = len(self.columns)
+        self.outer = np.zeros((params.num_kernels, n, n), params.dtype)
+        self.axes = self.outer + np.eye(n, dtype=params.dtype)
+
+    def changes(self, gradients, rates, eps, fading=1.0):
+        """What a step takes off the parameters, by name: see ``Adam.changes``."""
+        D, columns = gradients.num_dims, self.columns
+        names = names_of_row(D, gradients.num_channels)
+        rate = np.array([rates.get(name, 0.0) for name in names])[columns]
+        correction = self._next_correction() * fading
+        g = rows_of(gradients)[:, columns] * rate
+        m, v = rows_of(self.m), rows_of(self.v)
+        mean = m[:, columns] + (1 - BETA1) * (g - m[:, columns])
+        outer = g[:, :, None] * g[:, None, :]
+        self.outer += ((1 - self.beta2) * (outer - self.outer)).astype(self.outer.dtype)
+        turned = np.stack([g, mean], axis=2)
+        turned = self.axes.astype(float) @ turned
+        squares = v[:, columns] + (1 - self.beta2) * (turned[:, :, 0] ** 2 - v[:, columns])
+        m[:, columns], v[:, columns] = mean, squares
+        root_mean = np.sqrt(squares.mean(axis=1, keepdims=True))
+        along = turned[:, :, 1] / (np.sqrt(squares) + eps + LEAST_PART * root_mean)
+        change = np.zeros(m.shape)
+        change[:, columns] = (along[:, None, :] @ self.axes)[:, 0] * rate * correction[:, None]
+        due = (self.steps - self.born) % self.turn_every == 0
+        if due.any():
+            self.axes[due] = turn(self.axes[due], self.outer[due])
+            axes = self.axes[due].astype(float)
+            along_axes = np.maximum(((axes @ self.outer[due]) * axes).sum(axis=2), 0)
+            v[np.ix_(due, columns)] = along_axes
+        self.m, self.v = params_of_rows(m, D), params_of_rows(v, D)
+        change = params_of_rows(change, D).arrays()
+        return {name: change[name] for name in rates}
+
+    def keep(self, kernels):
+        """See ``Adam.keep``."""
+        super().keep(kernels)
+        self.outer, self.axes = self.outer[kernels], self.axes[kernels]
+
+    def add_born(self, kernels):
+        """See ``Adam.add_born``."""
+        super().add_born(kernels)
+        index = np.maximum(kernels, 0)
+        self.outer, self.axes = self.outer[index], self.axes[index]
+        self.outer[kernels < 0], self.axes[kernels < 0] = 0, np.eye(len(self.columns))
+
+    def forget(self, name):
+        """Start anew: what a parameter was is in all the means."""
+        self.become(self.anew(self.m))
+
+    def anew(self, params):
+        """One like it, of no step yet, for other parameters."""
+        return type(self)(params, self.beta2, self.turn_every, self.trained)
+
+    def copy(self):
+        """A copy that shares no memory."""
+        copied = super().copy()
+        copied.outer, copied.axes = self.outer.copy(), self.axes.copy()
+        return copied
+
+    def arrays(self):
+        """See ``Adam.arrays``."""
+        return {**super().arrays(), "adam_outer": self.outer, "adam_axes": self.axes}
+
+    def restore(self, arrays, steps):
+        """See ``Adam.restore``."""
+        super().restore(arrays, steps)
+        for name in ("outer", "axes"):
+            own, array = getattr(self, name), arrays[f"adam_{name}"]
+            if array.shape != own.shape or array.dtype.kind != "f" or not np.isfinite(array).all():
+                raise ValueError(f"its adam_{name} must be finite numbers of shape {own.shape}")
+            setattr(self, name, array.astype(own.dtype))
+
+
+def turn(axes, outer):
+    """One step of orthogonal iteration towards the eigenvectors of S, by Gram and Schmidt.
+
+    Parameters
+    ----------
+    axes, outer : (K, n, n) arrays
+        Q, with an axis in each row, and the symmetric S.
+
+    Returns
+    -------
+    (K, n, n) float64 array
+        The axes again where S is 0.
+    """
+    axes, outer = axes.astype(float), outer.astype(float)
+    n = axes.shape[1]
+    mean = np.trace(outer, axis1=1, axis2=2)[:, None, None] / n
+    images = axes @ outer + DAMPING * mean * axes
+    orthogonal, triangle = np.linalg.qr(np.swapaxes(images, 1, 2))
+    signs = np.where(np.diagonal(triangle, axis1=1, axis2=2) < 0, -1, 1)
+    return np.where(mean > 0, np.swapaxes(orthogonal * signs[:, None, :], 1, 2), axes)
