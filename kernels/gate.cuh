@@ -326,7 +326,7 @@ FUNCTION void chain_rule_whitened(const double *moments, const Row *row, int lon
 // Take −change off a row of parameters in this frame; the expert's surface stays where it is while
 // centre and A move.
 FUNCTION void retract(const double *change, double least, double most, double *row) {
-    const double smallest = 1e-30, largest = 1e30;  // weights that float32 can hold
+    const double smallest = 1e-30, largest = 1e8;  // weights that can be drawn
     row[0] *= exp(-change[0]);
     row[0] = row[0] < smallest ? smallest : row[0] > largest ? largest : row[0];
     double *A = row + AT_A, shift[NDIM];

@@ -141,11 +141,6 @@ class Adam:
                 chosen[~there] = 0
                 setattr(moment, name, chosen)
 
-    def forget(self, name):
-        """Let the moments of a parameter, by its name, start at 0 again."""
-        for moment in (self.m, self.v):
-            setattr(moment, name, getattr(moment, name) * 0)
-
     def anew(self, params):
         """One like it, of no step yet, for other parameters."""
         return type(self)(params, self.beta2)

@@ -29,7 +29,8 @@ class Recipe(NamedTuple):
     Iterations are given as parts of the whole.
     """
 
-    rate: float = 0.085  # of weights and centres, in each kernel's own frame
+    rate: float = 0.085  # of centres, in each kernel's own frame
+    weight_rate: float = 0.04
     shape_rate: float = 0.05
     expert_rate: float = 0.025  # of experts at the centre
     slope_rate: float = 0.015
@@ -83,7 +84,7 @@ def frame_steps(recipe, shape, affine, fade_from=math.inf, fade_to=math.inf, l1r
     -------
     StepSettings
     """
-    rates = {"pis": recipe.rate, "musX": recipe.rate, "A": recipe.shape_rate,
+    rates = {"pis": recipe.weight_rate, "musX": recipe.rate, "A": recipe.shape_rate,
              "nu_e": recipe.expert_rate}
     if affine:
         rates["gamma_e"] = recipe.slope_rate

@@ -9,7 +9,7 @@ while centres and A move.
 from .backend import array_module
 from .params import unchecked
 
-SMALLEST_WEIGHT, LARGEST_WEIGHT = 1e-30, 1e30  # that float32 can hold
+SMALLEST_WEIGHT, LARGEST_WEIGHT = 1e-30, 1e8  # that can be drawn
 
 
 def whitened(gradients, params, scale):

@@ -395,6 +395,7 @@ class Smoe:
             if plan.wanted is not None and self._dense is None:
                 self._dense = self._params
             self._params = plan.turn(self.engine, self._params, self.adam, self.initial_kernels)
+            self.adam = plan.new_adam(self._params)
         self.until, self._best_loss = plan.until, math.inf
         if self.history and self.history[-1].iteration == self.iteration:
             self.history.pop()  # it was of the model before

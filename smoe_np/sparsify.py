@@ -19,10 +19,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .adam import Adam
 from .engine import check_number, check_whole
 from .events import relocate
-from .fit import Recipe, frame_steps
+from .fit import Recipe, adam_of, frame_steps
 from .initialize import kernel_grid
 from .params import unchecked
 from .search import next_try
@@ -30,6 +29,8 @@ from .steps import NO_KERNEL, Progressed
 
 ITERATIONS = 200, 800, 1000  # of the three phases
 ROUND = 10  # steps from one look at the number of kernels to the next
+# there are no events, which need steps to be smaller
+RECIPE = Recipe(rate=0.1, weight_rate=0.1, shape_rate=0.06, expert_rate=0.03, slope_rate=0.018)
 FIRST_WEIGHT = 1.0  # λ_S at first, times K₀ and the mean squared error
 LEAST_ERROR = 1e-7  # that this error is taken to be at least
 MOST_RATE = 0.01  # of π, times their mean, while λ_S acts
@@ -126,7 +127,7 @@ class Sparsification:
 
     def __init__(self, settings, shape, affine, begin):
         self.settings, self.shape, self.affine, self.begin = settings, shape, affine, begin
-        self.recipe, self.dense_kernels = Recipe(), 0
+        self.recipe, self.dense_kernels = RECIPE, 0
         self.wanted = settings["target_psnr"]
         self.full = sum(settings["iterations"][1:])  # iterations of a try that counts
         self.aim(settings["target_kernels"], self.full)
@@ -178,18 +179,20 @@ class Sparsification:
             if params.num_kernels > self.kernels:
                 error = max(engine.loss(params), LEAST_ERROR)
                 self.l1reg = FIRST_WEIGHT * initial_kernels * error
-            adam.become(self.new_adam(params))
             self.phase = "sparsify"
         else:
             params = self._leave_out(engine, params, adam, self.kernels)
-            adam.forget("pis")  # they were of π, and are of log π now
             self.phase, self.l1reg = "tune", 0.0
         return unchecked({**params.arrays(), "pis": params.pis / params.pis.sum()},
                          params.image_shape)
 
     def new_adam(self, params):
-        """What takes the steps of a model, from its first on."""
-        return Adam(params, self.recipe.beta2)
+        """What takes the steps of a model from the beginning of a phase on.
+
+        It has no axes where λ_S acts: a weight is to fall whatever else its kernel does.
+        """
+        recipe = self.recipe if self.phase == "tune" else self.recipe._replace(turn_every=0)
+        return adam_of(recipe, params, self.affine)
 
     def steps(self, until, initial_kernels):
         """How steps are taken, but for what ``advance`` adds."""

@@ -95,10 +95,6 @@ class TurnedAdam(Adam):
         self.outer, self.axes = self.outer[index], self.axes[index]
         self.outer[kernels < 0], self.axes[kernels < 0] = 0, np.eye(len(self.columns))
 
-    def forget(self, name):
-        """Start anew: what a parameter was is in all the means."""
-        self.become(self.anew(self.m))
-
     def anew(self, params):
         """One like it, of no step yet, for other parameters."""
         return type(self)(params, self.beta2, self.turn_every, self.trained)

@@ -557,14 +557,14 @@ def test_events_come_at_even_distances_until_their_part_is_over(K, iterations):
 
 
 def test_rates_are_those_of_the_recipe_by_parameter_and_fade_in_time():
-    recipe = Recipe(rate=0.5, shape_rate=0.4, expert_rate=0.3, slope_rate=0.2, fade_from=0.5,
-                    fade_to_part=0.1, least_diagonal=0.02, most_sharpness=3)
+    recipe = Recipe(rate=0.5, weight_rate=0.6, shape_rate=0.4, expert_rate=0.3, slope_rate=0.2,
+                    fade_from=0.5, fade_to_part=0.1, least_diagonal=0.02, most_sharpness=3)
     for experts, names in (("affine", set(NAMES)), ("constant", set(NAMES) - {"gamma_e"})):
         plan = Plan(fit_settings(kernels=9, iterations=200, experts=experts, recipe=recipe),
                     (50, 80), 9, 200)
         found = plan.steps(200, 4)
         assert set(found.rates) == names
-        wanted = {"pis": 0.5, "musX": 0.5, "A": 0.4, "nu_e": 0.3, "gamma_e": 0.2}
+        wanted = {"pis": 0.6, "musX": 0.5, "A": 0.4, "nu_e": 0.3, "gamma_e": 0.2}
         assert found.rates == {name: wanted[name] for name in names}
         frame = found.own_frame
         assert (frame.least_diagonal, frame.most_sharpness) == (0.02 * 80, 3 * 80)

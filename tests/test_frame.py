@@ -362,9 +362,9 @@ def test_weights_stay_within_what_float32_can_hold_whatever_the_rate(each_engine
         params = done.params
         assert params.num_kernels == 5
         assert (params.pis >= 0.99e-30).all()
-        assert (params.pis <= 1.01e30).all()
+        assert (params.pis <= 1.01e8).all()
     assert params.pis.min() < 1e-20
-    assert params.pis.max() > 1e20
+    assert params.pis.max() > 0.99e8
 
 
 def test_many_steps_at_once_are_steps_one_by_one(each_engine, monkeypatch):

@@ -192,17 +192,6 @@ def test_a_copy_and_a_restored_state_go_on_bit_for_bit(dtype):
                 np.testing.assert_array_equal(found[name], right[name])
 
 
-def test_forgetting_a_parameter_is_to_start_anew():
-    params = random_model(10, 3)
-    adam = TurnedAdam(params, 0.98, 3, NAMES)
-    some_steps(adam, params, 0, 4)
-    adam.forget("pis")
-    fresh = TurnedAdam(params, 0.98, 3, NAMES)
-    assert adam.steps == 0
-    for name, array in fresh.arrays().items():
-        np.testing.assert_array_equal(adam.arrays()[name], array)
-
-
 # ---- in engines
 
 
