@@ -24,11 +24,14 @@ CHANGES = {
     "split by gain as well": {"split_by_gain": True},
     "split by error alone": {"mass_power": 0.0},
     "children closer, 0.8": {"shift": 0.8},
-    "half the rates": {"rate": 0.05, "shape_rate": 0.03, "expert_rate": 0.015,
-                       "slope_rate": 0.009},
-    "shapes and slopes as fast": {"shape_rate": 0.1, "slope_rate": 0.03},
+    "no axes, a rate for each number": {"turn_every": 0},
+    "half the rates": {"rate": 0.043, "weight_rate": 0.02, "shape_rate": 0.025,
+                       "expert_rate": 0.0125, "slope_rate": 0.0075},
+    "shapes and slopes as fast": {"shape_rate": 0.085, "slope_rate": 0.025},
+    "weights as fast as centres": {"weight_rate": 0.085},
     "β₂ = 0.999": {"beta2": 0.999},
     "rates fall from the start": {"fade_from": 0.0},
+    "as sharp as they like": {"most_sharpness": 1000.0},
     "exact lists": {"tau": 12.0, "list_life": 0},
 }
 
@@ -69,10 +72,10 @@ if __name__ == "__main__":
     picture, found = chosen_picture(), {}
     warnings.simplefilter("ignore", RuntimeWarning)  # a part left out may well do harm
     found["Smoe.train"], seconds = trained(picture, kernels, iterations)
-    print(f"{'Smoe.train':28} {found['Smoe.train']:6.2f} dB {seconds:6.1f} s", flush=True)
+    print(f"{'Smoe.train':32} {found['Smoe.train']:6.2f} dB {seconds:6.1f} s", flush=True)
     for name, changes in CHANGES.items():
         runs = [fitted(picture, kernels, iterations, seed, changes) for seed in range(seeds)]
         found[name], seconds = np.mean(runs, axis=0)
-        print(f"{name:28} {found[name]:6.2f} dB {seconds:6.1f} s", flush=True)
+        print(f"{name:32} {found[name]:6.2f} dB {seconds:6.1f} s", flush=True)
     draw(found, "ablation.png")
     print("what each is worth: ablation.png")

@@ -218,8 +218,9 @@ class Smoe:
 
         It starts from few kernels and splits those where the error is largest; kernels of little
         use are taken away and put to use elsewhere; steps are taken in each kernel's own frame
-        (``smoe_np.frame``), large ones at first, so that the picture is rough until the end. What
-        was trained before is forgotten. ``train`` instead follows the gradient from where it
+        (``smoe_np.frame``), along axes in which its numbers do not get in each other's way
+        (``smoe_np.turned_adam``), large ones at first, so that the picture is rough until the end.
+        What was trained before is forgotten. ``train`` instead follows the gradient from where it
         stands.
 
         Parameters
