@@ -1,13 +1,12 @@
 // How axes turn: the function of that name in turned_adam.py in C++.
-#include "axes.cuh"
+#include "adam.cuh"
 #include "bounds.cuh"
 
-#define TURN_THREADS 32
 #define DAMPING 1e-6  // of the mean square, added along each axis when axes turn
 
 // After a step, where it is time: the axes of a kernel turn towards the eigenvectors of `outer` by
 // one step of orthogonal iteration (Gram and Schmidt), and v is what it would be along these.
-KERNEL(turn, TURN_THREADS, const int *control, const double *state, const double *settings,
+KERNEL(turn, 32, const int *control, const double *state, const double *settings,
        const double *records, const int *born, const REAL *outer, int trained, REAL *axes, REAL *v)
 {
     const int age = (int)state[ADAM_STEPS] - born[BLOCK], every = (int)settings[TURN_EVERY];

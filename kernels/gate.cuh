@@ -22,6 +22,8 @@
 #endif
 #define DEAD -1e30                     // log weight of a kernel that is not there
 #define LOG2E 1.4426950408889634
+#define SMALLEST_WEIGHT 1e-30          // that a step in a kernel's own frame leaves
+#define LARGEST_WEIGHT 1e8             // ... for beyond 1e9 a model is refused
 
 // Entry (i, j) of a lower triangle, i ≥ j; and where φ has u_i u_j, i ≤ j.
 #define TRIANGLE(i, j) ((i) * ((i) + 1) / 2 + (j))
@@ -326,9 +328,9 @@ FUNCTION void chain_rule_whitened(const double *moments, const Row *row, int lon
 // Take −change off a row of parameters in this frame; the expert's surface stays where it is while
 // centre and A move.
 FUNCTION void retract(const double *change, double least, double most, double *row) {
-    const double smallest = 1e-30, largest = 1e8;  // weights that can be drawn
     row[0] *= exp(-change[0]);
-    row[0] = row[0] < smallest ? smallest : row[0] > largest ? largest : row[0];
+    row[0] = row[0] < SMALLEST_WEIGHT ? SMALLEST_WEIGHT : row[0];
+    row[0] = row[0] > LARGEST_WEIGHT ? LARGEST_WEIGHT : row[0];
     double *A = row + AT_A, shift[NDIM];
     UNROLL for (int i = NDIM - 1; i >= 0; i--) {  // Aᵀ Δμ = δ
         shift[i] = -change[AT_MU + i];

@@ -1,5 +1,5 @@
 // From moments to parameters: sums over the tiles, the loss, gradients, Adam, and who must leave.
-#include "axes.cuh"
+#include "adam.cuh"
 #include "bounds.cuh"
 
 #define UPDATE_THREADS 128
@@ -155,21 +155,6 @@ FUNCTION void move_kernel(const double *settings, const double *change, REAL *ro
             }
         }
         if (own < (REAL)least) own = (REAL)least;
-    }
-}
-
-// What Adam takes off each number, as TensorFlow 1 has it: ε is added to √v before the correction of
-// bias.
-FUNCTION void change_numbers(const double *settings, double rate, const double *rates,
-                             const double *gradient, REAL *m, REAL *v, double *change) {
-    for (int w = 0; w < WIDTH; w++) {  // not unrolled: a CPU takes several at a time
-        const double g = gradient[w];
-        const double m_now = m[w] + (1 - BETA1) * (g - m[w]);
-        const double v_now = v[w] + (1 - settings[BETA2]) * (g * g - v[w]);
-        const bool trained = rates[w] >= 0;
-        change[w] = trained ? rates[w] * rate * m_now / (sqrt(v_now) + settings[EPSILON]) : 0;
-        m[w] = trained ? (REAL)m_now : m[w];
-        v[w] = trained ? (REAL)v_now : v[w];
     }
 }
 

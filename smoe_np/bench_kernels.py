@@ -11,7 +11,7 @@ import numpy as np
 
 from .kernel_files import constants
 
-STEP_KERNELS = ("step", "gather", "judge", "update")  # the others build lists
+STEP_KERNELS = ("step", "gather", "judge", "update")  # of ``train``; the others build lists
 EXP_OPERATIONS = 13  # 2^t: to a whole number and a rest, 5 multiply-adds, scaling
 CEILING_SECONDS = 0.1  # that a ceiling is looked for
 MULTIPLY_ADD_BLOCKS, MULTIPLY_ADD_ROUNDS = 1024, 1000

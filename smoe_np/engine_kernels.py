@@ -4,7 +4,8 @@ One host side for both: the buffers, and the order of launches. What differs is 
 (``launch_native``, ``launch_cuda``), which has arrays, records sequences of launches and runs them.
 
 Parameters of all kernels, their Adam moments and their gradients are rows (K, W) of W numbers: π,
-μ, the lower triangle of A, then for each channel ν and γ. A step of training is the sequence
+μ, the lower triangle of A, then for each channel ν and γ; axes along which n of these step are
+(K, n, n). A step of training is the sequence
 
     step, gather    of each batch of tiles: moments of every pair, then their sums by kernel
     judge           the loss, and whether it exploded
@@ -376,6 +377,7 @@ class KernelEngine(KernelBuffers):
         self.state_numbers[WORDS.ADAM_STEPS] = adam.steps
         trained, turn_every = 0, 0
         if isinstance(adam, TurnedAdam):
+            adam.check(settings.rates)
             trained, turn_every = len(adam.columns), adam.turn_every
         self.settings[WORDS.TURN_EVERY] = turn_every
         if (adam.beta2, trained) != (self.beta2, self.trained):

@@ -122,7 +122,7 @@ def relocate(engine, params, adam, target, removed, recipe, affine, random):
         Goes on with the new model.
     params : SmoeParams
     adam : Adam
-        New kernels start with moments of 0.
+        New kernels start with moments of 0, and no axes of their own yet.
     target : int
         Kernels wanted; at most twice those that stay are to be had at once.
     removed : int

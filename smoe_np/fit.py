@@ -17,7 +17,7 @@ from .turned_adam import TurnedAdam
 
 TARGETS = ("kernels", "psnr", "scalars", "bytes")
 EXPERTS = ("affine", "constant")
-ADAM_EPS = 1e-12  # of gradients of half the sum of squares in each kernel's frame
+ADAM_EPS = 1e-12  # of gradients of half the sum of squares; along axes, of these times rates
 LONG = 6000  # iterations of a fit that keeps its rates, and has events, for a larger part
 EVENTS, LEAST_BETWEEN = 40, 6  # a short fit has so many events, but no closer than that
 LEAST_ITERATIONS = 20  # that a budget of seconds is taken to allow
@@ -285,7 +285,7 @@ class Plan:
 
 
 MOST = {"fade_from": 1, "fade_to_part": 1, "start": 1, "growth_until": 1, "events_until": 1,
-        "removal": 1, "jitter": 10}  # of numbers of a recipe
+        "removal": 1, "jitter": 10, "turn_every": 2**31 - 1}  # of numbers of a recipe
 
 
 def _checked(recipe):

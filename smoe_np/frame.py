@@ -9,7 +9,7 @@ while centres and A move.
 from .backend import array_module
 from .params import unchecked
 
-SMALLEST_WEIGHT, LARGEST_WEIGHT = 1e-30, 1e8  # that can be drawn
+SMALLEST_WEIGHT, LARGEST_WEIGHT = 1e-30, 1e8  # beyond ``params.LARGEST`` a model is refused
 
 
 def whitened(gradients, params, scale):

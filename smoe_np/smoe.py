@@ -131,7 +131,8 @@ class Smoe:
         zeros = np.empty((*self.shape, self.channels), self._params.dtype)
         params = ready_to_train(params, zeros, self.options["radial"])
         if params.num_kernels != self._params.num_kernels:
-            self.adam = Adam(params)
+            self.adam = self.adam.anew(params)
+            self.engine.forget()
         self._params = params
 
     @property
@@ -568,7 +569,7 @@ class Smoe:
         return self._given_back(self.engine.gating(self._params))
 
     def memory_needed(self):
-        """Bytes that training takes at its peak, besides the image that was given."""
+        """Bytes that ``train`` takes at its peak, besides the image that was given."""
         parameters = sum(array.nbytes for array in self._params.arrays().values())
         return self.engine.memory_needed(self._params) + COPIES * parameters
 

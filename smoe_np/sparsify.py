@@ -2,7 +2,7 @@
 
     train       λ_S = 0, at constant rates: a dense model
     sparsify    λ_S > 0: weights π fall, and kernels whose weight reaches 0 leave
-    tune        λ_S = 0, rates fall as half a cosine
+    tune        λ_S = 0, along axes (``turned_adam``), rates fall as half a cosine
 
 (Bochinski et al., "Regularized Gradient Descent Training of Steered Mixture of Experts for Sparse
 Image Representation", ICIP 2018.) Steps are taken in each kernel's own frame (``frame``).

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .adam import BETA1, BETA2, Adam
+from .adam import BETA1, Adam
 from .param_rows import names_of_row, params_of_rows, rows_of
 
 LEAST_PART = 1e-3  # of the root mean square along all axes, below which none counts
@@ -45,7 +45,7 @@ class TurnedAdam(Adam):
         S, and Q, in the order of ``rows_of``.
     """
 
-    def __init__(self, params, beta2=BETA2, turn_every=10, trained=()):
+    def __init__(self, params, beta2, turn_every, trained):
         super().__init__(params, beta2)
         self.turn_every, self.trained = turn_every, tuple(trained)
         names = names_of_row(params.num_dims, params.num_channels)
@@ -56,9 +56,10 @@ class TurnedAdam(Adam):
 
     def changes(self, gradients, rates, eps, fading=1.0):
         """What a step takes off the parameters, by name: see ``Adam.changes``."""
+        self.check(rates)
         D, columns = gradients.num_dims, self.columns
         names = names_of_row(D, gradients.num_channels)
-        rate = np.array([rates.get(name, 0.0) for name in names])[columns]
+        rate = np.array([rates[names[column]] for column in columns])
         correction = self._next_correction() * fading
         g = rows_of(gradients)[:, columns] * rate
         m, v = rows_of(self.m), rows_of(self.v)
@@ -82,6 +83,11 @@ class TurnedAdam(Adam):
         self.m, self.v = params_of_rows(m, D), params_of_rows(v, D)
         change = params_of_rows(change, D).arrays()
         return {name: change[name] for name in rates}
+
+    def check(self, rates):
+        """Raise ValueError unless the parameters that have rates are those that have axes."""
+        if set(rates) != set(self.trained):
+            raise ValueError(f"axes are of {', '.join(self.trained)}, rates of {', '.join(rates)}")
 
     def keep(self, kernels):
         """See ``Adam.keep``."""

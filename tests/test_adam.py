@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from helpers import assert_same_model, random_model, relative_error
 
-from smoe_np import adam, dense
+from smoe_np import adam, dense, turned_adam
 from smoe_np.adam import Adam, bias_corrections, positive_diagonals
 from smoe_np.kernel_files import constants
 from smoe_np.params import NAMES
@@ -292,3 +292,5 @@ def test_positive_diagonals_leave_a_positive_model_as_it_is():
 def test_adam_of_the_kernels_has_the_same_constants():
     found = constants()
     assert found["BETA1"] == adam.BETA1
+    assert found["LEAST_PART"] == turned_adam.LEAST_PART
+    assert found["DAMPING"] == turned_adam.DAMPING

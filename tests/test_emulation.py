@@ -24,8 +24,10 @@ from kernel_runs import (
     EmulatedLauncher,
     a_bit_of_everything,
     barriers,
+    frame_settings,
     step_settings,
     train,
+    turned_adam,
 )
 
 from smoe_np import dense
@@ -307,7 +309,7 @@ def test_a_training_in_which_kernels_leave_goes_as_with_numpy(build):
 def test_the_number_of_threads_of_a_block_does_not_matter(monkeypatch, threads):
     # but for kernels that look at pixels, which need a thread for each
     of_pixels = ("step", "render", "gating")
-    declared = {"gather": 32, "arrange": 32, "settle": 32, "row_width": 1}
+    declared = {"gather": 32, "arrange": 32, "settle": 32, "row_width": 1, "turn": 32}
     monkeypatch.setattr(EmulatedLauncher, "threads_of", lambda self, kernel, wanted: (
         wanted if kernel in of_pixels else min(threads, declared.get(kernel, 128))))
     library = load_kernels(2, 1, "float32", EMULATED)
@@ -319,6 +321,13 @@ def test_the_number_of_threads_of_a_block_does_not_matter(monkeypatch, threads):
     for Engine in (EmulatedEngine, NumpyEngine):
         models.append(train(Engine((45, 60), target), start, step_settings(0.5, kernels=70), 5)[0])
     assert_gradients_agree(*models, 1e-3)
+    # that two go apart where they turn is for other tests; here all threads must do their part
+    along_axes = [train(EmulatedEngine((45, 60), target), start, frame_settings(), 5,
+                        turned_adam(start))[0]]
+    monkeypatch.undo()
+    along_axes.append(train(EmulatedEngine((45, 60), target), start, frame_settings(), 5,
+                            turned_adam(start))[0])
+    assert_gradients_agree(*along_axes, 1e-6)
     assert library.smoe_races() == 0
 
 

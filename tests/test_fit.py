@@ -200,7 +200,7 @@ def test_what_a_smoe_does_not_train_is_not_fitted_silently():
 
 @pytest.mark.parametrize("wrong", [
     {"most_sharpness": 0.0}, {"least_diagonal": 0.0}, {"least_diagonal": 4.0}, {"jitter": 1e6},
-    {"start": 1.5}, {"removal": 2.0}, {"events_until": 1.1}])
+    {"start": 1.5}, {"removal": 2.0}, {"turn_every": 10**12}, {"events_until": 1.1}])
 def test_numbers_of_a_recipe_that_make_no_sense_are_refused(wrong):
     with pytest.raises(ValueError, match=rf"recipe\.(.*\.)?{next(iter(wrong))}"):
         fit_settings(kernels=9, recipe=Recipe(**wrong))
@@ -344,7 +344,8 @@ def test_the_last_record_is_of_the_very_model_that_is_left(each_engine, image, o
 
 def test_the_model_of_an_earlier_validation_is_left_if_that_was_better(each_engine):
     # rates far too high that never fade: the path is restless
-    recipe = Recipe(rate=1.0, shape_rate=0.6, expert_rate=0.3, slope_rate=0.2, fade_from=1)
+    recipe = Recipe(rate=1.0, weight_rate=1.0, shape_rate=0.6, expert_rate=0.3, slope_rate=0.2,
+                    fade_from=1)
     smoe, seen = Smoe(GREY), []
     smoe.fit(kernels=10, iterations=60, val_iter=5, recipe=recipe,
              callbacks=[lambda smoe: seen.append(smoe.params)])
@@ -430,7 +431,8 @@ def test_any_picture_is_fitted_no_worse_than_by_a_constant(each_engine, kind, se
 
 
 def test_a_fit_that_learns_nothing_from_a_start_worse_than_a_constant_is_that_constant(each_engine):
-    recipe = Recipe(rate=0, shape_rate=0, expert_rate=0, slope_rate=0, events_until=0, jitter=3)
+    recipe = Recipe(rate=0, weight_rate=0, shape_rate=0, expert_rate=0, slope_rate=0,
+                    events_until=0, jitter=3)
     smoe = Smoe(GREY).fit(kernels=9, iterations=5, val_iter=1, recipe=recipe)
     assert smoe.history[0].mse > smoe.history[-1].mse
     assert smoe.history[-1].mse == pytest.approx(GREY.var() * 255**2, rel=1e-4)

@@ -141,6 +141,15 @@ def test_a_model_that_was_fitted_and_then_trained_goes_on_bit_for_bit(each_engin
     assert_same_fit(again, smoe)
 
 
+def test_a_fit_whose_model_was_changed_by_hand_leaves_a_checkpoint_that_can_be_read(
+        each_engine, tmp_path):
+    smoe = Smoe(GREY).fit(kernels=8, iterations=24)
+    smoe.params = smoe.params.select(np.arange(8) > 2)
+    smoe.save_checkpoint(tmp_path / "c.npz")
+    again = Smoe.from_checkpoint(tmp_path / "c.npz", GREY)
+    assert_same_model(again.params, smoe.params)
+
+
 # ---- checkpoints that are refused
 
 

@@ -20,7 +20,8 @@ from scipy.linalg import expm
 from smoe_np import dense, launch_native
 from smoe_np.adam import BETA1, Adam
 from smoe_np.frame import LARGEST_WEIGHT, SMALLEST_WEIGHT, retract, whitened
-from smoe_np.params import NAMES, unchecked
+from smoe_np.kernel_files import constants
+from smoe_np.params import LARGEST, NAMES, unchecked
 
 DIMENSIONS = pytest.mark.parametrize("D", [1, 2, 3])
 CHANNELS = pytest.mark.parametrize("C", [1, 3])
@@ -172,7 +173,7 @@ def test_a_centre_moves_by_the_step_in_its_own_frame(D):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_weights_are_multiplied_and_stay_within_what_float32_can_hold(dtype):
+def test_weights_are_multiplied_and_stay_within_their_bounds(dtype):
     params, _ = model_and_target(2, 1, K=4, dtype=dtype)
     changes = {"pis": np.array([0.5, -0.5, 90, -90])}
     stepped = retract(params, changes, *FREE).pis
@@ -181,6 +182,12 @@ def test_weights_are_multiplied_and_stay_within_what_float32_can_hold(dtype):
     np.testing.assert_allclose(stepped[2:], [SMALLEST_WEIGHT, LARGEST_WEIGHT], rtol=1e-6)
     assert (stepped > 0).all()
     assert np.isfinite(stepped).all()
+
+
+def test_the_kernels_have_the_same_bounds_of_weights():
+    found = constants()
+    assert (found["SMALLEST_WEIGHT"], found["LARGEST_WEIGHT"]) == (SMALLEST_WEIGHT, LARGEST_WEIGHT)
+    assert LARGEST_WEIGHT < LARGEST  # beyond which a model is refused
 
 
 @DIMENSIONS
@@ -351,7 +358,7 @@ def test_with_sparsity_kernels_leave_and_the_others_go_on(each_engine):
                                rtol=0.02)
 
 
-def test_weights_stay_within_what_float32_can_hold_whatever_the_rate(each_engine):
+def test_weights_stay_within_their_bounds_whatever_the_rate(each_engine):
     params, target = model_and_target(2, 1, dtype=np.float32)
     settings, adam = frame_settings(), Adam(params)
     settings.rates.update(pis=1e3)

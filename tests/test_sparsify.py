@@ -11,6 +11,7 @@ from helpers import assert_same_model, picture, random_model
 from smoe_np import Smoe, dense, files, launch_native, sparsify
 from smoe_np.initialize import kernel_grid
 from smoe_np.sparsify import Sparsification, dense_start, sparsify_settings
+from smoe_np.turned_adam import TurnedAdam
 
 RUN = {"target_kernels": 14, "iterations": (12, 80, 16), "val_iter": 26}
 SEARCH = {"target_psnr": 22.0, "iterations": (20, 20, 30), "val_iter": 50}
@@ -250,15 +251,16 @@ def test_after_an_error_in_a_round_the_model_is_as_it_was_before_it(whole, each_
     np.testing.assert_allclose(smoe.reconstruction, wanted, atol=2e-5)
 
 
-def test_moments_of_weights_are_not_taken_for_those_of_their_logarithms(each_engine):
+def test_fine_tuning_begins_with_new_moments_as_weights_step_by_their_logarithms(each_engine):
     moments = {}
     Smoe(GREY, 8).sparsify(**RUN, callbacks=[
         lambda smoe: moments.update({smoe.iteration: smoe.adam.copy()})])
     assert moments[78].m.pis.any()
     assert moments[78].v.pis.any()
-    assert not moments[92].m.pis.any()
-    assert not moments[92].v.pis.any()
     assert moments[92].steps == 0
+    assert not moments[92].m.pis.any()
+    assert isinstance(moments[92], TurnedAdam)
+    assert not isinstance(moments[78], TurnedAdam)
 
 
 @pytest.mark.parametrize("at", [5, 60, 100])

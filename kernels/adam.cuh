@@ -1,8 +1,4 @@
-// Adam along axes of each kernel's own: turned_adam.py in C++; how they turn is in axes.cu.
-//
-// Of a kernel's `trained` numbers, n: `outer` has the n × n mean products of their gradients, each
-// times its rate; `axes` an axis in each row. v has the mean square along axis i where the i-th
-// trained number is.
+// Adam: number by number, or along axes of each kernel's own: adam.py and turned_adam.py in C++.
 #pragma once
 #include "control.cuh"
 #include "gate.cuh"
@@ -19,12 +15,28 @@ FUNCTION double rate_of(const double *settings, int w) {
     return settings[kind];
 }
 
-// What Adam takes off a kernel's numbers, along its axes; `rate`, the correction of bias and the
-// fading of the rates.
+// What Adam takes off each number, as TensorFlow 1 has it: ε is added to √v before the correction of
+// bias. `rate`: that correction and the fading of rates.
+FUNCTION void change_numbers(const double *settings, double rate, const double *rates,
+                             const double *gradient, REAL *m, REAL *v, double *change) {
+    for (int w = 0; w < WIDTH; w++) {  // not unrolled: a CPU takes several at a time
+        const double g = gradient[w];
+        const double m_now = m[w] + (1 - BETA1) * (g - m[w]);
+        const double v_now = v[w] + (1 - settings[BETA2]) * (g * g - v[w]);
+        const bool trained = rates[w] >= 0;
+        change[w] = trained ? rates[w] * rate * m_now / (sqrt(v_now) + settings[EPSILON]) : 0;
+        m[w] = trained ? (REAL)m_now : m[w];
+        v[w] = trained ? (REAL)v_now : v[w];
+    }
+}
+
+// What Adam takes off the `trained` numbers of a kernel, along its axes. `outer` has their mean
+// products, n × n, each gradient times its rate; `axes` an axis in each row; v the mean square along
+// axis i where the i-th trained number is.
 FUNCTION void change_along_axes(const double *settings, double rate, const double *rates,
                                 const double *gradient, int trained, REAL *m, REAL *v, REAL *outer,
                                 const REAL *axes, double *change) {
-    const double beta1 = 1 - BETA1, beta2 = 1 - settings[BETA2];
+    const double beta2 = settings[BETA2];
     double g[WIDTH], mean[WIDTH], along[WIDTH], square[WIDTH], total = 0;
     int at[WIDTH], n = 0;
     for (int w = 0; w < WIDTH; w++) {
@@ -32,7 +44,7 @@ FUNCTION void change_along_axes(const double *settings, double rate, const doubl
         if (rates[w] < 0) continue;
         at[n] = w;
         g[n] = gradient[w] * rates[w];
-        mean[n] = m[w] + beta1 * (g[n] - m[w]);
+        mean[n] = m[w] + (1 - BETA1) * (g[n] - m[w]);
         m[w] = (REAL)mean[n];
         along[n++] = 0;
     }
@@ -41,11 +53,11 @@ FUNCTION void change_along_axes(const double *settings, double rate, const doubl
         REAL *products = outer + i * trained;
         double now = 0;
         for (int j = 0; j < n; j++) {
-            products[j] = (REAL)(products[j] + beta2 * (g[i] * g[j] - products[j]));
+            products[j] = (REAL)(products[j] + (1 - beta2) * (g[i] * g[j] - products[j]));
             now += axis[j] * g[j];
             along[i] += axis[j] * mean[j];
         }
-        square[i] = v[at[i]] + beta2 * (now * now - v[at[i]]);
+        square[i] = v[at[i]] + (1 - beta2) * (now * now - v[at[i]]);
         v[at[i]] = (REAL)square[i];
         total += square[i];
     }
