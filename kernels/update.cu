@@ -115,7 +115,8 @@ FUNCTION void find_gradient(const double *settings, int longest, const double *s
             gradient[AT_A + TRIANGLE(d, d)] +=
                 0.5 * settings[BANDWIDTH] / settings[SCALE] * row[AT_A + TRIANGLE(d, d)];
         if (settings[L1] != 0)  // which acts on π itself, not on its logarithm
-            gradient[0] = gradient[0] / row[0] + settings[L1] / (2 * settings[SCALE]);
+            gradient[0] = gradient[0] / larger(row[0], LEAST_DIVISOR) +
+                          settings[L1] / (2 * settings[SCALE]);
         return;
     }
     chain_rule(sums, row, longest, 2 * settings[SCALE], gradient);

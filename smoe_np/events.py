@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 
+from .frame import balanced
 from .gate import quadratic_terms
 from .params import unchecked
 
@@ -158,7 +159,7 @@ def relocate(engine, params, adam, target, removed, recipe, affine, random):
         normals /= np.linalg.norm(normals, axis=1, keepdims=True)
     parents = np.concatenate([np.flatnonzero(stays), order])
     params = params.select(stays)
-    params.pis = params.pis / params.pis.sum()
+    params.pis = balanced(params.pis)
     params = split(params, number[order], normals[order], recipe.shift)
     is_new = parents.copy()
     is_new[number[order]] = is_new[len(is_new) - splits :] = -1

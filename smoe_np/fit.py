@@ -46,7 +46,7 @@ class Recipe(NamedTuple):
     removal: float = 0.16  # part of the kernels that leave at an event, at first; at last none do
     remove_by: str = "cost"  # of leaving a kernel out; or "weight" or "error"
     mass_power: float = 0.35  # kernels of most error / mass^this are split
-    split_by_gain: bool = False  # times what separate experts would gain, and the root of it
+    split_by_gain: bool = True  # times what separate experts would gain, and the root of it
     best_direction: bool = True  # or a random one
     shift: float = 0.95  # of the children, in their parent's frame
     tau: float = 6.0  # lists may leave out gates below e^−this, and are used for so many steps

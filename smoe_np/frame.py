@@ -10,6 +10,9 @@ from .backend import array_module
 from .params import unchecked
 
 SMALLEST_WEIGHT, LARGEST_WEIGHT = 1e-30, 1e8  # beyond ``params.LARGEST`` a model is refused
+# where π itself steps, weights below this go with the first step, whatever their gradient, which
+# divided by less would have a square beyond float32
+LEAST_DIVISOR = 1e-15
 
 
 def whitened(gradients, params, scale):
@@ -35,6 +38,12 @@ def whitened(gradients, params, scale):
     return unchecked({"pis": params.pis.astype(float) * gradients.pis * scale,
                       "musX": shift * scale, "A": shape * scale,
                       "gamma_e": slope * scale, "nu_e": g_nu * scale})
+
+
+def balanced(pis):
+    """The same weights in another unit: they add up to 1, but none is below what a step leaves."""
+    xp = array_module(pis)
+    return xp.maximum(pis / pis.sum(dtype=float), SMALLEST_WEIGHT).astype(pis.dtype)
 
 
 def retract(params, changes, least, most):

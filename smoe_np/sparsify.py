@@ -2,7 +2,7 @@
 
     train       λ_S = 0, at constant rates: a dense model
     sparsify    λ_S > 0: weights π fall, and kernels whose weight reaches 0 leave
-    tune        λ_S = 0, along axes (``turned_adam``), rates fall as half a cosine
+    tune        λ_S = 0, rates fall as half a cosine
 
 (Bochinski et al., "Regularized Gradient Descent Training of Steered Mixture of Experts for Sparse
 Image Representation", ICIP 2018.) Steps are taken in each kernel's own frame (``frame``).
@@ -22,6 +22,7 @@ import numpy as np
 from .engine import check_number, check_whole
 from .events import relocate
 from .fit import Recipe, adam_of, frame_steps
+from .frame import balanced
 from .initialize import kernel_grid
 from .params import unchecked
 from .search import next_try
@@ -29,8 +30,10 @@ from .steps import NO_KERNEL, Progressed
 
 ITERATIONS = 200, 800, 1000  # of the three phases
 ROUND = 10  # steps from one look at the number of kernels to the next
-# there are no events, which need steps to be smaller
-RECIPE = Recipe(rate=0.1, weight_rate=0.1, shape_rate=0.06, expert_rate=0.03, slope_rate=0.018)
+# There are no events, which need steps to be smaller; and no axes, along which weights go so far
+# apart that a model cannot be made sparser once more.
+RECIPE = Recipe(rate=0.1, weight_rate=0.1, shape_rate=0.06, expert_rate=0.03, slope_rate=0.018,
+                turn_every=0, most_sharpness=2.0)
 FIRST_WEIGHT = 1.0  # λ_S at first, times K₀ and the mean squared error
 LEAST_ERROR = 1e-7  # that this error is taken to be at least
 MOST_RATE = 0.01  # of π, times their mean, while λ_S acts
@@ -183,16 +186,11 @@ class Sparsification:
         else:
             params = self._leave_out(engine, params, adam, self.kernels)
             self.phase, self.l1reg = "tune", 0.0
-        return unchecked({**params.arrays(), "pis": params.pis / params.pis.sum()},
-                         params.image_shape)
+        return unchecked({**params.arrays(), "pis": balanced(params.pis)}, params.image_shape)
 
     def new_adam(self, params):
-        """What takes the steps of a model from the beginning of a phase on.
-
-        It has no axes where λ_S acts: a weight is to fall whatever else its kernel does.
-        """
-        recipe = self.recipe if self.phase == "tune" else self.recipe._replace(turn_every=0)
-        return adam_of(recipe, params, self.affine)
+        """What takes the steps of a model from the beginning of a phase on."""
+        return adam_of(self.recipe, params, self.affine)
 
     def steps(self, until, initial_kernels):
         """How steps are taken, but for what ``advance`` adds."""

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .backend import array_module
-from .frame import retract, whitened
+from .frame import LEAST_DIVISOR, retract, whitened
 from .params import NAMES
 from .regularize import add_penalty_gradients, clip_gradients, penalty, tie_radial
 
@@ -119,7 +119,8 @@ def _step_in_own_frame(engine, params, gradients, adam, settings):
     frame = settings.own_frame
     gradients = whitened(gradients, params, half_sum)
     if settings.l1reg:  # π itself steps, not its logarithm: kernels can leave
-        gradients.pis = gradients.pis / params.pis
+        xp = array_module(params.pis)
+        gradients.pis = gradients.pis / xp.maximum(params.pis, LEAST_DIVISOR)
     changes = adam.changes(gradients, settings.rates, settings.adam_eps,
                            frame.fading(adam.steps + 1))
     pis = changes.pop("pis", 0.0) if settings.l1reg else None

@@ -19,7 +19,7 @@ from scipy.linalg import expm
 
 from smoe_np import dense, launch_native
 from smoe_np.adam import BETA1, Adam
-from smoe_np.frame import LARGEST_WEIGHT, SMALLEST_WEIGHT, retract, whitened
+from smoe_np.frame import LARGEST_WEIGHT, LEAST_DIVISOR, SMALLEST_WEIGHT, retract, whitened
 from smoe_np.kernel_files import constants
 from smoe_np.params import LARGEST, NAMES, unchecked
 
@@ -187,6 +187,7 @@ def test_weights_are_multiplied_and_stay_within_their_bounds(dtype):
 def test_the_kernels_have_the_same_bounds_of_weights():
     found = constants()
     assert (found["SMALLEST_WEIGHT"], found["LARGEST_WEIGHT"]) == (SMALLEST_WEIGHT, LARGEST_WEIGHT)
+    assert found["LEAST_DIVISOR"] == LEAST_DIVISOR
     assert LARGEST_WEIGHT < LARGEST  # beyond which a model is refused
 
 

@@ -11,7 +11,6 @@ from helpers import assert_same_model, picture, random_model
 from smoe_np import Smoe, dense, files, launch_native, sparsify
 from smoe_np.initialize import kernel_grid
 from smoe_np.sparsify import Sparsification, dense_start, sparsify_settings
-from smoe_np.turned_adam import TurnedAdam
 
 RUN = {"target_kernels": 14, "iterations": (12, 80, 16), "val_iter": 26}
 SEARCH = {"target_psnr": 22.0, "iterations": (20, 20, 30), "val_iter": 50}
@@ -259,8 +258,19 @@ def test_fine_tuning_begins_with_new_moments_as_weights_step_by_their_logarithms
     assert moments[78].v.pis.any()
     assert moments[92].steps == 0
     assert not moments[92].m.pis.any()
-    assert isinstance(moments[92], TurnedAdam)
-    assert not isinstance(moments[78], TurnedAdam)
+
+
+def test_weights_of_all_sizes_are_no_obstacle(each_engine):
+    # as long trainings in each kernel's own frame leave them
+    smoe = Smoe(GREY, 8)
+    params = smoe.params.copy()
+    params.pis = np.logspace(-30, 8, 56).astype(np.float32)
+    smoe.params = params
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        smoe.sparsify(target_kernels=14, iterations=(0, 80, 40), val_iter=40)
+    assert smoe.params.num_kernels == 14
+    assert np.isfinite(smoe.reconstruction).all()
 
 
 @pytest.mark.parametrize("at", [5, 60, 100])
