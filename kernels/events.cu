@@ -39,34 +39,23 @@ FUNCTION void store_weights(const Tile &tile, Terms &terms, Gates &gates, Residu
 // Of pair j over the pixels of one part that lie on one side of its kernel, `side` + slope · u > 0:
 // Σ w² φ(u), and for each channel Σ w ρ and Σ w ρ u.
 //
-// `q` has for each channel ρ / S, then 1/S, or 0 beyond the picture.
+// `q` has 1/S, or 0 beyond the picture; then for each channel ρ / S.
 template <class Gates, class Residuals, class Partial>
 FUNCTION void store_half(REAL side, const REAL *slope, Gates &gates, Residuals &q, int j, int part,
                          Partial &partial) {
-    Pack u[NDIM], sums[WIDTH];
-    UNROLL for (int w = 0; w < WIDTH; w++) sums[w] = Pack{};
+    Moments moments = {};
     UNROLL for (int i = part * LANES; i < PIXELS; i += PARTS * LANES) {
-        Pack h = Pack{} + side;
+        Pack u[NDIM], h[NCHAN], height = Pack{} + side;
         UNROLL for (int d = 0; d < NDIM; d++) {
             u[d] = coordinate(d, i);
-            h += slope[d] * u[d];
+            height += slope[d] * u[d];
         }
-        const Pack gate = where_above_0(h, LOAD(gates, j * STRIDE + i));
-        const Pack w = gate * LOAD(q, NCHAN * PIXELS + i), square = w * w;
-        sums[0] += square;
-        UNROLL for (int d = 0; d < NDIM; d++) {
-            sums[1 + d] += square * u[d];
-            UNROLL for (int k = d; k < NDIM; k++)
-                sums[PRODUCT(d, k)] += square * product(d, k, i);
-        }
-        UNROLL for (int c = 0; c < NCHAN; c++) {
-            const Pack error = gate * LOAD(q, c * PIXELS + i);
-            sums[MOMENTS + c * (NDIM + 1)] += error;
-            UNROLL for (int d = 0; d < NDIM; d++)
-                sums[MOMENTS + c * (NDIM + 1) + 1 + d] += error * u[d];
-        }
+        const Pack gate = where_above_0(height, LOAD(gates, j * STRIDE + i));
+        UNROLL for (int c = 0; c < NCHAN; c++) h[c] = gate * LOAD(q, (1 + c) * PIXELS + i);
+        const Pack w = gate * LOAD(q, i);  // S may be too large to be squared
+        add(moments, i, u, w * w, h);
     }
-    store_sums(sums, j, part, partial);
+    store_moments(moments, j, part, partial);
 }
 
 // One tile; of each pair, at row pair − start[first_tile], what `store_weights` says.
@@ -106,12 +95,12 @@ KERNEL(weigh, TILE_THREADS, int *control, const int *grid, const double *records
     }
 }
 
-// One tile; of each pair, at row pair − start[first_tile], what `store_half` says of the side that
-// `direction`, in the kernel's own frame, points to, round the centre of the kernel; of both sides
-// where it is 0.
+// One tile; of each pair, for each direction a row in a set of `room` rows of its own, at row pair −
+// start[first_tile] of it: what `store_half` says of the side that the direction, in the kernel's
+// own frame, points to, round the centre of the kernel; of both sides where it is 0.
 KERNEL(halve, TILE_THREADS, int *control, const int *grid, const double *records,
        const int *start, const int *list, const int *winners, const REAL *target, int first_tile,
-       const double *direction, int room, REAL *rows)
+       const double *directions, int many, int room, REAL *rows)
 {
     if (!GOES_ON(control)) return;
     ARRAYS_OF_A_TILE;
@@ -126,29 +115,34 @@ KERNEL(halve, TILE_THREADS, int *control, const int *grid, const double *records
         UNROLL for (int c = 0; c < NCHAN; c++) {
             const Pack here = AT(y[c], i) + (REAL)tile.level[c];
             const Pack t = LOAD(target, ((long long)tile.number * NCHAN + c) * PIXELS + i);
-            STORE(q, c * PIXELS + i, (t - least(most(here, Pack{}), Pack{} + 1)) * whole);
+            STORE(q, (1 + c) * PIXELS + i, (t - least(most(here, Pack{}), Pack{} + 1)) * whole);
         }
-        STORE(q, NCHAN * PIXELS + i, whole);
+        STORE(q, i, whole);
     }
     BARRIER;
-    bool whole_kernel = true;
-    UNROLL for (int d = 0; d < NDIM; d++) whole_kernel = whole_kernel && direction[d] == 0;
     for (int c = 0; c * CHUNK < tile.pairs; c++) {
         const int count =
             chunk_again(records, list, tile, c, terms, offsets, gates, top, S, y);
-        FOR_PARTS(j, part, count) {
-            const double *A = records + (long long)list[tile.first + c * CHUNK + j] * RECORD +
-                              OF_STEERING;
-            REAL slope[NDIM], side = whole_kernel;
-            UNROLL for (int i = 0; i < NDIM; i++) {  // h = n · Aᵀ(x − μ)
-                double along = 0;
-                UNROLL for (int k = 0; k <= i; k++) along += A[TRIANGLE(i, k)] * direction[k];
-                slope[i] = (REAL)along;
-                side += (REAL)along * (REAL)offsets[i * CHUNK + j];
+        for (int r = 0; r < many; r++) {
+            const double *direction = directions + r * NDIM;
+            bool both = true;
+            UNROLL for (int d = 0; d < NDIM; d++) both = both && direction[d] == 0;
+            FOR_PARTS(j, part, count) {
+                const double *A = records + OF_STEERING +
+                                  (long long)list[tile.first + c * CHUNK + j] * RECORD;
+                REAL slope[NDIM], side = both;
+                UNROLL for (int i = 0; i < NDIM; i++) {  // h = n · Aᵀ(x − μ)
+                    double along = 0;
+                    UNROLL for (int k = 0; k <= i; k++) along += A[TRIANGLE(i, k)] * direction[k];
+                    slope[i] = (REAL)along;
+                    side += (REAL)along * (REAL)offsets[i * CHUNK + j];
+                }
+                store_half(side, slope, gates, q, j, part, partial);
             }
-            store_half(side, slope, gates, q, j, part, partial);
+            BARRIER;
+            store_rows<true>(count, offsets, partial,
+                             rows + ((long long)r * room + row0 + c * CHUNK) * ROW);
+            BARRIER;
         }
-        BARRIER;
-        store_rows<true>(count, offsets, partial, rows + (row0 + c * CHUNK) * ROW);
     }
 }

@@ -15,6 +15,7 @@
 #define FALLS 3.0         // see bound
 #define SAMPLE 256        // see bound
 #define FEW_PAIRS 512     // see arrange
+#define FEW_RUNS 16       // see put_in_order
 #define WEAK 0.5          // see anchor
 CONSTANT double LEAST[3] = {0.03, 0.15, 0.15};
 CONSTANT double MOST[3] = {0.5, 10, 10};
@@ -390,6 +391,19 @@ KERNEL(place, LIST_THREADS, const int *control, const int *list, const int *numb
     }
 }
 
+#ifndef SCALAR_PACKS
+// A thread takes the tiles of its share in turn, so the pairs of a kernel that few threads have seen
+// are a few ascending runs, one after the other.
+FUNCTION void put_in_order(int *pairs, int n) {
+    for (int end = 0, middle = 0, runs = 0; end < n; middle = end, runs++) {
+        if (runs == FEW_RUNS) return std::sort(pairs, pairs + n);
+        end++;
+        while (end < n && pairs[end - 1] < pairs[end]) end++;
+        std::inplace_merge(pairs, pairs + middle, pairs + end);
+    }
+}
+#endif
+
 // The pairs of each kernel in ascending order: few of them by counting those before each; many by
 // bitonic sorting in which the smaller one always goes first, so that what lies beyond the end
 // counts as largest and need not be there.
@@ -413,6 +427,9 @@ KERNEL(arrange, 32, const int *control, const int *first_of_kernel, int *pairs,
     }
     BARRIER;
     if (!unsorted[0]) return;
+#ifndef SCALAR_PACKS
+    return put_in_order(run, n);
+#endif
     if (n <= FEW_PAIRS) {
         FOR_EACH_PLAIN(j, n) {
             const int pair = run[j];

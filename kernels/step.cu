@@ -1,6 +1,27 @@
 // The fused step over tiles: the regression, its error, and the moments of every pair.
 #include "tile.cuh"
 
+// The moments of pair j in a tile, over the pixels of one part: Σ g φ(u), and for each channel Σ w
+// r and Σ w r u, but for a factor.
+template <class Terms, class Gates, class Residuals, class Partial>
+FUNCTION void store_slopes(Terms &terms, Gates &gates, Residuals &q, int j, int part,
+                           Partial &partial) {
+    Moments moments = {};
+    UNROLL for (int i = part * LANES; i < PIXELS; i += PARTS * LANES) {
+        Pack u[NDIM], h[NCHAN];
+        UNROLL for (int d = 0; d < NDIM; d++) u[d] = coordinate(d, i);
+        const Pack gate = LOAD(gates, j * STRIDE + i);
+        Pack pull = LOAD(q, i);
+        UNROLL for (int c = 0; c < NCHAN; c++) {
+            const Pack q_c = LOAD(q, (1 + c) * PIXELS + i);
+            h[c] = gate * q_c;
+            pull += q_c * expert_at(terms, j, c, u);
+        }
+        add(moments, i, u, gate * pull, h);
+    }
+    store_moments(moments, j, part, partial);
+}
+
 // One tile: its pairs start[tile] … start[tile + 1] of `list`. Writes the sum of its squared
 // errors, and of each pair the moments round the centre of its kernel, at row pair −
 // start[first_tile], if there is room.
@@ -46,7 +67,7 @@ KERNEL(step, TILE_THREADS, int *control, const int *grid, const double *records,
     for (int c = 0; c * CHUNK < tile.pairs; c++) {
         const int count =
             chunk_again(records, list, tile, c, terms, offsets, gates, top, S, y);
-        FOR_PARTS(j, part, count) store_moments(terms, gates, q, j, part, partial);
+        FOR_PARTS(j, part, count) store_slopes(terms, gates, q, j, part, partial);
         BARRIER;
         store_rows<true>(count, offsets, partial, rows + (row0 + c * CHUNK) * ROW);
     }

@@ -246,14 +246,29 @@ FUNCTION void accumulate(const double *records, const int *list, int count, Term
     BARRIER;
 }
 
-// The moments of pair j in a tile, over the pixels of one part: Σ g φ(u), and for each channel Σ w
-// r and Σ w r u, but for a factor.
+// Sums over pixels: Σ g φ(u), and for each channel Σ h and Σ h u. Pixels are added by `add`, i of
+// the first one of a pack; `store_moments` ends it.
 #if WALKS
 // Along axis 0, u = ADVANCE b + c, with b of the pack and c within it, both counted from the
-// middle. The lanes of a pack that differ in c are added up first; then there is a Line of sums
+// middle. The lanes of a pack that differ in c are added up last; then there is a Line of sums
 // over the other axes.
 #define LINE (PIXELS / SIDE)
 typedef Lanes<LINE>::Vector Line;
+
+struct Moments {
+    Pack g[3], h[NCHAN][2];  // Σ g, Σ b g, Σ b² g; Σ h, Σ b h
+};
+
+FUNCTION void add(Moments &moments, int i, const Pack *, Pack g, const Pack *h) {
+    const REAL place = (REAL)(i / LANES) - (REAL)(PACKS - 1) / 2;
+    moments.g[0] += g;
+    moments.g[1] += g * place;
+    moments.g[2] += g * (place * place);
+    UNROLL for (int c = 0; c < NCHAN; c++) {
+        moments.h[c][0] += h[c];
+        moments.h[c][1] += h[c] * place;
+    }
+}
 
 struct Folded {  // Σ p and Σ c p over lanes that differ in c; Σ c² p
     Line sum, once, twice;
@@ -272,36 +287,14 @@ FUNCTION Folded fold(Pack pack) {
     return folded;
 }
 
-template <class Terms>
-FUNCTION void store_moments(Terms &terms, const REAL *gates, const REAL *q, int j, int,
-                            REAL *partial) {
-    Pack u[NDIM], expert[NCHAN], g0 = Pack{}, g1 = Pack{}, g2 = Pack{};  // Σ g, Σ b g, Σ b² g
-    Pack h0[NCHAN], h1[NCHAN];                                         // Σ h, Σ b h
-    UNROLL for (int d = 0; d < NDIM; d++) u[d] = coordinate(d, 0);
-    UNROLL for (int c = 0; c < NCHAN; c++) {
-        expert[c] = expert_at(terms, j, c, u);
-        h0[c] = h1[c] = Pack{};
-    }
-    UNROLL for (int b = 0; b < PACKS; b++) {
-        const REAL place = (REAL)b - (REAL)(PACKS - 1) / 2;
-        const Pack gate = load_pack(gates + j * STRIDE + b * LANES);
-        Pack pull = load_pack(q + b * LANES);
-        UNROLL for (int c = 0; c < NCHAN; c++) {
-            const Pack q_c = load_pack(q + (1 + c) * PIXELS + b * LANES), h = gate * q_c;
-            pull += q_c * expert[c];
-            h0[c] += h;
-            h1[c] += h * place;
-            expert[c] += ADVANCE * expert_slope(terms, j, c);
-        }
-        const Pack g = gate * pull;
-        g0 += g;
-        g1 += g * place;
-        g2 += g * (place * place);
-    }
+FUNCTION void store_moments(const Moments &moments, int j, int, REAL *partial) {
     const REAL step = ADVANCE;
-    const Folded f0 = fold(g0), f1 = fold(g1), f2 = fold(g2);
+    const Folded f0 = fold(moments.g[0]), f1 = fold(moments.g[1]), f2 = fold(moments.g[2]);
     Line sums[WIDTH], v[NDIM];
-    UNROLL for (int d = 1; d < NDIM; d++) memcpy(&v[d], &u[d], sizeof v[d]);
+    UNROLL for (int d = 1; d < NDIM; d++) {
+        const Pack u = coordinate(d, 0);
+        memcpy(&v[d], &u, sizeof v[d]);
+    }
     sums[0] = f0.sum;
     sums[1] = f0.once + step * f1.sum;
     sums[PRODUCT(0, 0)] = f0.twice + 2 * step * f1.once + step * step * f2.sum;
@@ -311,39 +304,35 @@ FUNCTION void store_moments(Terms &terms, const REAL *gates, const REAL *q, int 
         UNROLL for (int k = d; k < NDIM; k++) sums[PRODUCT(d, k)] = v[k] * sums[1 + d];
     }
     UNROLL for (int c = 0; c < NCHAN; c++) {
-        const Folded of_gate = fold(h0[c]), of_b = fold(h1[c]);
+        const Folded once = fold(moments.h[c][0]), of_b = fold(moments.h[c][1]);
         Line *of_channel = sums + MOMENTS + c * (NDIM + 1);
-        of_channel[0] = of_gate.sum;
-        of_channel[1] = of_gate.once + step * of_b.sum;
+        of_channel[0] = once.sum;
+        of_channel[1] = once.once + step * of_b.sum;
         UNROLL for (int d = 1; d < NDIM; d++) of_channel[1 + d] = v[d] * of_channel[0];
     }
     Lanes<LINE>::sum<WIDTH>(sums, partial + j * SUMS);
 }
 #else
-template <class Terms, class Gates, class Residuals, class Partial>
-FUNCTION void store_moments(Terms &terms, Gates &gates, Residuals &q, int j, int part,
-                            Partial &partial) {
-    Pack u[NDIM], sums[WIDTH];
-    UNROLL for (int w = 0; w < WIDTH; w++) sums[w] = Pack{};
-    UNROLL for (int i = part * LANES; i < PIXELS; i += PARTS * LANES) {
-        UNROLL for (int d = 0; d < NDIM; d++) u[d] = coordinate(d, i);
-        const Pack gate = LOAD(gates, j * STRIDE + i);
-        Pack pull = LOAD(q, i);
-        UNROLL for (int c = 0; c < NCHAN; c++) {
-            const Pack q_c = LOAD(q, (1 + c) * PIXELS + i), h = gate * q_c;
-            pull += q_c * expert_at(terms, j, c, u);
-            sums[MOMENTS + c * (NDIM + 1)] += h;
-            UNROLL for (int d = 0; d < NDIM; d++)
-                sums[MOMENTS + c * (NDIM + 1) + 1 + d] += h * u[d];
-        }
-        const Pack g = gate * pull;
-        sums[0] += g;
-        UNROLL for (int d = 0; d < NDIM; d++) {
-            sums[1 + d] += g * u[d];
-            UNROLL for (int k = d; k < NDIM; k++) sums[PRODUCT(d, k)] += g * product(d, k, i);
-        }
+struct Moments {
+    Pack sums[WIDTH];
+};
+
+FUNCTION void add(Moments &moments, int i, const Pack *u, Pack g, const Pack *h) {
+    Pack *sums = moments.sums;
+    sums[0] += g;
+    UNROLL for (int d = 0; d < NDIM; d++) {
+        sums[1 + d] += g * u[d];
+        UNROLL for (int k = d; k < NDIM; k++) sums[PRODUCT(d, k)] += g * product(d, k, i);
     }
-    store_sums(sums, j, part, partial);
+    UNROLL for (int c = 0; c < NCHAN; c++) {
+        sums[MOMENTS + c * (NDIM + 1)] += h[c];
+        UNROLL for (int d = 0; d < NDIM; d++) sums[MOMENTS + c * (NDIM + 1) + 1 + d] += h[c] * u[d];
+    }
+}
+
+template <class Partial>
+FUNCTION void store_moments(const Moments &moments, int j, int part, Partial &partial) {
+    store_sums(moments.sums, j, part, partial);
 }
 #endif
 

@@ -134,25 +134,32 @@ class KernelEngine(KernelBuffers):
     def weigh(self, params):
         """See ``NumpyEngine.weigh``."""
         self._prepare(params)
-        return self._sum_rows("weigh")[:, :3]
+        return self._sum_rows("weigh")[0, :, :3]
 
-    def halve(self, params, direction=None):
+    def halve(self, params, directions=()):
         """See ``NumpyEngine.halve``."""
         self._prepare(params)
-        direction = np.zeros(len(self.shape)) if direction is None else direction
-        return self._sum_rows("halve", self.launch.array(np.asarray(direction, np.float64)))
+        numbers = np.zeros((1 + len(directions), len(self.shape)))
+        numbers[1:] = np.reshape(directions, numbers[1:].shape)
+        return self._sum_rows("halve", self.launch.array(numbers), len(numbers),
+                              sets=len(numbers))
 
-    def _sum_rows(self, kernel, *arguments):
-        """Sums by kernel of the rows that a kernel over tiles makes of pairs: (K, W)."""
+    def _sum_rows(self, kernel, *arguments, sets=1):
+        """Sums by kernel of the rows that a kernel over tiles makes of pairs: (sets, K, W)."""
+        sums = self.launch.zeros((sets, self.num_slots, self.width), np.float64)
+
         def launches():
-            for first, last in self._batch_bounds():
+            room = self.room // sets
+            for first, last in self._batch_bounds(sets):
                 yield kernel, last - first, TILE_THREADS, (
-                    *self._tile, self.target, first, *arguments, self.room, self.rows)
-                yield self._gather(first, last)
+                    *self._tile, self.target, first, *arguments, room, self.rows)
+                for number, of_set in enumerate(sums):
+                    yield self._gather(
+                        first, last, self.rows[number * room * self.row_width :], of_set)
 
         self._ask(1)
-        self._with_room(lambda: self.launch.run(self.launch.record(list(launches()))))
-        return self.launch.host(self.sums)[self.slots]
+        self._with_room(lambda: self.launch.run(self.launch.record(list(launches()))), sets)
+        return self.launch.host(sums)[:, self.slots]
 
     def render(self, params):
         """The regression, clipped to [0, 1]: (*shape, C)."""

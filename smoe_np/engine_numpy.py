@@ -103,7 +103,7 @@ class NumpyEngine:
         SmoeParams
             Its gradients, float64.
         """
-        sums, errors = self._sum_pairs(params, self._row_width(params), self._backward)
+        (sums,), errors = self._sum_pairs(params, self._row_width(params), self._backward)
         scale = 1 / (np.prod(self.shape) * params.num_channels)
         gradients = gate.chain_rule(sums, params, self.grid.longest, 2 * scale)
         return float(sum(errors) * scale), gradients
@@ -138,30 +138,30 @@ class NumpyEngine:
             y' = (y − w e)/(1 − w). Where its gate is within 1e-5 of 1 (float64: 1e-12) nobody
             knows what would be there instead: such a pixel costs C.
         """
-        return self._sum_pairs(params, 3, self._weigh, moments=False)[0].T
+        return self._sum_pairs(params, 3, self._weigh, moments=False)[0][0].T
 
-    def halve(self, params, direction=None):
-        """What the pixels on one side of each kernel say of the expert that they would like.
+    def halve(self, params, directions=()):
+        """What pixels say of the expert that they would like: all, and those of halves of kernels.
 
         Parameters
         ----------
         params : SmoeParams
             No gate is negative.
-        direction : (D,) array, optional
-            A unit vector n in each kernel's own frame: the side is where n · Aᵀ(x − μ) > 0.
-            Without it, all pixels.
+        directions : (R, D) array
+            Unit vectors n in each kernel's own frame: a half is where n · Aᵀ(x − μ) > 0.
 
         Returns
         -------
-        (K, M + C (D + 1)) float64 array
-            Σ w² φ(x − μ) with the monomials φ of ``gate``; then for each channel Σ w ρ and
-            Σ w ρ (x − μ); in pixels.
+        (1 + R, K, M + C (D + 1)) float64 array
+            Of all pixels, then of the half in each direction: Σ w² φ(x − μ) with the monomials φ
+            of ``gate``; then for each channel Σ w ρ and Σ w ρ (x − μ); in pixels.
         """
         def of_block(block, pairs, scratch, sums):
-            slopes = None if direction is None else self.live.in_slots().A[block.slots] @ direction
-            self._halve(block, pairs, scratch, sums, slopes)
+            A = self.live.in_slots().A[block.slots]
+            self._halve(block, pairs, scratch, sums, [A @ n for n in np.asarray(directions)])
 
-        return self._sum_pairs(params, self._row_width(params), of_block)[0].T
+        sums = self._sum_pairs(params, self._row_width(params), of_block, 1 + len(directions))[0]
+        return sums.transpose(0, 2, 1)
 
     def render(self, params):
         """The regression, clipped to [0, 1]: (*shape, C)."""
@@ -317,30 +317,42 @@ class NumpyEngine:
         """Numbers of a pair's moments."""
         return len(self.phi) + params.num_channels * (len(self.shape) + 1)
 
-    def _sum_pairs(self, params, rows, function, moments=True):
+    def _sum_pairs(self, params, width, function, sets=1, moments=True):
         """Sums over each kernel's pairs of what ``function(block, pairs, scratch, sums)`` writes.
+
+        Parameters
+        ----------
+        params : SmoeParams
+        width : int
+            Numbers of a set.
+        function : callable
+            Its ``sums`` are (B, sets × width, n).
+        sets : int
+            Of such numbers.
+        moments : bool
+            Whether they are moments round the tiles' centres, and are wanted round the kernels'.
 
         Returns
         -------
-        (rows, K) float64 array
-            Moments round the kernels' centres, if they are moments.
+        (sets, width, K) float64 array
         list
             What the function has returned for each block.
         """
         kernels = self._prepare(params)
-        total = np.zeros((rows, len(kernels.log_weight)))
+        total = np.zeros((sets, width, len(kernels.log_weight)))
         returned = []
         for batch, pairs in self._batches(kernels):
-            sums = [np.empty((rows, len(chunk.index)), self.dtype) for chunk in batch]
+            sums = [np.empty((sets * width, len(chunk.index)), self.dtype) for chunk in batch]
             returned += self._run(batch, lambda block, i, scratch, pairs=pairs, sums=sums:
                                   function(block, pairs[i], scratch, block.view(sums[i])))
-            for chunk, (_, expert, offset), part in zip(batch, pairs, sums, strict=True):
-                if moments:
-                    if self.live.signed:
-                        part[len(self.phi) :] *= expert[0]
-                    part = gate.moments_at_kernels(part, offset)
-                total[:, chunk.kernels] += (chunk.sum_by_kernel @ part.T).T
-        return total[:, self.live.slots], returned
+            for chunk, (_, expert, offset), parts in zip(batch, pairs, sums, strict=True):
+                for of_set, part in zip(total, np.split(parts, sets)):
+                    if moments:
+                        if self.live.signed:
+                            part[len(self.phi) :] *= expert[0]
+                        part = gate.moments_at_kernels(part, offset)
+                    of_set[:, chunk.kernels] += (chunk.sum_by_kernel @ part.T).T
+        return total[..., self.live.slots], returned
 
     def _run_all(self, kernels, function):
         """``function(block, pairs, scratch)`` of every block; the results in order."""
@@ -481,22 +493,24 @@ class NumpyEngine:
         sums[:, 0], sums[:, 1], sums[:, 2] = p.sum(2), (p * square).sum(2), cost.sum(2)
 
     def _halve(self, block, pairs, scratch, sums, slopes):
-        """Write what ``halve`` adds up, (B, W, n); ``slopes`` (B, n, D) of n · Aᵀ(x − μ), or None.
-        """
+        """Write what ``halve`` adds up; ``slopes`` are for each direction n · Aᵀ, (B, n, D)."""
         _, p, S, y = self._forward(block, pairs, scratch)
         residual = self._residual(block, y)[0]
         M, linear = len(self.phi), self.phi[: 1 + len(self.shape)]
         p /= S
         if self.inside is not None:
             p *= self.inside[block.tiles][:, None]
-        if slopes is not None:
-            height = np.empty((*slopes.shape[:2], 1 + len(self.shape)), self.dtype)
-            height[:, :, 0] = (block.view(pairs.offset).transpose(0, 2, 1) * slopes).sum(2)
-            height[:, :, 1:] = slopes
-            p *= np.matmul(height, linear) > 0
-        for c in range(y.shape[1]):
-            error = -residual[:, c, None] * linear  # (B, 1 + D, P)
-            first = M + c * len(linear)
-            np.matmul(error, p.transpose(0, 2, 1), out=sums[:, first : first + len(linear)])
-        p *= p
-        np.matmul(self.phi, p.transpose(0, 2, 1), out=sums[:, :M])
+        errors = [-residual[:, c, None] * linear for c in range(y.shape[1])]  # (B, 1 + D, P)
+        half = scratch[1, : p.size].reshape(p.shape)
+        for slope, of_side in zip([None, *slopes], np.split(sums, 1 + len(slopes), axis=1)):
+            if slope is None:
+                half[...] = p
+            else:
+                height = np.empty((*slope.shape[:2], 1 + len(self.shape)), self.dtype)
+                height[:, :, 0] = (block.view(pairs.offset).transpose(0, 2, 1) * slope).sum(2)
+                height[:, :, 1:] = slope
+                np.multiply(p, np.matmul(height, linear) > 0, out=half)
+            for error, of_channel in zip(errors, np.split(of_side[:, M:], len(errors), axis=1)):
+                np.matmul(error, half.transpose(0, 2, 1), out=of_channel)
+            half *= half
+            np.matmul(self.phi, half.transpose(0, 2, 1), out=of_side[:, :M])

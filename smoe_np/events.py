@@ -27,7 +27,7 @@ def expert_gains(sums, A, affine):
 
     Parameters
     ----------
-    sums : (K, W) float64 array
+    sums : (..., K, W) float64 array
         As an engine's ``halve`` gives them.
     A : (K, D, D) array
         Steering matrices, per pixel.
@@ -36,24 +36,47 @@ def expert_gains(sums, A, affine):
 
     Returns
     -------
-    (K,) array
+    (..., K) array
         Of the sum of squares.
     """
-    K, D = A.shape[:2]
+    D = A.shape[-1]
     M = (D + 1) * (D + 2) // 2
     size = D + 1 if affine else 1
-    transform = np.zeros((K, D + 1, D + 1))  # (1, x − μ) to (1, z)
-    transform[:, 0, 0] = 1
-    transform[:, 1:, 1:] = np.swapaxes(A, 1, 2)
-    gram = np.empty((K, D + 1, D + 1))
-    gram[:, 0, : D + 1] = gram[:, : D + 1, 0] = sums[:, : D + 1]
+    # numbers before kernels, all arithmetic on whole arrays: matrices are too small for LAPACK
+    sums = np.moveaxis(sums, -1, 0)
+    first, experts = sums[1 : D + 1], sums[M:].reshape(-1, D + 1, *sums.shape[1:])
+    second = np.empty((D, D, *sums.shape[1:]))
     for m, (i, j) in enumerate(quadratic_terms(D), start=1 + D):
-        gram[:, 1 + i, 1 + j] = gram[:, 1 + j, 1 + i] = sums[:, m]
-    gram = transform @ gram @ np.swapaxes(transform, 1, 2)
-    gram = gram[:, :size, :size] + np.eye(size) * (RIDGE * (gram[:, :1, :1] + RIDGE))
-    wanted = sums[:, M:].reshape(K, -1, D + 1) @ np.swapaxes(transform, 1, 2)  # (K, C, D + 1)
-    wanted = np.swapaxes(wanted[:, :, :size], 1, 2)
-    return (wanted * np.linalg.solve(gram, wanted)).sum((1, 2))
+        second[i, j] = second[j, i] = sums[m]
+
+    def in_frame(vectors):  # from x − μ to z, along the first axis
+        return np.stack([sum(A[:, k, i] * vectors[k] for k in range(i, D)) for i in range(D)])
+
+    gram = np.empty((D + 1, D + 1, *sums.shape[1:]))
+    gram[0, 0] = sums[0]
+    gram[0, 1:] = gram[1:, 0] = in_frame(first)
+    gram[1:, 1:] = in_frame(np.swapaxes(in_frame(second), 0, 1))
+    wanted = np.concatenate([experts[None, :, 0], in_frame(np.swapaxes(experts[:, 1:], 0, 1))])
+    ridge = RIDGE * (sums[0] + RIDGE)
+    for i in range(size):
+        gram[i, i] += ridge
+    return _forms(gram[:size, :size], wanted[:size])
+
+
+def _forms(gram, wanted):
+    """Σ_c b_cᵀ G⁻¹ b_c of G (n, n, ...) and b (n, C, ...), which are lost.
+
+    A pivot that is nothing but rounding counts for nothing.
+    """
+    total = 0
+    for i in range(len(gram)):
+        pivot = np.maximum(gram[i, i], RIDGE * RIDGE)  # what the ridge adds to an empty side
+        total = total + (wanted[i] * wanted[i]).sum(0) / pivot
+        for j in range(i + 1, len(gram)):
+            factor = gram[i, j] / pivot
+            gram[j, i + 1 :] -= factor * gram[i, i + 1 :]
+            wanted[j] -= factor * wanted[i]
+    return total
 
 
 def split_gains(engine, params, affine):
@@ -66,15 +89,13 @@ def split_gains(engine, params, affine):
     (K, D) array
         That direction, in the kernel's own frame.
     """
-    A = params.A.astype(float) / max(engine.shape)
-    whole = engine.halve(params)
-    best, chosen = np.full(params.num_kernels, -np.inf), np.empty(params.musX.shape)
-    for direction in directions(params.num_dims):
-        half = engine.halve(params, direction)
-        gain = expert_gains(half, A, affine) + expert_gains(whole - half, A, affine)
-        better = gain > best
-        best[better], chosen[better] = gain[better], direction
-    return best - expert_gains(whole, A, affine), chosen
+    A, normals = params.A.astype(float) / max(engine.shape), directions(params.num_dims)
+    whole, *halves = engine.halve(params, normals)
+    halves = np.stack(halves)
+    gains = expert_gains(halves, A, affine) + expert_gains(whole - halves, A, affine)
+    best = gains.argmax(axis=0)
+    gain = np.take_along_axis(gains, best[None], axis=0)[0]
+    return gain - expert_gains(whole, A, affine), normals[best]
 
 
 def split(params, kernels, normals, shift):

@@ -21,6 +21,7 @@ TILE_THREADS, UPDATE_THREADS, LIST_THREADS = (
     WORDS.PIXELS, WORDS.UPDATE_THREADS, WORDS.LIST_THREADS)
 MANY_BOXES = 1024  # of which a block needs few threads each
 ROWS_BYTES = 1 << 28  # of the moments of all pairs of a batch
+SETS_BYTES = 1 << 23  # where there are several sets of them, which is seldom
 ROOM = 1.25  # times what is needed, for lists that were too short
 FIRST_PAIRS = 32  # of a tile, for which there is room at first
 MOST_ENTRIES = 2**31 - 1
@@ -163,7 +164,7 @@ class KernelBuffers:
             moments += [
                 ("step", last - first, TILE_THREADS, (
                     *self._tile, self.target, first, 1, self.room, self.rows, self.errors)),
-                self._gather(first, last),
+                self._gather(first, last, self.rows, self.sums),
             ]
         steps = [
             ("judge", 1, LIST_THREADS, (
@@ -181,21 +182,21 @@ class KernelBuffers:
                 self.outer, self.trained, self.axes, self.v)))
         self._moments, self._step = record(moments), record(moments + steps)
 
-    def _gather(self, first, last):
+    def _gather(self, first, last, rows, sums):
         """The launch that adds up, for each kernel, the rows of its pairs in a batch of tiles."""
         return "gather", self.num_slots, KERNEL_THREADS, (
-            self.control, self.first_of_kernel, self.pairs, self.start, first, last, self.rows,
-            self.sums)
+            self.control, self.first_of_kernel, self.pairs, self.start, first, last, rows, sums)
 
     def _blocks(self, threads):
         return -(-self.num_slots // threads)
 
-    def _batch_bounds(self):
-        """First and last + 1 of the tiles of each batch."""
+    def _batch_bounds(self, sets=1):
+        """First and last + 1 of the tiles of each batch, where a pair has so many rows."""
         batches = self.batches
         if batches is None:
             row = self.row_width * self.dtype.itemsize
-            batches = -(-self._num_pairs() * row // ROWS_BYTES) if self.listed else 1
+            most = ROWS_BYTES if sets == 1 else SETS_BYTES // sets
+            batches = -(-self._num_pairs() * row // most) if self.listed else 1
         batches = max(1, min(batches, self.tiles))
         cuts = [self.tiles * b // batches for b in range(batches + 1)]
         return list(zip(cuts[:-1], cuts[1:]))
@@ -203,7 +204,7 @@ class KernelBuffers:
     def _num_pairs(self):
         return int(self.launch.host(self.start[self.tiles :])[0])
 
-    def _with_room(self, run):
+    def _with_room(self, run, sets=1):
         """Run, and again as long as some buffer was too short; what else halted it, or 0."""
         while True:
             run()
@@ -215,11 +216,11 @@ class KernelBuffers:
             elif halt == WORDS.NO_ROOM:
                 self.control[WORDS.HALT] = 0
                 starts = self.launch.host(self.start)
-                bounds = self._batch_bounds()
+                bounds = self._batch_bounds(sets)
                 most = max(int(starts[last] - starts[first]) for first, last in bounds)
                 self.rows, self.room = self.launch.zeros(0, self.dtype), 0
                 self._record()  # so that nothing holds the old ones when there are others
-                room = int(ROOM * most) + self.grid.pixels
+                room = sets * (int(ROOM * most) + self.grid.pixels)
                 self.rows = self.launch.zeros(room * self.row_width, self.dtype)
                 self.room = room
                 self._record()

@@ -89,8 +89,7 @@ def a_bit_of_everything(Engine, D=2, C=1, dtype="float32"):
         yield engine, engine.gating(params)
         if not negative:
             yield engine, engine.weigh(params)
-            yield engine, engine.halve(params)
-            yield engine, engine.halve(params, np.eye(D)[-1])
+            yield engine, engine.halve(params, [np.eye(D)[0], -np.eye(D)[-1]])
     wide = (64 * 40,) if D == 1 else (45, 60) if D == 2 else (13, 14, 15)  # so many tiles that the
     target_there = picture(wide, C)                         # pairs of a kernel come in disorder
     engine = Engine(wide, target_there, dtype)

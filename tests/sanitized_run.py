@@ -91,8 +91,7 @@ def look(engine, params):
         engine.loss(params)
         if (np.linalg.det(params.A) > 0).all():
             engine.weigh(params)
-            engine.halve(params)
-            engine.halve(params, np.eye(params.num_dims)[0])
+            engine.halve(params, np.eye(params.num_dims))
         owners = engine.gating(params)
         assert owners.min() >= 0
         assert owners.max() < params.num_kernels

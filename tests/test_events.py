@@ -147,7 +147,7 @@ def test_sums_have_the_same_bits_for_any_number_of_threads(each_engine):
     for threads in (1, 2, 3):
         engine = make_engine((90, 83), target)
         engine.threads = threads
-        results.append((engine.weigh(params), engine.halve(params, np.array([0.6, 0.8]))))
+        results.append((engine.weigh(params), engine.halve(params, [[0.6, 0.8]])))
     for weighed, halved in results[1:]:
         np.testing.assert_array_equal(weighed, results[0][0])
         np.testing.assert_array_equal(halved, results[0][1])
@@ -160,10 +160,10 @@ def test_sums_are_of_the_kernels_that_are_left_after_others_have_gone(each_engin
     staying = np.arange(30) % 4 > 0
     engine.keep(staying)
     params = params.select(staying)
-    direction = np.array([-0.6, 0.8])
+    normals = np.array([[-0.6, 0.8], [1, 0]])
     assert_sums_agree(engine.weigh(params), weighed_by_removal(params, target, 1e-12)[0], 1e-5)
-    assert_sums_agree(engine.halve(params, direction), halved_by_hand(params, target, direction),
-                      1e-10)
+    for found, n in zip(engine.halve(params, normals), [None, *normals], strict=True):
+        assert_sums_agree(found, halved_by_hand(params, target, n), 1e-10)
 
 
 @pytest.mark.parametrize("C", [1, 3])
@@ -186,15 +186,33 @@ def test_what_would_be_there_instead_is_unknown_where_hardly_anything_is(
 
 @CASES
 @DTYPES
-@pytest.mark.parametrize("direction", ["none", "some", "axis"])
-def test_what_pixels_say_of_an_expert_is_added_up_on_one_side_of_its_kernel(
-        each_engine, shape, C, K, sigma, dtype, direction):
+@pytest.mark.parametrize("batches", [None, 4])
+def test_what_pixels_say_of_an_expert_is_added_up_over_all_and_on_one_side_of_its_kernel(
+        each_engine, shape, C, K, sigma, dtype, batches):
     D = len(shape)
     params, target = random_model(5, K, D, C, sigma=sigma), picture(shape, C)
-    n = {"none": None, "some": np.array([-2.0, 1.0, 3.0])[:D], "axis": np.eye(D)[-1]}[direction]
-    n = None if n is None else n / np.linalg.norm(n)
-    found = make_engine(shape, target, dtype).halve(params, n)
-    assert_sums_agree(found, halved_by_hand(params, target, n), TOLERANCE[dtype])
+    some = np.array([-2.0, 1.0, 3.0])[:D]
+    normals = np.stack([some / np.linalg.norm(some), np.eye(D)[-1], -np.eye(D)[0]])
+    found = make_engine(shape, target, dtype, batches).halve(params, normals)
+    for sums, n in zip(found, [None, *normals], strict=True):
+        assert_sums_agree(sums, halved_by_hand(params, target, n), TOLERANCE[dtype])
+    np.testing.assert_array_equal(make_engine(shape, target, dtype, batches).halve(params),
+                                  found[:1])
+
+
+@DTYPES
+@pytest.mark.parametrize("apart", [3.9, 6.0])
+def test_halves_hold_where_gates_of_a_tile_differ_by_many_orders_of_magnitude(
+        each_engine, apart, dtype):
+    params, target = random_model(30, 2), picture((8, 8))
+    params.pis[:], params.A[:] = 0.5, 8 * np.eye(2)
+    params.musX[:] = 0.5 + np.array([[-apart, -apart], [apart, apart]]) / 8
+    log_gate = gate_terms(params, (8, 8))[1]
+    assert np.ptp(log_gate[:, 0] - log_gate[:, 1]) > 40  # so that their ratio squared is < 1e-34
+    found = make_engine((8, 8), target, dtype).halve(params, [[0.6, 0.8]])
+    for sums, n in zip(found, (None, np.array([0.6, 0.8])), strict=True):
+        np.testing.assert_allclose(sums, halved_by_hand(params, target, n),
+                                   rtol=100 * TOLERANCE[dtype], atol=TOLERANCE[dtype])
 
 
 @pytest.mark.parametrize(("shape", "C"), [((21, 13), 1), ((6, 5, 9), 3)])
@@ -202,7 +220,7 @@ def test_two_halves_are_the_whole(each_engine, shape, C):
     params, target = random_model(6, 20, len(shape), C, sigma=0.2), picture(shape, C)
     engine, n = make_engine(shape, target, "float64"), np.array([0.48, 0.6, 0.64])[: len(shape)]
     n /= np.linalg.norm(n)
-    one, other, whole = (engine.halve(params, d) for d in (n, -n, None))
+    whole, one, other = engine.halve(params, [n, -n])
     assert relative_error(one + other, whole) < 1e-12
     assert relative_error(one, whole) > 0.1
     assert relative_error(other, whole) > 0.1
@@ -369,9 +387,9 @@ class Told:
         assert params.num_kernels == len(self.table)
         return self.table
 
-    def halve(self, params, direction=None):
+    def halve(self, params, directions=()):
         width = len(quadratic_terms(2)) + 3 + params.num_channels * 3
-        return np.zeros((params.num_kernels, width))
+        return np.zeros((1 + len(directions), params.num_kernels, width))
 
     def succeed(self, parents):
         self.parents = parents
