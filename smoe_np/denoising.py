@@ -18,7 +18,8 @@ DENSITY, USUAL_SIGMA = 0.15, 10.0  # kernels of a pixel at this noise; fewer wit
 LEAST_SIGMA = 0.05  # less noise than that of rounding to 8 bits is none
 NEAR = 3.0  # pixels, σ of the window in which a residual is compared with noise
 RECIPE = Recipe(start=1.0, events_until=0.0, jitter=0.5, rate=0.2, weight_rate=0.2, shape_rate=0.12,
-                expert_rate=0.03, slope_rate=0.018, turn_every=0)  # axes would be those of noise
+                expert_rate=0.03, slope_rate=0.018, list_life=8,
+                turn_every=0)  # axes would be those of noise
 
 
 def denoise(image, sigma=None, fits=FITS, seed=0, backend="auto", channel_axis="auto",

@@ -42,7 +42,7 @@ class Recipe(NamedTuple):
     jitter: float = 0.1  # ... shaken by so many spacings
     growth_until: float = 0.1  # by when there are all kernels
     events_until: float = 0.75
-    event_every: int = 40  # iterations, in a short fit less
+    event_every: int = 50  # iterations, in a short fit less
     removal: float = 0.16  # part of the kernels that leave at an event, at first; at last none do
     remove_by: str = "cost"  # of leaving a kernel out; or "weight" or "error"
     mass_power: float = 0.35  # kernels of most error / mass^this are split
@@ -50,7 +50,7 @@ class Recipe(NamedTuple):
     best_direction: bool = True  # or a random one
     shift: float = 0.95  # of the children, in their parent's frame
     tau: float = 6.0  # lists may leave out gates below e^−this, and are used for so many steps
-    list_life: int = 8  # even if kernels move; what is reported is exact
+    list_life: int = 16  # even if kernels move; what is reported is exact
     bandwidth_reg: float = 0.0  # weight λ_U of the bandwidth in the loss, against noise
     least_diagonal: float = 0.01  # of A, per pixel
     most_sharpness: float = 3.0  # 1/σ along any axis, per pixel: none hides between pixels
