@@ -6,9 +6,9 @@ from typing import NamedTuple
 FIRST_TRY = 256  # pixels for a kernel, where nothing is known yet
 DECIBELS = 4.0  # that twice as many kernels usually bring ...
 LEAST_DECIBELS = 0.5  # ... and that they are taken to bring at least
-SHORT, SHORT_LACKS = 10, 1.2  # a short fit has 1/10 of the iterations, and usually so many dB less
+SHORT, SHORT_LACKS = 10, 1.9  # a short fit has 1/10 of the iterations, and usually so many dB less
 WITHIN = 0.1  # dB above what is wanted is near enough
-STEP = 1.03  # times as many kernels is near enough, too
+STEP = 1.02  # times as many kernels is near enough, too
 TRIES = 10
 
 
