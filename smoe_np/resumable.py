@@ -1,0 +1,119 @@
+"""How a training is written to a checkpoint, and goes on from it."""
+
+from .adam import Adam
+from .backend import array_module
+from .checkpoint import lists_of, load_checkpoint, naming, params_of, save_checkpoint
+from .engine import check_dtype, check_image, engine_class
+from .fit import Plan, settings_of
+from .records import as_facts, records_of
+from .search import Try
+from .sparsify import Round, Sparsification, sparsify_settings
+from .training import train_settings
+
+
+class Resumable:
+    """What of a training its checkpoints hold; ``Smoe`` builds on it."""
+
+    def save_checkpoint(self, path):
+        """Write all that training needs to go on: parameters, moments, history, settings.
+
+        Raises
+        ------
+        OSError
+            If the file cannot be written; an older one of that name is then left as it was.
+        """
+        arrays = {f"params_{name}": array for name, array in self._params.arrays().items()}
+        arrays.update((f"best_{n}", array) for n, array in self._best_params.arrays().items())
+        arrays.update(self.adam.arrays())
+        arrays.update((f"lists_{n}", array) for n, array in self.engine.state().items())
+        save_checkpoint(path, arrays, {
+            "shape": list(self.shape), "channels": self.channels, "image_sha256": self._digest,
+            "options": self.options, "settings": self.settings, "until": self.until,
+            "iteration": self.iteration, "adam_steps": self.adam.steps,
+            "initial_kernels": self.initial_kernels, "best_loss": self._best_loss,
+            "lowest_loss": self._lowest_loss, "seconds": self._seconds, "stopped": self.stopped,
+            "history": as_facts(self.history), "fit": None, **self._plan_facts(arrays),
+        })
+
+    def _plan_facts(self, arrays):
+        """What a checkpoint says of a fit or a sparsification, by its kind; models that were found
+        on the way are added to its arrays.
+        """
+        if self._plan is None:
+            return {}
+        facts = {**self._plan.facts(), "found": None, "tried": [list(one) for one in self.tried]}
+        if self._found is not None:
+            params, history, rounds = self._found
+            arrays.update((f"found_{n}", array) for n, array in params.arrays().items())
+            facts.update(found=as_facts(history), found_rounds=[list(one) for one in rounds])
+        if self._dense is not None:
+            arrays.update((f"dense_{n}", array) for n, array in self._dense.arrays().items())
+        return {self._plan.kind: facts}
+
+    def _restore_plan(self, facts, arrays):
+        """Be in the middle of what ``_plan_facts`` told of."""
+        told = facts.get("fit")
+        if told is not None:
+            self.settings = settings_of(facts["settings"])
+            self._plan = Plan(self.settings, self.shape, told["kernels"], told["planned"])
+            self._plan.last_event = told["last_event"]
+        else:
+            told = facts["sparsify"]
+            self.settings = sparsify_settings(**facts["settings"])
+            self._plan = Sparsification(self.settings, self.shape, self.options["train_gammas"],
+                                        told["begin"])
+            self._plan.restore(told)
+            if "dense_pis" in arrays:
+                self._dense = params_of(arrays, "dense", facts)
+        self.tried = [Try(*one) for one in told["tried"]]
+        if told["found"] is not None:
+            rounds = [Round(*one) for one in told.get("found_rounds", [])]
+            self._found = params_of(arrays, "found", facts), records_of(told["found"]), rounds
+
+    @classmethod
+    def from_checkpoint(cls, path, image, backend="auto", channel_axis="auto"):
+        """The training that ``save_checkpoint`` wrote, of the same image.
+
+        ``resume`` finishes what was interrupted, ``train`` goes on for as long as is asked; on the
+        CPU bit for bit as if there had been no interruption.
+
+        Raises
+        ------
+        OSError
+            If the file cannot be read.
+        ValueError
+            If it is no checkpoint, is damaged, or is one of another image.
+        """
+        arrays, facts = load_checkpoint(path)
+        engine_class(backend, len(facts["shape"]), facts["channels"])
+        with naming(path):
+            params, best = (params_of(arrays, part, facts) for part in ("params", "best"))
+            shape = (*facts["shape"], facts["channels"])
+            dtype = check_dtype(facts["options"]["dtype"])
+        given = check_image(image, dtype, channel_axis)[0].shape
+        if given != shape:
+            raise ValueError(f"{path} does not fit: it is of an image of shape {shape} with "
+                             f"channels, the image given has {given}")
+        with naming(path):
+            start = params.map(array_module(image).asarray)
+            smoe = cls(image, params=start, backend=backend, channel_axis=channel_axis,
+                       **facts["options"])
+            if smoe._digest != facts["image_sha256"]:
+                raise ValueError("it is of another image of the same shape; give the image that "
+                                 "it was made from")
+            if smoe._params.num_kernels != params.num_kernels or best.dtype != dtype:
+                raise ValueError("its parameters are not of its dtype")
+            smoe._params, smoe._best_params = params, best
+            if facts.get("fit") is not None or facts.get("sparsify") is not None:
+                smoe._restore_plan(facts, arrays)
+            elif facts["settings"] is not None:
+                smoe.settings = train_settings(**facts["settings"])
+            smoe.history = records_of(facts["history"])
+            for name in ("until", "iteration", "stopped", "initial_kernels"):
+                setattr(smoe, name, facts[name])
+            for name in ("best_loss", "lowest_loss", "seconds"):
+                setattr(smoe, "_" + name, facts[name])
+            smoe.adam = Adam(params) if smoe._plan is None else smoe._plan.new_adam(params)
+            smoe.adam.restore(arrays, facts["adam_steps"])
+            smoe.engine.restore(lists_of(arrays))
+        return smoe
