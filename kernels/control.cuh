@@ -54,7 +54,9 @@
 #define LEAST_EXPLOSION 20
 #define LEAST_LIFE 21  // steps before which lists that no longer hold may yet be used
 #define TURN_EVERY 22  // steps of a kernel after which its axes turn
-#define SETTINGS_NUMBERS 24
+#define MOST_BEYOND 23  // of an expert's value at its centre, beyond [0, 1]
+#define MOST_SLOPE 24   // of an expert, along z
+#define SETTINGS_NUMBERS 25
 
 #define GOES_ON(control) \
     ((control)[HALT] == 0 && (control)[STALE] == 0 && (control)[STEP] < (control)[TARGET])

@@ -326,9 +326,34 @@ FUNCTION void chain_rule_whitened(const double *moments, const Row *row, int lon
     }
 }
 
+// Keep an expert's slopes along z within ± steepest, and then its value at the centre within `beyond`
+// of [0, 1].
+FUNCTION void bound_expert(const double *A, const double *centre, double beyond, double steepest,
+                           double *expert) {
+    double frame[NDIM];
+    UNROLL for (int i = 0; i < NDIM; i++) {  // η = A⁻¹γ
+        frame[i] = expert[1 + i];
+        UNROLL for (int j = 0; j < i; j++) frame[i] -= A[TRIANGLE(i, j)] * frame[j];
+        frame[i] /= A[TRIANGLE(i, i)];
+    }
+    UNROLL for (int i = 0; i < NDIM; i++) {
+        const double bounded = frame[i] < -steepest ? -steepest : frame[i] > steepest ? steepest
+                                                                                      : frame[i];
+        UNROLL for (int k = i; k < NDIM; k++) {
+            const double slope = (bounded - frame[i]) * A[TRIANGLE(k, i)];
+            expert[1 + k] += slope;
+            expert[0] -= slope * centre[k];
+        }
+    }
+    double value = expert[0];
+    UNROLL for (int i = 0; i < NDIM; i++) value += expert[1 + i] * centre[i];
+    expert[0] += (value < -beyond ? -beyond : value > 1 + beyond ? 1 + beyond : value) - value;
+}
+
 // Take −change off a row of parameters in this frame; the expert's surface stays where it is while
 // centre and A move.
-FUNCTION void retract(const double *change, double least, double most, double *row) {
+FUNCTION void retract(const double *change, double least, double most, double beyond,
+                      double steepest, double *row) {
     row[0] *= exp(-change[0]);
     row[0] = row[0] < SMALLEST_WEIGHT ? SMALLEST_WEIGHT : row[0];
     row[0] = row[0] > LARGEST_WEIGHT ? LARGEST_WEIGHT : row[0];
@@ -365,6 +390,7 @@ FUNCTION void retract(const double *change, double least, double most, double *r
             expert[1 + i] += slope;
             expert[0] -= slope * row[AT_MU + i];
         }
+        bound_expert(A, row + AT_MU, beyond, steepest, expert);
     }
 }
 

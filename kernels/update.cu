@@ -141,7 +141,7 @@ FUNCTION void move_kernel(const double *settings, const double *change, REAL *ro
     if (settings[WHITENED] != 0) {
         double exact[WIDTH];
         UNROLL for (int w = 0; w < WIDTH; w++) exact[w] = row[w];
-        retract(change, least, most, exact);
+        retract(change, least, most, settings[MOST_BEYOND], settings[MOST_SLOPE], exact);
         if (settings[L1] != 0) exact[0] = (double)row[0] - change[0];
         UNROLL for (int w = 0; w < WIDTH; w++) row[w] = (REAL)exact[w];
         return;

@@ -387,6 +387,9 @@ class KernelEngine(KernelBuffers):
             adam.check(settings.rates)
             trained, turn_every = len(adam.columns), adam.turn_every
         self.settings[WORDS.TURN_EVERY] = turn_every
+        bounds = {"nu_e": frame.most_beyond, "gamma_e": frame.most_slope}
+        self.settings[WORDS.MOST_BEYOND], self.settings[WORDS.MOST_SLOPE] = (
+            bound if name in settings.rates else math.inf for name, bound in bounds.items())
         if (adam.beta2, trained) != (self.beta2, self.trained):
             self._correct_bias_of(adam.beta2)
             self.trained, self._moments_given = trained, None

@@ -54,6 +54,8 @@ class Recipe(NamedTuple):
     bandwidth_reg: float = 0.0  # weight λ_U of the bandwidth in the loss, against noise
     least_diagonal: float = 0.01  # of A, per pixel
     most_sharpness: float = 3.0  # 1/σ along any axis, per pixel: none hides between pixels
+    most_beyond: float = 0.5  # of experts' values at their centres, outside [0, 1] ...
+    most_slope: float = 1.0  # ... and of their slopes, for each σ: so that few bits tell them
 
 
 def usual_recipe(iterations):
@@ -90,7 +92,7 @@ def frame_steps(recipe, shape, affine, fade_from=math.inf, fade_to=math.inf, l1r
         rates["gamma_e"] = recipe.slope_rate
     longest = max(shape)
     frame = OwnFrame(recipe.least_diagonal * longest, recipe.most_sharpness * longest, fade_from,
-                     fade_to, recipe.fade_to_part)
+                     fade_to, recipe.fade_to_part, recipe.most_beyond, recipe.most_slope)
     return StepSettings(rates, ADAM_EPS, l1reg, recipe.bandwidth_reg, initial_kernels, False, None,
                         frame, explosion=math.inf)  # the loss may rise: an event, a larger λ_S
 

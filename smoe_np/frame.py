@@ -6,6 +6,8 @@ change of ν̂ and η, where the expert is ν̂ + η·z. Expert surfaces stay wh
 while centres and A move.
 """
 
+import math
+
 from .backend import array_module
 from .params import unchecked
 
@@ -46,7 +48,7 @@ def balanced(pis):
     return xp.maximum(pis / pis.sum(dtype=float), SMALLEST_WEIGHT).astype(pis.dtype)
 
 
-def retract(params, changes, least, most):
+def retract(params, changes, least, most, beyond=math.inf, steepest=math.inf):
     """The parameters after a step, −``changes`` by name, in each kernel's frame.
 
     Δμ = A⁻ᵀ δ; A ← A exp(Ω), to first order, but exactly on the diagonal.
@@ -60,6 +62,10 @@ def retract(params, changes, least, most):
         Below which no diagonal entry of A falls.
     most : float
         Of the sharpness along each axis, √(A Aᵀ)_dd: a row of A beyond it is shortened.
+    beyond : float
+        By how much an expert's value at its centre may lie outside [0, 1], if ν is trained.
+    steepest : float
+        Of an expert's slopes η along z, if γ is trained.
 
     Returns
     -------
@@ -90,5 +96,13 @@ def retract(params, changes, least, most):
         arrays["nu_e"] = arrays["nu_e"] - (slope * arrays["musX"][:, None, :]).sum(2)
     if "nu_e" in changes:
         arrays["nu_e"] = arrays["nu_e"] - changes["nu_e"]
+    if "gamma_e" in changes and steepest < math.inf:
+        eta = xp.linalg.solve(A, xp.swapaxes(arrays["gamma_e"], 1, 2))  # (K, D, C)
+        slope = xp.swapaxes(A @ (xp.clip(eta, -steepest, steepest) - eta), 1, 2)
+        arrays["gamma_e"] = arrays["gamma_e"] + slope
+        arrays["nu_e"] = arrays["nu_e"] - (slope * arrays["musX"][:, None, :]).sum(2)
+    if "nu_e" in changes and beyond < math.inf:
+        value = arrays["nu_e"] + (arrays["gamma_e"] * arrays["musX"][:, None, :]).sum(2)
+        arrays["nu_e"] = arrays["nu_e"] + xp.clip(value, -beyond, 1 + beyond) - value
     return unchecked({name: array.astype(params.dtype) for name, array in arrays.items()},
                      params.image_shape)

@@ -24,6 +24,8 @@ class OwnFrame(NamedTuple):
     fade_from: float  # steps of Adam after which rates fall, as half a cosine, ...
     fade_to: float  # ... until then, ...
     fade_to_part: float  # ... to this part
+    most_beyond: float = math.inf  # of an expert's value at its centre, beyond [0, 1]
+    most_slope: float = math.inf  # of an expert, along z
 
     def fading(self, steps):
         """What rates are multiplied with after so many steps."""
@@ -124,7 +126,8 @@ def _step_in_own_frame(engine, params, gradients, adam, settings):
     changes = adam.changes(gradients, settings.rates, settings.adam_eps,
                            frame.fading(adam.steps + 1))
     pis = changes.pop("pis", 0.0) if settings.l1reg else None
-    stepped = retract(params, changes, frame.least_diagonal, frame.most_sharpness)
+    stepped = retract(params, changes, frame.least_diagonal, frame.most_sharpness,
+                      frame.most_beyond, frame.most_slope)
     if pis is not None:
         stepped.pis = (params.pis.astype(float) - pis).astype(params.dtype)
     return stepped

@@ -47,10 +47,12 @@ def step_settings(l1reg=0.0, base_lr=1e-3, lr_div=10, lr_mult=100, bandwidth_reg
 
 
 def frame_settings(rate=0.1, expert_rate=0.03, fade_from=np.inf, fade_to=np.inf, fade_to_part=0.02,
-                   least_diagonal=0.1, most_sharpness=1e3):
+                   least_diagonal=0.1, most_sharpness=1e3, most_beyond=0.1,
+                   most_slope=0.3):
     """Settings of steps in each kernel's own frame, all parameters trained."""
     rates = {"musX": rate, "A": rate, "nu_e": expert_rate, "gamma_e": expert_rate, "pis": rate}
-    frame = OwnFrame(least_diagonal, most_sharpness, fade_from, fade_to, fade_to_part)
+    frame = OwnFrame(least_diagonal, most_sharpness, fade_from, fade_to, fade_to_part,
+                     most_beyond, most_slope)
     return StepSettings(rates, 1e-12, 0.0, 0.0, 1, False, None, frame)
 
 

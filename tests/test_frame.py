@@ -192,6 +192,28 @@ def test_the_kernels_have_the_same_bounds_of_weights():
 
 
 @DIMENSIONS
+@CHANNELS
+def test_an_expert_is_neither_steeper_nor_further_from_a_picture_than_is_allowed(D, C):
+    params, _ = model_and_target(D, C, K=30)
+    changes = {name: changes_like(params, 7, 0.5)[name] for name in ("nu_e", "gamma_e")}
+
+    def in_frame(model):  # values at the centres, and slopes along z
+        eta = np.linalg.solve(model.A, np.swapaxes(model.gamma_e, 1, 2))
+        return model.nu_e + (model.gamma_e * model.musX[:, None]).sum(2), np.swapaxes(eta, 1, 2)
+
+    value, slope = in_frame(retract(params, changes, *FREE))
+    assert value.min() < -0.2
+    assert value.max() > 1.2
+    assert np.abs(slope).max() > 0.3
+    bounded = in_frame(retract(params, changes, *FREE, 0.2, 0.3))
+    np.testing.assert_allclose(bounded[0], np.clip(value, -0.2, 1.2), atol=1e-12)
+    np.testing.assert_allclose(bounded[1], np.clip(slope, -0.3, 0.3), atol=1e-12)
+    still = in_frame(retract(params, {}, *FREE, 0.2, 0.3))  # what is not trained stays
+    for found, wanted in zip(still, in_frame(params), strict=True):
+        np.testing.assert_allclose(found, wanted, atol=1e-12)
+
+
+@DIMENSIONS
 def test_a_shape_is_never_too_flat_nor_too_sharp_along_any_axis(D):
     params, _ = model_and_target(D, 1, K=30)
     changes = {"A": changes_like(params, 5, 3.0)["A"]}
@@ -296,7 +318,8 @@ def steps_by_hand(params, target, settings, steps, already, born, beta2):
             changes[name] = (rate * fading * with_axes * m[name]
                              / (np.sqrt(v[name]) + settings.adam_eps))
         plain = changes.pop("pis", 0) if settings.l1reg else 0
-        params = retract(params, changes, frame.least_diagonal, frame.most_sharpness)
+        params = retract(params, changes, frame.least_diagonal, frame.most_sharpness,
+                         frame.most_beyond, frame.most_slope)
         params.pis = params.pis - plain
     return params
 
