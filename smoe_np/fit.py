@@ -54,8 +54,8 @@ class Recipe(NamedTuple):
     bandwidth_reg: float = 0.0  # weight λ_U of the bandwidth in the loss, against noise
     least_diagonal: float = 0.01  # of A, per pixel
     most_sharpness: float = 3.0  # 1/σ along any axis, per pixel: none hides between pixels
-    most_beyond: float = 0.5  # of experts' values at their centres, outside [0, 1] ...
-    most_slope: float = 1.0  # ... and of their slopes, for each σ: so that few bits tell them
+    most_beyond: float = 1.0  # of experts' values at their centres, outside [0, 1] ...
+    most_slope: float = 2.0  # ... and of their slopes, for each σ: so that few bits tell them
 
 
 def usual_recipe(iterations):
