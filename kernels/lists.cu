@@ -412,7 +412,6 @@ KERNEL(arrange, 32, const int *control, const int *first_of_kernel, int *pairs,
 {
     if (!BUILDS_LISTS(control)) return;
     SHARED(int, unsorted, 1);
-    SHARED(int, sorted, FEW_PAIRS);
     WATCHED(int, run, pairs + first_of_kernel[BLOCK]);
     const int n = first_of_kernel[BLOCK + 1] - first_of_kernel[BLOCK];
     ONE_THREAD {
@@ -428,8 +427,9 @@ KERNEL(arrange, 32, const int *control, const int *first_of_kernel, int *pairs,
     BARRIER;
     if (!unsorted[0]) return;
 #ifndef SCALAR_PACKS
-    return put_in_order(run, n);
-#endif
+    put_in_order(run, n);
+#else
+    SHARED(int, sorted, FEW_PAIRS);
     if (n <= FEW_PAIRS) {
         FOR_EACH_PLAIN(j, n) {
             const int pair = run[j];
@@ -454,6 +454,7 @@ KERNEL(arrange, 32, const int *control, const int *first_of_kernel, int *pairs,
             BARRIER;
         }
     }
+#endif
 }
 
 // Lists hold from now on.

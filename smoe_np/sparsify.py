@@ -31,9 +31,10 @@ from .steps import NO_KERNEL, Progressed
 ITERATIONS = 200, 800, 1000  # of the three phases
 ROUND = 10  # steps from one look at the number of kernels to the next
 # There are no events, which need steps to be smaller; and no axes, along which weights go so far
-# apart that a model cannot be made sparser once more.
+# apart that a model cannot be made sparser once more; nor bounds of the experts that were given.
 RECIPE = Recipe(rate=0.1, weight_rate=0.1, shape_rate=0.06, expert_rate=0.03, slope_rate=0.018,
-                turn_every=0, list_life=8, most_sharpness=2.0)
+                turn_every=0, list_life=8, most_sharpness=2.0, most_beyond=math.inf,
+                most_slope=math.inf)
 FIRST_WEIGHT = 1.0  # λ_S at first, times K₀ and the mean squared error
 LEAST_ERROR = 1e-7  # that this error is taken to be at least
 MOST_RATE = 0.01  # of π, times their mean, while λ_S acts
