@@ -7,42 +7,57 @@
 #define ANCHOR (1 + NDIM + LOWER + 3)
 #define ALLOWANCE (1 + NDIM + LOWER)
 #define ROUNDING 1e-9  // relative error of a bound, far above that of a double
+#define FINE 1e-6f     // and in float, see may_reach
 
 FUNCTION double larger(double a, double b) { return a > b ? a : b; }
 FUNCTION double smaller(double a, double b) { return a < b ? a : b; }
 
 // Candidates of a box, each number of theirs in a column, so that their bounds are found many at a
-// time: log weight, centre, A, A Aᵀ (lower triangle), 1 / its diagonal, the allowance.
+// time: log weight, centre less the middle of the parent, A, A Aᵀ (lower triangle), 1 / its
+// diagonal, the allowance. In float, of which a vector has twice as many and which every GPU is
+// quick at; may_reach allows for its rounding.
 #define CANDIDATES 128
-#define COLUMN (CANDIDATES + 8)  // so that columns lie in different sets of a cache
+#define COLUMN (CANDIDATES + 16)  // so that columns lie in different sets of a cache
 #define CANDIDATE_NUMBERS (1 + NDIM + 2 * LOWER + NDIM + 3)
 #define OF_A (1 + NDIM)
 #define OF_PRECISION (OF_A + LOWER)
 #define OF_INVERSE (OF_PRECISION + LOWER)
 #define OF_ALLOWANCE (OF_INVERSE + NDIM)
-#define NUMBER_OF(candidates, what, j) (double)candidates[(what) * COLUMN + (j)]
+#define SHARPEST 1e15  // entry of A; a kernel that is sharper counts as wider, and reaches more
+#define NUMBER_OF(candidates, what, j) (float)candidates[(what) * COLUMN + (j)]
+
+FUNCTION float larger_float(float a, float b) { return a > b ? a : b; }
+FUNCTION float smaller_float(float a, float b) { return a < b ? a : b; }
 
 template <class Candidates>
-FUNCTION void take_candidate(const double *anchor, int j, Candidates &candidates) {
-    UNROLL for (int e = 0; e < 1 + NDIM + LOWER; e++) candidates[e * COLUMN + j] = anchor[e];
+FUNCTION void take_candidate(const double *anchor, const double *origin, int j,
+                             Candidates &candidates) {
+    double sharpest = SHARPEST;
+    UNROLL for (int e = 0; e < LOWER; e++) sharpest = larger(sharpest, fabs(anchor[1 + NDIM + e]));
+    candidates[j] = (float)anchor[0];
+    UNROLL for (int d = 0; d < NDIM; d++)
+        candidates[(1 + d) * COLUMN + j] = (float)(anchor[1 + d] - origin[d]);
+    UNROLL for (int e = 0; e < LOWER; e++)
+        candidates[(OF_A + e) * COLUMN + j] =
+            (float)(anchor[1 + NDIM + e] * (SHARPEST / sharpest));
     UNROLL for (int r = 0; r < 3; r++)
-        candidates[(OF_ALLOWANCE + r) * COLUMN + j] = anchor[ALLOWANCE + r];
+        candidates[(OF_ALLOWANCE + r) * COLUMN + j] = (float)anchor[ALLOWANCE + r];
 }
 
-#define PADDED(n) (((n) + 7) / 8 * 8)
+#define PADDED(n) (((n) + 15) / 16 * 16)
 
 template <class Candidates>
 FUNCTION void no_candidate(int j, Candidates &candidates) {  // fills up where there are none
     UNROLL for (int e = 0; e < CANDIDATE_NUMBERS; e++) candidates[e * COLUMN + j] = 0;
     UNROLL for (int i = 0; i < NDIM; i++) candidates[(OF_A + TRIANGLE(i, i)) * COLUMN + j] = 1;
-    candidates[j] = DEAD;
+    candidates[j] = (float)DEAD;
 }
 
 template <class Candidates>
 FUNCTION void complete_candidate(int j, Candidates &candidates) {
     UNROLL for (int i = 0; i < NDIM; i++) {
         UNROLL for (int k = 0; k <= i; k++) {
-            double precision = 0;
+            float precision = 0;
             UNROLL for (int m = 0; m <= k; m++)
                 precision += NUMBER_OF(candidates, OF_A + TRIANGLE(i, m), j) *
                              NUMBER_OF(candidates, OF_A + TRIANGLE(k, m), j);
@@ -55,18 +70,18 @@ FUNCTION void complete_candidate(int j, Candidates &candidates) {
 // The log-gate of candidate j in the middle of each of PARTS_ parts of a box: the whole, or its
 // CHILDREN, whose middles lie a quarter of its pixels off.
 template <int PARTS_, class Candidates, class Gates>
-FUNCTION void log_gates_in_parts(Candidates &candidates, int j, const double *middle,
-                                 const double *off, Gates &gates) {
-    double offset[NDIM], gate = NUMBER_OF(candidates, 0, j), slope[NDIM];
+FUNCTION void log_gates_in_parts(Candidates &candidates, int j, const float *middle,
+                                 const float *off, Gates &gates) {
+    float offset[NDIM], gate = NUMBER_OF(candidates, 0, j), slope[NDIM];
     UNROLL for (int i = 0; i < NDIM; i++) {
         offset[i] = middle[i] - NUMBER_OF(candidates, 1 + i, j);
         slope[i] = 0;
     }
     UNROLL for (int k = 0; k < NDIM; k++) {
-        double z = 0;
+        float z = 0;
         UNROLL for (int i = k; i < NDIM; i++)
             z += NUMBER_OF(candidates, OF_A + TRIANGLE(i, k), j) * offset[i];
-        gate -= 0.5 * z * z;
+        gate -= 0.5f * z * z;
         UNROLL for (int i = k; i < NDIM; i++)
             slope[i] -= NUMBER_OF(candidates, OF_A + TRIANGLE(i, k), j) * z;
     }
@@ -75,11 +90,11 @@ FUNCTION void log_gates_in_parts(Candidates &candidates, int j, const double *mi
         return;
     }
     UNROLL for (int part = 0; part < PARTS_; part++) {
-        double there = gate;
+        float there = gate;
         UNROLL for (int i = 0; i < NDIM; i++) {
-            const double step = part >> (NDIM - 1 - i) & 1 ? off[i] : -off[i];
+            const float step = part >> (NDIM - 1 - i) & 1 ? off[i] : -off[i];
             there += step * slope[i];
-            there -= 0.5 * step * step * NUMBER_OF(candidates, OF_PRECISION + TRIANGLE(i, i), j);
+            there -= 0.5f * step * step * NUMBER_OF(candidates, OF_PRECISION + TRIANGLE(i, i), j);
             UNROLL for (int k = 0; k < i; k++)
                 there -= step * (part >> (NDIM - 1 - k) & 1 ? off[k] : -off[k]) *
                          NUMBER_OF(candidates, OF_PRECISION + TRIANGLE(i, k), j);
@@ -92,50 +107,55 @@ FUNCTION void log_gates_in_parts(Candidates &candidates, int j, const double *mi
 //
 // A step of coordinate descent along each axis finds a point y near the minimum of the convex
 // ‖Aᵀy‖² over the box; then for any w, ‖z(x)‖ ≥ w·z(x)/‖w‖, which is linear in x; w = Aᵀy makes it
-// tight.
+// tight. What is no number may reach anything.
+//
+// Rounding, with ε = 2^−24: the z_k and what half a box adds are wrong by less than 10 ε S, S the
+// sum of all |A_ik| (|x − μ|_i + half_i), and all else by factors within 1 ± 10 ε; FINE is 16 ε.
 template <class Candidates>
-FUNCTION bool may_reach(Candidates &candidates, int j, const double *middle, const double *half,
-                        double least) {
-    double seen[NDIM], point[NDIM], norm = 0, reach = 0, w[NDIM];
+FUNCTION bool may_reach(Candidates &candidates, int j, const float *middle, const float *half,
+                        float least) {
+    float seen[NDIM], point[NDIM], norm = 0, reach = 0, w[NDIM], size = 0;
     UNROLL for (int i = 0; i < NDIM; i++) {
         seen[i] = middle[i] - NUMBER_OF(candidates, 1 + i, j);
-        point[i] = smaller(larger(seen[i] - half[i], 0), seen[i] + half[i]);
+        point[i] = smaller_float(larger_float(seen[i] - half[i], 0), seen[i] + half[i]);
     }
     UNROLL for (int i = 0; i < NDIM && NDIM > 1; i++) {
-        double rest = 0;
+        float rest = 0;
         UNROLL for (int k = 0; k < NDIM; k++) {
             const int entry = OF_PRECISION + (i > k ? TRIANGLE(i, k) : TRIANGLE(k, i));
             if (k != i) rest -= NUMBER_OF(candidates, entry, j) * point[k];
         }
         rest *= NUMBER_OF(candidates, OF_INVERSE + i, j);
-        point[i] = smaller(larger(rest, seen[i] - half[i]), seen[i] + half[i]);
+        point[i] = smaller_float(larger_float(rest, seen[i] - half[i]), seen[i] + half[i]);
     }
     UNROLL for (int k = 0; k < NDIM; k++) {
-        double z = 0;
+        float z = 0;
         w[k] = 0;
         UNROLL for (int i = k; i < NDIM; i++) {
-            const double a = NUMBER_OF(candidates, OF_A + TRIANGLE(i, k), j);
+            const float a = NUMBER_OF(candidates, OF_A + TRIANGLE(i, k), j);
             w[k] += a * point[i];
             z += a * seen[i];
+            size += fabsf(a) * (fabsf(seen[i]) + half[i]);
         }
         norm += w[k] * w[k];
         reach += w[k] * z;
     }
     UNROLL for (int i = 0; i < NDIM; i++) {
-        double along = 0;
+        float along = 0;
         UNROLL for (int k = 0; k <= i; k++)
             along += NUMBER_OF(candidates, OF_A + TRIANGLE(i, k), j) * w[k];
-        reach -= fabs(along) * half[i];
+        reach -= fabsf(along) * half[i];
     }
     // ‖z‖ ≥ factor · reach/‖w‖ − shift, and it must be at most √(2 (log weight − least)): squared,
-    // for the sake of speed, and with a root in float, made a little larger
-    const double factor = (1 - ROUNDING) * (1 - NUMBER_OF(candidates, OF_ALLOWANCE, j));
-    const double room =
-        NUMBER_OF(candidates, 0, j) + NUMBER_OF(candidates, OF_ALLOWANCE + 2, j) - least;
-    const double root = (double)sqrtf((float)larger(2 * room, 0)) * (1 + 1e-6);
-    const double most = root + NUMBER_OF(candidates, OF_ALLOWANCE + 1, j);
-    reach = larger(reach, 0) * larger(factor, 0);
-    return (room >= 0) & ((room > 1e30) | (reach * reach <= most * most * norm));
+    // for the sake of speed
+    const float log_weight = NUMBER_OF(candidates, 0, j);
+    const float factor = (1 - FINE) * (1 - NUMBER_OF(candidates, OF_ALLOWANCE, j));
+    const float room = log_weight + NUMBER_OF(candidates, OF_ALLOWANCE + 2, j) - least +
+                       FINE * (fabsf(log_weight) + fabsf(least));
+    const float most = (1 + FINE) * (sqrtf(larger_float(2 * room, 0)) +
+                                     NUMBER_OF(candidates, OF_ALLOWANCE + 1, j)) + FINE * size;
+    reach = larger_float(reach, 0) * larger_float(factor, 0);
+    return (room >= 0) & ((room > 1e30f) | !(reach * reach > most * most * norm));
 }
 
 // A lower bound of a log-gate over a box: ‖z‖² in the middle, and the most that half a box can add.

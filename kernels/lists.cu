@@ -12,6 +12,7 @@
 #define REACH 5.0         // ‖z‖ beyond which a kernel usually matters no longer
 #define BUILD 0.5         // iterations that building lists costs
 #define LONGEST 20.0      // steps that lists are meant to last at most
+#define NOTHING -1e37f    // a log-gate below all
 #define FALLS 3.0         // see bound
 #define SAMPLE 256        // see bound
 #define FEW_PAIRS 512     // see arrange
@@ -164,16 +165,18 @@ KERNEL(bound, LIST_THREADS, const int *control, const double *settings, const in
        int *counts, int *winners, int *wins)
 {
     if (!BUILDS_LISTS(control)) return;
-    SHARED(double, candidates, CANDIDATE_NUMBERS * COLUMN);
-    SHARED(double, gates, CHILDREN * COLUMN);
-    SHARED(double, bests, LIST_THREADS);
+    SHARED(float, candidates, CANDIDATE_NUMBERS * COLUMN);
+    SHARED(float, gates, CHILDREN * COLUMN);
+    SHARED(float, bests, LIST_THREADS);
     SHARED(int, found, LIST_THREADS);
-    SHARED(double, best_gate, CHILDREN * CHILDREN);
+    SHARED(float, best_gate, CHILDREN * CHILDREN);
     SHARED(int, best_of, CHILDREN * CHILDREN);
     SHARED(int, kept, CHILDREN);
     SHARED(int, keeps, CANDIDATES);
     int parent[NDIM];
+    double origin[NDIM], parent_half[NDIM];
     place_of_box(grid, level + 1, BLOCK, parent);
+    extent_of_box(grid, level + 1, parent, origin, parent_half);
     const int first = parent_start[BLOCK], n = parent_start[BLOCK + 1] - first;
     const int *list = parent_list + first;
     int parts = 1;
@@ -183,7 +186,7 @@ KERNEL(bound, LIST_THREADS, const int *control, const double *settings, const in
         if (phase == IN_PARTS && parts == 1) continue;
         if (phase < KEEP) {
             FOR_EACH_PLAIN(e, CHILDREN * CHILDREN) {
-                best_gate[e] = -1e300;
+                best_gate[e] = NOTHING;
                 best_of[e] = n > 0 ? list[0] : 0;  // kernels may be too narrow for numbers
             }
         }
@@ -194,8 +197,8 @@ KERNEL(bound, LIST_THREADS, const int *control, const double *settings, const in
             const int count = looked_at - from < CANDIDATES ? looked_at - from : CANDIDATES;
             if (phase == WHOLE || n > CANDIDATES) {
                 FOR_EACH_PLAIN(j, count)
-                    take_candidate(anchors + (long long)list[(from + j) * stride] * ANCHOR, j,
-                                   candidates);
+                    take_candidate(anchors + (long long)list[(from + j) * stride] * ANCHOR,
+                                   origin, j, candidates);
                 FOR_THREADS(t) STRIDED(j, count + t, PADDED(count)) no_candidate(j, candidates);
                 FOR_EACH_PADDED(j, count) complete_candidate(j, candidates);
             }  // each thread goes on with its own candidates
@@ -207,21 +210,27 @@ KERNEL(bound, LIST_THREADS, const int *control, const double *settings, const in
                 if (number_of_box(grid, level, corner) < 0) continue;
                 extent_of_box(grid, level, corner, middle, half);
                 halve(half, off, half_of_part);
+                float seen[NDIM], half_seen[NDIM], off_seen[NDIM];  // as candidates are
+                UNROLL for (int d = 0; d < NDIM; d++) {
+                    seen[d] = (float)(middle[d] - origin[d]);
+                    half_seen[d] = (float)half[d];
+                    off_seen[d] = (float)off[d];
+                }
                 if (phase < KEEP) {
                     if (phase == IN_PARTS)
                         FOR_EACH_PADDED(j, count)
-                            log_gates_in_parts<CHILDREN>(candidates, j, middle, off, gates);
+                            log_gates_in_parts<CHILDREN>(candidates, j, seen, off_seen, gates);
                     else
                         FOR_EACH_PADDED(j, count)
-                            log_gates_in_parts<1>(candidates, j, middle, off, gates);
+                            log_gates_in_parts<1>(candidates, j, seen, off_seen, gates);
                     for (int part = 0; part < parts; part++) {
                         FOR_THREADS(t) {
-                            double best = -1e300;
+                            float best = NOTHING;
                             int at = count - 1;
                             STRIDED_MAX(j, t, count, best)
-                                best = larger(best, (double)gates[part * COLUMN + j]);
+                                best = larger_float(best, (float)gates[part * COLUMN + j]);
                             STRIDED_MIN(j, t, count, at)
-                                at = (double)gates[part * COLUMN + j] == best && j < at ? j : at;
+                                at = (float)gates[part * COLUMN + j] == best && j < at ? j : at;
                             bests[t] = best;
                             found[t] = at;
                         }
@@ -229,7 +238,7 @@ KERNEL(bound, LIST_THREADS, const int *control, const double *settings, const in
                         ONE_THREAD {
                             const int e = child * CHILDREN + part;
                             for (int t = 0; t < THREADS; t++) {
-                                const double best = bests[t], so_far = best_gate[e];
+                                const float best = bests[t], so_far = best_gate[e];
                                 const int k = list[(from + found[t]) * stride];
                                 if (best > so_far || (best == so_far && k < best_of[e])) {
                                     best_gate[e] = best;
@@ -251,11 +260,13 @@ KERNEL(bound, LIST_THREADS, const int *control, const double *settings, const in
                     least = smaller(least, parts > 1 ? lower_bound(winner, of_part, half_of_part)
                                                      : lower_bound(winner, middle, half));
                 }
-                least = control[SIGNED] ? -1e300 : least - settings[TAU];
+                least -= settings[TAU];
+                const bool bounded = !control[SIGNED] && least > NOTHING;
                 unsigned char *kept_here =
                     keep + ((long long)first * CHILDREN + (long long)child * n + from);
+                const float enough = bounded ? (float)least : NOTHING;
                 FOR_EACH_PADDED(j, count)
-                    keeps[j] = may_reach(candidates, j, middle, half, least);
+                    keeps[j] = may_reach(candidates, j, seen, half_seen, enough);
                 FOR_THREADS(t) {
                     int sum = 0;
                     STRIDED_SUM(j, t, count, sum) {

@@ -334,9 +334,10 @@ FUNCTION void run_blocks(
 #define STRIDED_SUM(j, t, n, sum) STRIDED(j, t, n)
 #else
 #define OMP(text) _Pragma(#text)
-// ... of items up to the next multiple of 8: there is no remainder to be done one by one
+// ... of items up to the next multiple of 16: there is no remainder to be done one by one
 #define FOR_EACH_PADDED(j, n) \
-    for (int j##_ = 0; j##_ < (n); j##_ += 8) OMP(omp simd) for (int j = j##_; j < j##_ + 8; j++)
+    for (int j##_ = 0; j##_ < (n); j##_ += 16) \
+        OMP(omp simd) for (int j = j##_; j < j##_ + 16; j++)
 #define STRIDED_MAX(j, t, n, most) \
     OMP(omp simd reduction(max : most)) for (int j = 0; j < (n); j++)
 #define STRIDED_MIN(j, t, n, least) \
