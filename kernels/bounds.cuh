@@ -23,7 +23,7 @@ FUNCTION double smaller(double a, double b) { return a < b ? a : b; }
 #define OF_PRECISION (OF_A + LOWER)
 #define OF_INVERSE (OF_PRECISION + LOWER)
 #define OF_ALLOWANCE (OF_INVERSE + NDIM)
-#define SHARPEST 1e15  // entry of A; a kernel that is sharper counts as wider, and reaches more
+#define SHARPEST 1e5   // entry of A; a kernel that is sharper counts as wider, and reaches more
 #define NUMBER_OF(candidates, what, j) (float)candidates[(what) * COLUMN + (j)]
 
 FUNCTION float larger_float(float a, float b) { return a > b ? a : b; }

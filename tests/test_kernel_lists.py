@@ -1,0 +1,87 @@
+"""The lists that kernels build: no pair that matters is left out, whatever the kernels are like."""
+
+import itertools
+
+import numpy as np
+import pytest
+from helpers import picture, random_model
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from kernel_runs import EmulatedEngine
+
+from smoe_np.engine_native import NativeEngine
+from smoe_np.kernel_buffers import WORDS
+
+pytestmark = pytest.mark.skipif(NativeEngine.why_not() is not None,
+                                reason=str(NativeEngine.why_not()))
+SHAPES = {1: (640,), 2: (75, 130), 3: (17, 22, 30)}
+TAU = 12.0
+
+
+def gates_left_out(engine, params):
+    """Of all pairs that are not listed, the largest gate at a pixel, by the winner's there."""
+    D, longest = len(engine.shape), max(engine.shape)
+    listed = np.zeros((engine.tiles, params.num_kernels), bool)
+    counts = np.diff(engine.start)
+    listed[np.repeat(np.arange(engine.tiles), counts), engine.list[: counts.sum()]] = True
+    points = np.stack(np.meshgrid(*map(np.arange, engine.shape), indexing="ij"), axis=-1)
+    tiles = np.ravel_multi_index(tuple(np.moveaxis(points // engine.grid.tile, -1, 0)),
+                                 engine.grid.counts).ravel()
+    points = (points.reshape(-1, D) + 0.5) / longest
+    z = np.einsum("kij,pki->pkj", params.A, points[:, None] - params.musX)
+    weight = np.log(params.pis) + np.log(np.abs(np.diagonal(params.A, axis1=1, axis2=2))).sum(1)
+    gates = weight - 0.5 * (z * z).sum(-1)
+    behind = gates - gates.max(axis=1, keepdims=True)
+    return behind[~listed[tiles]].max(initial=-np.inf)
+
+
+@pytest.mark.parametrize("Engine", [NativeEngine, EmulatedEngine])
+@settings(max_examples=25)
+@given(data=st.data())
+def test_a_pair_that_matters_is_listed(Engine, data):
+    D = data.draw(st.sampled_from([1, 2, 2, 3]))
+    params = random_model(
+        data.draw(st.integers(0, 10**6)), data.draw(st.sampled_from([1, 7, 60, 300])), D,
+        sigma=data.draw(st.sampled_from([1e-4, 3e-3, 0.02, 0.1, 1.0])),
+        anisotropy=data.draw(st.sampled_from([1, 30, 1e3, 1e5])),
+        spread=data.draw(st.sampled_from([1.0, 30.0])),
+        corner=data.draw(st.sampled_from([0.0, -15.0])))
+    engine = Engine(SHAPES[D], picture(SHAPES[D]))
+    engine.render(params)
+    assert engine.tau == TAU
+    assert gates_left_out(engine, params) < -TAU
+
+
+@pytest.mark.parametrize("sharpness", [1e9, 1e18, 1e30])
+def test_kernels_beyond_the_numbers_of_float_are_listed_where_they_are(sharpness):
+    params = random_model(3, 40, sigma=0.05)
+    params.A[:5] *= sharpness / 20
+    params.pis[:5] = 1.0
+    engine = NativeEngine(SHAPES[2], picture(SHAPES[2]))
+    engine.render(params)
+    tile = np.ravel_multi_index(
+        tuple((params.musX[:5] * max(SHAPES[2]) // engine.grid.tile[0]).astype(int).T),
+        engine.grid.counts, mode="clip")
+    inside = (params.musX[:5] * max(SHAPES[2]) < SHAPES[2]).all(axis=1)
+    assert inside.any()
+    for kernel, where in itertools.compress(enumerate(tile), inside):
+        tiles_of_kernel = np.searchsorted(engine.start, np.flatnonzero(
+            engine.list[: engine.start[-1]] == kernel), side="right") - 1
+        assert where in tiles_of_kernel
+        assert len(tiles_of_kernel) < 10  # and nowhere else
+
+
+def test_the_lists_of_kernels_and_of_tiles_tell_of_the_same_pairs():
+    params = random_model(1, 300, sigma=0.05)
+    engine = NativeEngine(SHAPES[2], picture(SHAPES[2]))
+    engine.render(params)
+    pairs = int(engine.start[-1])
+    assert pairs > 300
+    for kernel, (first, last) in enumerate(itertools.pairwise(engine.first_of_kernel)):
+        of_kernel = engine.pairs[first:last]
+        assert (np.diff(of_kernel) > 0).all()
+        assert (engine.list[of_kernel] == kernel).all()
+    assert engine.first_of_kernel[-1] == pairs
+    for first, last in itertools.pairwise(engine.start):
+        assert (np.diff(engine.list[first:last]) > 0).all()
+    assert engine.control[WORDS.BUILDS] == 1
