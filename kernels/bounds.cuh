@@ -32,14 +32,14 @@ FUNCTION float smaller_float(float a, float b) { return a < b ? a : b; }
 template <class Candidates>
 FUNCTION void take_candidate(const double *anchor, const double *origin, int j,
                              Candidates &candidates) {
-    double sharpest = SHARPEST;
+    double sharpest = 0, scale = 1;
     UNROLL for (int e = 0; e < LOWER; e++) sharpest = larger(sharpest, fabs(anchor[1 + NDIM + e]));
+    if (sharpest > SHARPEST) scale = SHARPEST / sharpest;
     candidates[j] = (float)anchor[0];
     UNROLL for (int d = 0; d < NDIM; d++)
         candidates[(1 + d) * COLUMN + j] = (float)(anchor[1 + d] - origin[d]);
     UNROLL for (int e = 0; e < LOWER; e++)
-        candidates[(OF_A + e) * COLUMN + j] =
-            (float)(anchor[1 + NDIM + e] * (SHARPEST / sharpest));
+        candidates[(OF_A + e) * COLUMN + j] = (float)(anchor[1 + NDIM + e] * scale);
     UNROLL for (int r = 0; r < 3; r++)
         candidates[(OF_ALLOWANCE + r) * COLUMN + j] = (float)anchor[ALLOWANCE + r];
 }

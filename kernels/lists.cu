@@ -13,10 +13,8 @@
 #define BUILD 0.5         // iterations that building lists costs
 #define LONGEST 20.0      // steps that lists are meant to last at most
 #define NOTHING -1e37f    // a log-gate below all
-#define FALLS 3.0         // see bound
 #define SAMPLE 256        // see bound
 #define FEW_PAIRS 512     // see arrange
-#define FEW_RUNS 16       // see put_in_order
 #define WEAK 0.5          // see anchor
 CONSTANT double LEAST[3] = {0.03, 0.15, 0.15};
 CONSTANT double MOST[3] = {0.5, 10, 10};
@@ -156,10 +154,16 @@ FUNCTION void halve(const double *half, double *off, double *half_of_half) {
     }
 }
 
+// Child number `child` of a box: where it lies; its number, or −1 if there is none.
+FUNCTION int child_of_box(const int *grid, int level, const int *parent, int child, int *corner) {
+    UNROLL for (int d = 0; d < NDIM; d++)
+        corner[d] = 2 * parent[d] + (child >> (NDIM - 1 - d) & 1);
+    return number_of_box(grid, level, corner);
+}
+
 // A box of level + 1, the parent: which kernels of its list each of its children keeps, judged by a
-// winner: whoever has the largest log-gate in the middle. Children of level 0, tiles, in which a
-// winner falls off by more than FALLS, have a winner in each of their parts instead, and are judged
-// by the weakest of these.
+// winner: whoever has the largest log-gate in the middle. Children of level 0, tiles, have a winner
+// in each of their parts, and are judged by the weakest of these.
 KERNEL(bound, LIST_THREADS, const int *control, const double *settings, const int *grid, int level,
        const double *anchors, const int *parent_start, const int *parent_list, unsigned char *keep,
        int *counts, int *winners, int *wins)
@@ -171,6 +175,8 @@ KERNEL(bound, LIST_THREADS, const int *control, const double *settings, const in
     SHARED(int, found, LIST_THREADS);
     SHARED(float, best_gate, CHILDREN * CHILDREN);
     SHARED(int, best_of, CHILDREN * CHILDREN);
+    SHARED(double, lower_in_part, CHILDREN * CHILDREN);
+    SHARED(double, lower, CHILDREN * CHILDREN);
     SHARED(int, kept, CHILDREN);
     SHARED(int, keeps, CANDIDATES);
     int parent[NDIM];
@@ -179,23 +185,19 @@ KERNEL(bound, LIST_THREADS, const int *control, const double *settings, const in
     extent_of_box(grid, level + 1, parent, origin, parent_half);
     const int first = parent_start[BLOCK], n = parent_start[BLOCK + 1] - first;
     const int *list = parent_list + first;
-    int parts = 1;
+    const int parts = level == 0 ? CHILDREN : 1;
     FOR_EACH_PLAIN(child, CHILDREN) kept[child] = 0;
-    enum { WHOLE, IN_PARTS, KEEP };
-    for (int phase = WHOLE; phase <= KEEP; phase++) {
-        if (phase == IN_PARTS && parts == 1) continue;
-        if (phase < KEEP) {
-            FOR_EACH_PLAIN(e, CHILDREN * CHILDREN) {
-                best_gate[e] = NOTHING;
-                best_of[e] = n > 0 ? list[0] : 0;  // kernels may be too narrow for numbers
-            }
-        }
+    FOR_EACH_PLAIN(e, CHILDREN * parts) {
+        best_gate[e] = NOTHING;
+        best_of[e] = n > 0 ? list[0] : 0;  // kernels may be too narrow for numbers
+    }
+    for (int keeping = 0; keeping < 2; keeping++) {
         // of many kernels in a large box, a winner among some is as good
-        const int stride = phase == WHOLE && level > 0 && n > SAMPLE ? n / SAMPLE : 1;
+        const int stride = !keeping && level > 0 && n > SAMPLE ? n / SAMPLE : 1;
         const int looked_at = (n + stride - 1) / stride;
         for (int from = 0; from < looked_at; from += CANDIDATES) {
             const int count = looked_at - from < CANDIDATES ? looked_at - from : CANDIDATES;
-            if (phase == WHOLE || n > CANDIDATES) {
+            if (!keeping || n > CANDIDATES) {
                 FOR_EACH_PLAIN(j, count)
                     take_candidate(anchors + (long long)list[(from + j) * stride] * ANCHOR,
                                    origin, j, candidates);
@@ -205,9 +207,7 @@ KERNEL(bound, LIST_THREADS, const int *control, const double *settings, const in
             for (int child = 0; child < CHILDREN; child++) {
                 int corner[NDIM];
                 double middle[NDIM], half[NDIM], off[NDIM], half_of_part[NDIM];
-                UNROLL for (int d = 0; d < NDIM; d++)
-                    corner[d] = 2 * parent[d] + (child >> (NDIM - 1 - d) & 1);
-                if (number_of_box(grid, level, corner) < 0) continue;
+                if (child_of_box(grid, level, parent, child, corner) < 0) continue;
                 extent_of_box(grid, level, corner, middle, half);
                 halve(half, off, half_of_part);
                 float seen[NDIM], half_seen[NDIM], off_seen[NDIM];  // as candidates are
@@ -216,8 +216,8 @@ KERNEL(bound, LIST_THREADS, const int *control, const double *settings, const in
                     half_seen[d] = (float)half[d];
                     off_seen[d] = (float)off[d];
                 }
-                if (phase < KEEP) {
-                    if (phase == IN_PARTS)
+                if (!keeping) {
+                    if (parts > 1)
                         FOR_EACH_PADDED(j, count)
                             log_gates_in_parts<CHILDREN>(candidates, j, seen, off_seen, gates);
                     else
@@ -236,7 +236,7 @@ KERNEL(bound, LIST_THREADS, const int *control, const double *settings, const in
                         }
                         BARRIER;
                         ONE_THREAD {
-                            const int e = child * CHILDREN + part;
+                            const int e = child * parts + part;
                             for (int t = 0; t < THREADS; t++) {
                                 const float best = bests[t], so_far = best_gate[e];
                                 const int k = list[(from + found[t]) * stride];
@@ -251,20 +251,13 @@ KERNEL(bound, LIST_THREADS, const int *control, const double *settings, const in
                     continue;
                 }
                 double least = 1e300;
-                for (int part = 0; part < parts; part++) {
-                    const int k = best_of[child * CHILDREN + part];
-                    const double *winner = anchors + (long long)k * ANCHOR;
-                    double of_part[NDIM];
-                    UNROLL for (int d = 0; d < NDIM; d++)
-                        of_part[d] = middle[d] + (part >> (NDIM - 1 - d) & 1 ? off[d] : -off[d]);
-                    least = smaller(least, parts > 1 ? lower_bound(winner, of_part, half_of_part)
-                                                     : lower_bound(winner, middle, half));
-                }
+                for (int part = 0; part < parts; part++)
+                    least = smaller(least, (double)lower_in_part[child * parts + part]);
                 least -= settings[TAU];
                 const bool bounded = !control[SIGNED] && least > NOTHING;
+                const float enough = bounded ? (float)least : NOTHING;
                 unsigned char *kept_here =
                     keep + ((long long)first * CHILDREN + (long long)child * n + from);
-                const float enough = bounded ? (float)least : NOTHING;
                 FOR_EACH_PADDED(j, count)
                     keeps[j] = may_reach(candidates, j, seen, half_seen, enough);
                 FOR_THREADS(t) {
@@ -284,39 +277,38 @@ KERNEL(bound, LIST_THREADS, const int *control, const double *settings, const in
                 BARRIER;
             }
         }
-        if (phase == WHOLE && level == 0) {
-            for (int child = 0; child < CHILDREN; child++) {
-                int corner[NDIM];
-                double middle[NDIM], half[NDIM];
-                UNROLL for (int d = 0; d < NDIM; d++)
-                    corner[d] = 2 * parent[d] + (child >> (NDIM - 1 - d) & 1);
-                if (number_of_box(grid, level, corner) < 0) continue;
-                extent_of_box(grid, level, corner, middle, half);
-                const double *winner = anchors + (long long)best_of[child * CHILDREN] * ANCHOR;
-                if (best_gate[child * CHILDREN] - lower_bound(winner, middle, half) > FALLS)
-                    parts = CHILDREN;
-            }
-            BARRIER;
+        if (keeping) continue;
+        FOR_EACH_PLAIN(e, CHILDREN * parts) {
+            const int part = e % parts;
+            int corner[NDIM];
+            double middle[NDIM], half[NDIM], off[NDIM], half_of_part[NDIM], of_part[NDIM];
+            child_of_box(grid, level, parent, e / parts, corner);
+            extent_of_box(grid, level, corner, middle, half);
+            halve(half, off, half_of_part);
+            UNROLL for (int d = 0; d < NDIM; d++)
+                of_part[d] = middle[d] + (part >> (NDIM - 1 - d) & 1 ? off[d] : -off[d]);
+            const double *winner = anchors + (long long)best_of[e] * ANCHOR;
+            lower[e] = lower_bound(winner, middle, half);
+            lower_in_part[e] =
+                parts > 1 ? lower_bound(winner, of_part, half_of_part) : (double)lower[e];
         }
+        BARRIER;
     }
     FOR_EACH_PLAIN(child, CHILDREN) {
         int corner[NDIM];
-        double middle[NDIM], half[NDIM], best = -1e300;
-        UNROLL for (int d = 0; d < NDIM; d++)
-            corner[d] = 2 * parent[d] + (child >> (NDIM - 1 - d) & 1);
-        const int number = number_of_box(grid, level, corner);
-        if (number >= 0) {
-            counts[number] = kept[child];
-            extent_of_box(grid, level, corner, middle, half);
-            for (int part = 0; part < parts && level == 0; part++) {
-                const int k = best_of[child * CHILDREN + part];
-                const double lower = lower_bound(anchors + (long long)k * ANCHOR, middle, half);
-                if (part == 0 || lower > best) {  // for lower may be no number
-                    best = lower;
-                    winners[number] = k;
-                }
-                wins[k] = 1;
+        const int number = child_of_box(grid, level, parent, child, corner);
+        if (number < 0) continue;
+        counts[number] = kept[child];
+        if (level > 0) continue;
+        double best = 0;
+        for (int part = 0; part < parts; part++) {
+            const int k = best_of[child * parts + part];
+            const double here = lower[child * parts + part];
+            if (part == 0 || here > best) {  // for it may be no number
+                best = here;
+                winners[number] = k;
             }
+            wins[k] = 1;
         }
     }
 }
@@ -351,11 +343,29 @@ KERNEL(scan, LIST_THREADS, int *control, const int *counts, int *starts, int n, 
     }
 }
 
-// The list of each box: what it keeps of its parent's, in the same order. At level 0 pairs are
-// numbered, in any order, among those of their kernel.
+// Of entries `first` to `last` − 1 of a list, those that are kept.
+FUNCTION void keep_entries(const int *list, const unsigned char *kept, int first, int last, int *to)
+{
+#if !defined(SCALAR_PACKS) && defined(__AVX512F__) && defined(__AVX512VL__) && defined(__AVX512BW__)
+    for (; first + 16 <= last; first += 16) {
+        const __m128i bytes = _mm_loadu_si128((const __m128i *)(kept + first));
+        const __mmask16 chosen = _mm_test_epi8_mask(bytes, bytes);
+        const __m512i entries = _mm512_maskz_compress_epi32(chosen, _mm512_loadu_si512(list + first));
+        const int count = __builtin_popcount(chosen);
+        _mm512_mask_storeu_epi32(to, (__mmask16)((1u << count) - 1), entries);
+        to += count;
+    }
+#endif
+    for (; first < last; first++) {
+        int nobody, *place = kept[first] ? to : &nobody;  // no branch to be guessed
+        *place = list[first];
+        to += kept[first];
+    }
+}
+
+// The list of each box: what it keeps of its parent's, in the same order.
 KERNEL(fill, LIST_THREADS, const int *control, const int *grid, int level, const int *parent_start,
-       const int *parent_list, const unsigned char *keep, const int *starts, int *list,
-       int *pairs_of_kernel, int *number)
+       const int *parent_list, const unsigned char *keep, const int *starts, int *list)
 {
     if (!BUILDS_LISTS(control)) return;
     SHARED(int, counts, LIST_THREADS);
@@ -378,57 +388,74 @@ KERNEL(fill, LIST_THREADS, const int *control, const int *grid, int level, const
     FOR_THREADS(t) {
         int at = starts[BLOCK];
         for (int s = 0; s < t; s++) at += counts[s];
-        for (int j = t * each; j < n && j < (t + 1) * each; j++) {
-            int nobody, *to = kept_here[j] ? list + at : &nobody;  // no branch to be guessed
-            *to = parent_list[first + j];
-            at += kept_here[j];
-        }
-        if (level > 0) continue;
-        at = starts[BLOCK];
-        for (int s = 0; s < t; s++) at += counts[s];
-        for (int end = at + counts[t]; at < end; at++)
-            number[at] = ATOMIC_ADD(pairs_of_kernel + list[at], 1);
+        keep_entries(parent_list + first, kept_here, t * each, least_int(n, (t + 1) * each),
+                     list + at);
     }
 }
 
-// The pairs of each kernel, in any order.
-KERNEL(place, LIST_THREADS, const int *control, const int *list, const int *number, int tiles,
-       const int *start, const int *first_of_kernel, int *pairs)
+// The first pair of a share of them, of which there are so many.
+FUNCTION int first_of_share(int pairs, int share, int shares) {
+    return (int)((long long)pairs * share / shares);
+}
+
+// How many pairs each kernel has in each share of the pairs, a block's. Where COUNT is not for
+// several at a time, a share has a row of counters of its own; else there is one row for all.
+KERNEL(tally, LIST_THREADS, const int *control, const int *list, int tiles, const int *start,
+       int shares, int rows, int *counters, int K)
 {
     if (!BUILDS_LISTS(control)) return;
-    FOR_EACH_PLAIN(j, LIST_THREADS) {
-        const int pair = BLOCK * LIST_THREADS + j;
-        if (pair < start[tiles]) pairs[first_of_kernel[list[pair]] + number[pair]] = pair;
+    const int first = first_of_share(start[tiles], BLOCK, shares);
+    const int last = first_of_share(start[tiles], BLOCK + 1, shares);
+    int *counter = counters + (rows > 1 ? (long long)BLOCK * K : 0);
+    FOR_EACH_PLAIN(j, last - first) (void)COUNT(counter + list[first + j]);
+}
+
+// The pairs of each kernel, and in each row of counters those in the rows before.
+KERNEL(add_up, LIST_THREADS, const int *control, int rows, int *counters, int *pairs_of_kernel,
+       int K)
+{
+    if (!BUILDS_LISTS(control)) return;
+    FOR_EACH(j, LIST_THREADS) {
+        const int k = BLOCK * LIST_THREADS + j;
+        if (k < K) {
+            int sum = 0;
+            for (int row = 0; row < rows; row++) {
+                int &counter = counters[(long long)row * K + k];
+                const int here = counter;
+                counter = sum;
+                sum += here;
+            }
+            pairs_of_kernel[k] = sum;
+        }
     }
 }
 
-#ifndef SCALAR_PACKS
-// A thread takes the tiles of its share in turn, so the pairs of a kernel that few threads have seen
-// are a few ascending runs, one after the other.
-FUNCTION void put_in_order(int *pairs, int n) {
-    for (int end = 0, middle = 0, runs = 0; end < n; middle = end, runs++) {
-        if (runs == FEW_RUNS) return std::sort(pairs, pairs + n);
-        end++;
-        while (end < n && pairs[end - 1] < pairs[end]) end++;
-        std::inplace_merge(pairs, pairs + middle, pairs + end);
+// The pairs of each kernel: in ascending order where each share has a row of counters.
+KERNEL(place, LIST_THREADS, const int *control, const int *list, int tiles, const int *start,
+       int shares, int rows, int *counters, const int *first_of_kernel, int *pairs, int K)
+{
+    if (!BUILDS_LISTS(control)) return;
+    const int first = first_of_share(start[tiles], BLOCK, shares);
+    const int last = first_of_share(start[tiles], BLOCK + 1, shares);
+    int *counter = counters + (rows > 1 ? (long long)BLOCK * K : 0);
+    FOR_EACH_PLAIN(j, last - first) {
+        const int k = list[first + j];
+        pairs[first_of_kernel[k] + COUNT(counter + k)] = first + j;
     }
 }
-#endif
 
 // The pairs of each kernel in ascending order: few of them by counting those before each; many by
 // bitonic sorting in which the smaller one always goes first, so that what lies beyond the end
 // counts as largest and need not be there.
-KERNEL(arrange, 32, const int *control, const int *first_of_kernel, int *pairs,
-       int *pairs_of_kernel)
+KERNEL(arrange, 32, const int *control, const int *first_of_kernel, int *pairs, int rows,
+       int *counters, int K)
 {
     if (!BUILDS_LISTS(control)) return;
     SHARED(int, unsorted, 1);
     WATCHED(int, run, pairs + first_of_kernel[BLOCK]);
     const int n = first_of_kernel[BLOCK + 1] - first_of_kernel[BLOCK];
-    ONE_THREAD {
-        unsorted[0] = 0;
-        pairs_of_kernel[BLOCK] = 0;  // for the next time
-    }
+    FOR_EACH_PLAIN(row, rows) counters[(long long)row * K + BLOCK] = 0;  // for the next time
+    ONE_THREAD { unsorted[0] = 0; }
     BARRIER;
     FOR_THREADS(t) {
         int falls = 0;
@@ -437,9 +464,6 @@ KERNEL(arrange, 32, const int *control, const int *first_of_kernel, int *pairs,
     }
     BARRIER;
     if (!unsorted[0]) return;
-#ifndef SCALAR_PACKS
-    put_in_order(run, n);
-#else
     SHARED(int, sorted, FEW_PAIRS);
     if (n <= FEW_PAIRS) {
         FOR_EACH_PLAIN(j, n) {
@@ -465,7 +489,6 @@ KERNEL(arrange, 32, const int *control, const int *first_of_kernel, int *pairs,
             BARRIER;
         }
     }
-#endif
 }
 
 // Lists hold from now on.

@@ -59,6 +59,7 @@ typedef REAL Pack;
 #define ONE_THREAD if (threadIdx.x == 0)
 #define BARRIER __syncthreads()
 #define ATOMIC_ADD(address, value) atomicAdd(address, value)
+#define COUNT(address) atomicAdd(address, 1)
 #define MARK(element) (element) = 1  // threads may do so at the same time
 #define PREFETCH(address) (void)0
 #define LOAD(array, i) (array)[i]
@@ -94,6 +95,7 @@ typedef REAL Pack;
 #define CONSTANT static const
 #define PREFETCH(address) __builtin_prefetch(address)
 #define ATOMIC_ADD(address, value) __atomic_fetch_add(address, value, __ATOMIC_RELAXED)
+#define COUNT(address) (*(address))++  // where no other block counts at the same time
 
 #ifdef EMULATE_GPU
 

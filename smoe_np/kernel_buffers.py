@@ -19,6 +19,7 @@ MOST_CHANNELS = 8
 KERNEL_THREADS, FEW_THREADS = 32, 64  # of a block; the others are in the sources
 TILE_THREADS, UPDATE_THREADS, LIST_THREADS = (
     WORDS.PIXELS, WORDS.UPDATE_THREADS, WORDS.LIST_THREADS)
+SHARE = 8 * LIST_THREADS  # pairs that a block counts where there is one row of counters
 MANY_BOXES = 1024  # of which a block needs few threads each
 ROWS_BYTES = 1 << 28  # of the moments of all pairs of a batch
 SETS_BYTES = 1 << 23  # where there are several sets of them, which is seldom
@@ -90,6 +91,7 @@ class KernelBuffers:
         self.moved, self.rates = zeros((K, 3), np.float64), zeros((K, 3), np.float64)
         self.wins, self.pairs_of_kernel = zeros(K, np.int32), zeros(K, np.int32)
         self.first_of_kernel = zeros(K + 1, np.int32)
+        self.counters = zeros((self.launch.counters, K), np.int32)
         self.pace_sums = zeros(5 * self._blocks(LIST_THREADS), np.float64)
         self.all_kernels = self.launch.array(np.arange(K, dtype=np.int32))
         self.all_start = self.launch.array(np.array([0, K], np.int32))
@@ -110,8 +112,8 @@ class KernelBuffers:
             raise MemoryError(f"{max(pairs, between):g} pairs of tiles and kernels; at most "
                               f"{MOST_ENTRIES:g} can be listed")
         self.capacity, self.between = int(pairs), int(between)
-        self.list, self.number, self.pairs = (
-            zeros(self.capacity + spare, np.int32) for spare in (0, 0, WORDS.AHEAD))
+        self.list, self.pairs = (
+            zeros(self.capacity + spare, np.int32) for spare in (0, WORDS.AHEAD))
         self.lists_between = zeros((2, self.between), np.int32)
         self.kept = zeros((1 << D) * max(self.between, self.num_slots), np.uint8)
         self._record()
@@ -142,17 +144,21 @@ class KernelBuffers:
                     self.between if level else self.capacity, int(level > 0))),
                 ("fill", boxes, threads, (
                     self.control, self.sizes, level, parent_start, parent, self.kept, start,
-                    entries, self.pairs_of_kernel, self.number)),
+                    entries)),
             ]
             parent_start, parent, parents = start, entries, boxes
+        rows = len(self.counters)
+        shares = rows if rows > 1 else -(-self.capacity // SHARE)
+        of_tiles = self.control, self.list, self.tiles, self.start, shares, rows, self.counters
         lists += [
+            ("tally", shares, LIST_THREADS, (*of_tiles, K)),
+            ("add_up", self._blocks(LIST_THREADS), LIST_THREADS, (
+                self.control, rows, self.counters, self.pairs_of_kernel, K)),
             ("scan", 1, LIST_THREADS, (
                 self.control, self.pairs_of_kernel, self.first_of_kernel, K, self.capacity, 0)),
-            ("place", -(-self.capacity // LIST_THREADS), LIST_THREADS, (
-                self.control, self.list, self.number, self.tiles, self.start,
-                self.first_of_kernel, self.pairs)),
+            ("place", shares, LIST_THREADS, (*of_tiles, self.first_of_kernel, self.pairs, K)),
             ("arrange", K, KERNEL_THREADS, (
-                self.control, self.first_of_kernel, self.pairs, self.pairs_of_kernel)),
+                self.control, self.first_of_kernel, self.pairs, rows, self.counters, K)),
             ("settle", 1, KERNEL_THREADS, (self.control,)),
         ]
         self._lists, self._build = record(lists), record(plan + lists)

@@ -30,6 +30,7 @@ COMPILERS = ("c++", "g++", "clang++")
 # Not -ffinite-math-only, which would hide a NaN.
 OPTIONS = ("-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros",
            "-fopenmp-simd", "-fPIC", "-shared", "-pthread")
+MOST_COUNTERS = 16  # rows of counters, of one number for each kernel of the model
 TIME_LIMIT = 300  # seconds for a compilation
 STEADY = 0.1  # seconds of training between two looks at what the user wants
 
@@ -67,6 +68,8 @@ class NativeLauncher:
     ----------
     threads : int
         Processors to use; results do not depend on it.
+    counters : int
+        Rows of counters of pairs, each for a block of its own; or 1, for all.
 
     Raises
     ------
@@ -81,6 +84,7 @@ class NativeLauncher:
         self.library = load_kernels(D, C, self.dtype.name, tuple(options))
         self.signatures = signatures(self.dtype.name)
         self.threads = processors()
+        self.counters = min(4 * self.threads, MOST_COUNTERS)
         self._seconds = {}  # arrays of one number by kernel, where time is added up
 
     def zeros(self, shape, dtype):
