@@ -19,6 +19,7 @@ others leave.
 """
 
 import math
+import time
 
 import numpy as np
 
@@ -37,6 +38,9 @@ from .steps import NO_KERNEL, NOT_FINITE, OwnFrame, Progressed, explosion
 from .tiling import TAU, Grid
 from .turned_adam import TurnedAdam
 
+# Seconds between trainings, as models and moments go to and fro, for which trainings need not be
+# longer; and how much longer they may be at most.
+ASIDE, MOST_PATIENCE = 0.01, 20.0
 MOST_ALLOWED = np.array([0.5, 10.0, 10.0])  # see restore: a forged allowance could exhaust memory
 
 
@@ -83,6 +87,7 @@ class KernelEngine(KernelBuffers):
         self.grid = Grid([-(-n // side) * side for n in self.shape], side)
         self.tiles = self.grid.num_tiles
         self.build_seconds = 0.0  # spent on lists so far
+        self._aside = 0.0  # seconds of the last ``advance`` besides training
         self.tau = self.listed_tau = TAU[self.dtype]
         self.list_life, self.may_be_overdue = 0, False
         self.channels = self.slots = self.target = self.list = None
@@ -195,12 +200,15 @@ class KernelEngine(KernelBuffers):
         -------
         Progressed
         """
+        began = time.perf_counter()
         self._prepare(params)
         self._set_training(settings, lowest_loss, adam)
         if adam.m is not self._moments_given:
             self._take_moments(adam)
         self._ask(steps)
+        training = time.perf_counter()
         halt = self._with_room(self._train_on)
+        trained = time.perf_counter()
         control, state = self.launch.host(self.control), self.launch.host(self.state_numbers)
         taken, lowest_loss = int(control[WORDS.STEP]), float(state[WORDS.LOWEST])
         failure = None
@@ -220,6 +228,7 @@ class KernelEngine(KernelBuffers):
         adam.steps += taken
         self._give_moments(adam)
         params = params_of_rows(self.held, len(self.shape), params.image_shape)
+        self._aside = training - began + time.perf_counter() - trained
         return Progressed(params, taken, lowest_loss, None)
 
     def keep(self, kernels):
@@ -350,7 +359,8 @@ class KernelEngine(KernelBuffers):
 
     def _train_on(self):
         built, self.may_be_overdue = int(self.launch.host(self.control)[WORDS.BUILDS]), True
-        self.build_seconds += self.launch.train(self._build, self._step, self.control)
+        patience = min(max(1.0, self._aside / ASIDE), MOST_PATIENCE)
+        self.build_seconds += self.launch.train(self._build, self._step, self.control, patience)
         if int(self.launch.host(self.control)[WORDS.BUILDS]) > built:
             self.listed_tau = self.tau
 

@@ -8,8 +8,9 @@ launches is in order, and CUDA graphs, which the default stream cannot be captur
 
 The host does not follow the training of a model. Kernels that build lists, and those of a step, do
 nothing unless ``control`` asks for them, so rounds, one build and then a few steps, are enqueued
-blindly, as many as take about STEADY seconds; only then is ``control`` looked at. A round costs its
-launches even where they do nothing, so it has about as many steps as lists have lasted of late.
+blindly, as many as take about as long as is wanted; only then is ``control`` looked at. A round
+costs its launches even where they do nothing, so it has about as many steps as lists have lasted of
+late.
 """
 
 import contextlib
@@ -111,8 +112,8 @@ class CudaLauncher:
         with self._own_stream():
             _enqueue(sequence)
 
-    def train(self, build, step, control):
-        """Build lists and take steps as ``control`` asks, for a while.
+    def train(self, build, step, control, patience=1.0):
+        """Build lists and take steps as ``control`` asks, for ``patience`` times STEADY seconds.
 
         Returns
         -------
@@ -120,6 +121,7 @@ class CudaLauncher:
             0: the seconds spent on lists are not known.
         """
         begun = clock = time.perf_counter()
+        seconds = patience * STEADY
         with self._own_stream():
             now = control.get()
             while now[_HALT] == 0 and now[_STEP] < now[_TARGET]:
@@ -128,7 +130,7 @@ class CudaLauncher:
                 expected = min(size, self.lifetime)  # steps that a round takes
                 rounds = 1
                 if self._step_seconds is not None:
-                    steps = (begun + STEADY - clock) / self._step_seconds
+                    steps = (begun + seconds - clock) / self._step_seconds
                     rounds = max(1, math.ceil(min(steps, now[_TARGET] - now[_STEP]) / expected))
                 for _ in range(rounds):
                     self._enqueue_round(build, step, size)
@@ -136,7 +138,7 @@ class CudaLauncher:
                 clock = time.perf_counter()
                 if now[_STEP] > before[_STEP]:
                     self._learn(before, now, clock - started)
-                if clock - begun >= STEADY:
+                if clock - begun >= seconds:
                     break
         return 0.0
 

@@ -31,8 +31,8 @@ COMPILERS = ("c++", "g++", "clang++")
 OPTIONS = ("-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros",
            "-fopenmp-simd", "-fPIC", "-shared", "-pthread")
 MOST_COUNTERS = 16  # rows of counters, of one number for each kernel of the model
-TIME_LIMIT = 300  # seconds for a compilation
 STEADY = 0.1  # seconds of training between two looks at what the user wants
+TIME_LIMIT = 300  # seconds for a compilation
 
 
 class NativeUnavailable(Exception):
@@ -136,8 +136,8 @@ class NativeLauncher:
         """Run a sequence once."""
         self.library.smoe_run(sequence.launches, sequence.count, self.threads)
 
-    def train(self, build, step, control):
-        """Build lists and take steps as ``control`` asks, for a while.
+    def train(self, build, step, control, patience=1.0):
+        """Build lists and take steps as ``control`` asks, for ``patience`` times STEADY seconds.
 
         Returns
         -------
@@ -145,7 +145,8 @@ class NativeLauncher:
             Seconds spent on lists.
         """
         return self.library.smoe_train(build.launches, build.count, step.launches, step.count,
-                                       control.ctypes.data, self.threads, STEADY)
+                                       control.ctypes.data, self.threads,
+                                       patience * STEADY)
 
 
 # ---- the compiler

@@ -186,3 +186,21 @@ def test_the_doors_of_events_have_the_same_signatures_in_each_engine():
         mine, theirs = (inspect.signature(getattr(kind, name))
                         for kind in (engine_numpy.NumpyEngine, KernelEngine))
         assert mine == theirs
+
+
+def test_a_model_that_takes_long_to_bring_is_trained_for_longer_at_a_time():
+    target, start = picture((20, 20)), random_model(0, 30, sigma=0.1, dtype=np.float32)
+    engine = make_engine((20, 20), target, "float32")
+    if engine.name == "numpy":
+        pytest.skip("takes one step at a time")
+    engine.advance(start, Adam(start), frame_settings(), math.inf, 1)
+    patiences, train = [], engine.launch.train
+
+    def watch(build, step, control, patience):
+        patiences.append(patience)
+        return train(build, step, control, patience)
+
+    engine.launch.train = watch
+    for engine._aside in (0.0, 0.05, 1e9):
+        engine.advance(start, Adam(start), frame_settings(), math.inf, 1)
+    assert patiences == [1.0, 5.0, 20.0]
