@@ -1,5 +1,7 @@
 """Which numbers of a model need how many bits, when it is to be written in few bytes."""
 
+import math
+
 import numpy as np
 
 from .backend import to_numpy
@@ -10,7 +12,7 @@ from .params import SmoeParams
 PROBE_BITS = 12  # at which the error of a kind falls by 4 with each bit, and can still be seen
 
 
-def allocate_bits(params, average, shape=None, backend="auto"):
+def allocate_bits(params, average, shape=None, backend="auto", outliers=0.0):
     """Bits for each kind of numbers of a model, so many in the mean, for the least error.
 
     Rounding to b bits adds an error to the picture whose mean square is V 4⁻ᵇ. V is measured for
@@ -26,6 +28,9 @@ def allocate_bits(params, average, shape=None, backend="auto"):
         Of the picture in which errors count, by default that of ``params.image_shape``.
     backend : str
         As for ``render``.
+    outliers : float
+        Part of the pixels, those of the largest errors, that do not count. A few kernels that are
+        hard to round would get bits for all, where others can make up for them.
 
     Returns
     -------
@@ -42,6 +47,9 @@ def allocate_bits(params, average, shape=None, backend="auto"):
     average = check_number("average", average)
     if not FEWEST_BITS <= average <= MOST_BITS:
         raise ValueError(f"average must be {FEWEST_BITS} to {MOST_BITS} bits, got {average:g}")
+    outliers = check_number("outliers", outliers)
+    if outliers >= 1:
+        raise ValueError(f"outliers must be below 1, got {outliers:g}")
     shape = params.image_shape if shape is None else shape
     if shape is None:
         raise ValueError("params does not hold the size of its picture; give shape")
@@ -57,7 +65,9 @@ def allocate_bits(params, average, shape=None, backend="auto"):
     exact, errors = drawn(finest), {}
     for kind in found:
         coarse = drawn({**finest, kind: PROBE_BITS})
-        errors[kind] = float(np.square(coarse.astype(float) - exact).mean()) * 4.0**PROBE_BITS
+        square = np.sort(np.square(coarse.astype(float) - exact), axis=None)
+        counted = square[: math.ceil((1 - outliers) * square.size)]
+        errors[kind] = float(counted.sum()) * 4.0**PROBE_BITS
     return _shared_out(errors, {kind: numbers.shape[1] for kind, numbers in found.items()}, average)
 
 

@@ -384,11 +384,14 @@ class KernelEngine(KernelBuffers):
         rates = [settings.rates.get(name, -1.0) for name in ("pis", "musX", "A", "gamma_e", "nu_e")]
         clip = math.inf if settings.grad_clip is None else settings.grad_clip
         frame = settings.own_frame or OwnFrame(SMALLEST_DIAGONAL, math.inf, math.inf, math.inf, 1)
+        least, most = frame.least_diagonal, frame.most_sharpness
+        if settings.own_frame is not None and "A" not in settings.rates:
+            least, most = 0.0, math.inf  # what is not trained stays as it is
         numbers = np.array([
             *rates, settings.adam_eps, clip, settings.l1reg / settings.initial_kernels,
-            settings.bandwidth_reg, float(settings.radial), adam.beta2, frame.least_diagonal,
-            frame.most_sharpness, float(settings.own_frame is not None), frame.fade_from,
-            frame.fade_to, frame.fade_to_part, settings.explosion])
+            settings.bandwidth_reg, float(settings.radial), adam.beta2, least, most,
+            float(settings.own_frame is not None), frame.fade_from, frame.fade_to,
+            frame.fade_to_part, settings.explosion])
         self.settings[: len(numbers)] = self.launch.array(numbers)
         self.state_numbers[WORDS.LOWEST] = min(lowest_loss, 1e300)
         self.state_numbers[WORDS.ADAM_STEPS] = adam.steps

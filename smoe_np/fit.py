@@ -139,8 +139,7 @@ def fit_settings(kernels=None, psnr=None, scalars=None, bytes=None, iterations=N
     if bits is not None:
         if name != "bytes":
             raise ValueError("bits goes with bytes: so many numbers a file of these bytes holds")
-        if not FEWEST_BITS <= check_number("bits", bits) <= MOST_BITS:
-            raise ValueError(f"bits must be {FEWEST_BITS} to {MOST_BITS}, got {bits:g}")
+        bits = check_bits(bits)
     if isinstance(recipe, dict):  # of a checkpoint
         recipe = Recipe(**recipe)
     if recipe is not None and not isinstance(recipe, Recipe):
@@ -151,9 +150,17 @@ def fit_settings(kernels=None, psnr=None, scalars=None, bytes=None, iterations=N
         "seconds": None if seconds is None else check_number("seconds", seconds, above=True),
         "experts": experts, "seed": check_whole("seed", seed, 0),
         "val_iter": check_whole("val_iter", val_iter, 1),
-        "bits": None if bits is None else float(bits),
+        "bits": bits,
         "recipe": _checked(recipe or usual_recipe(iterations))._asdict(),
     }
+
+
+def check_bits(bits):
+    """Bits of a number in the mean, as a float; else an error that says what they may be."""
+    bits = check_number("bits", bits)
+    if not FEWEST_BITS <= bits <= MOST_BITS:
+        raise ValueError(f"bits must be {FEWEST_BITS} to {MOST_BITS}, got {bits:g}")
+    return bits
 
 
 def settings_of(facts):

@@ -14,11 +14,11 @@ from dataclasses import asdict, fields
 import numpy as np
 
 from . import __version__
-from .allocation import allocate_bits
 from .engine import render
 from .files import atomic_write, path_text
 from .images import write_image
 from .packed import ENDING as PACKED
+from .packed import USUAL_BITS
 from .records import Record
 
 # All that is ever written there, by sub-folder; nothing else is ever replaced or removed.
@@ -268,8 +268,7 @@ class ModelFile:
         the same run's: it is replaced, and removed at the end.
     results : ResultsFolder, optional
     bits : float, optional
-        Of a number in a ``.smoe``, in the mean (``allocate_bits``); by default that of
-        ``SmoeParams.save``.
+        Of a number in a ``.smoe``, in the mean: what ``Smoe.quantize`` is given; by default 16.
 
     Raises
     ------
@@ -369,14 +368,18 @@ class ModelFile:
             self._results.keep(smoe)
 
     def finish(self, smoe):
-        """Write the model; if all went well, the checkpoint beside it has had its day."""
+        """Write the model; if all went well, the checkpoint beside it has had its day.
+
+        For a packed file it is quantized before, so that whatever is told of it is told of what
+        the file holds.
+        """
+        bits = None
+        if self.is_packed:
+            bits = smoe.quantize(USUAL_BITS if self.bits is None else self.bits)
         if self._results is not None:
             self._results.finish(smoe)
         if os.path.lexists(self.path) and not self._overwrite:
             raise FileExistsError(errno.EEXIST, f"{self.path!r} exists by now, and is left alone")
-        bits = self.bits
-        if bits is not None:
-            bits = allocate_bits(smoe.params, bits, smoe.shape, smoe.engine.name)
         smoe.params.save(self.path, bits=bits)
         if self._results is None and smoe.stopped is None and self.has_checkpoint and (
                 not os.path.islink(self.checkpoint)):

@@ -1,0 +1,106 @@
+"""A model of few bits that makes up for its own rounding.
+
+Of a model that is rounded all at once, errors add up; and a few needles of kernels, whose part of
+the picture is far from their centres, then miss it. Here the kinds of numbers (``packed``) are
+rounded one after the other, those first for which it costs most; after each, the kinds that are not
+rounded yet are trained for a while, in each kernel's own frame, so that they make up for it.
+"""
+
+import math
+
+from .adam import Adam
+from .allocation import allocate_bits
+from .backend import to_numpy
+from .fit import Recipe, check_bits, frame_steps
+from .packed import arrays_of, bits_of, kinds_of, packable, rounded
+from .params import SmoeParams
+
+ITERATIONS = 100  # after each kind
+RATE = 0.3  # by that of a fit
+ENOUGH = 0.01  # dB that rounding may cost before anything is done about it
+OUTLIERS = 0.01  # of the pixels, which do not count where bits are shared out: see allocate_bits
+# Kinds in the order in which they are rounded, and what is trained afterwards.
+STAGES = (
+    ("extents", ("pis", "musX", "nu_e", "gamma_e")),
+    ("shears", ("pis", "musX", "nu_e", "gamma_e")),
+    ("centres", ("pis", "nu_e", "gamma_e")),
+    ("weights", ("nu_e", "gamma_e")),
+    ("values", ("gamma_e",)),
+    ("slopes", ()),
+)
+
+
+def quantized(engine, params, bits, iterations=ITERATIONS, fixed=()):
+    """A model near another one, all of whose numbers are those that few bits can tell.
+
+    Parameters
+    ----------
+    engine : see ``smoe_np.engine``
+        Of the picture to regress.
+    params : SmoeParams
+    bits : float or dict
+        Of a number, in the mean, 4 to 24; or of each kind, as ``allocate_bits`` gives them.
+    iterations : int
+        Steps after each kind; 0: all is rounded at once.
+    fixed : sequence of str
+        Names of parameters that are not to be trained.
+
+    Returns
+    -------
+    SmoeParams
+        Saving it with these bits, as a packed file, changes it no more.
+    dict
+        The bits of each kind.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If bits are out of range, or the model cannot be packed.
+    """
+    found = kinds_of(packable(params.map(to_numpy).arrays()))
+    if isinstance(bits, dict):
+        bits = bits_of(found, bits)
+    else:
+        bits = allocate_bits(params, check_bits(bits), engine.shape, engine.name, OUTLIERS)
+    at_once = _of_kinds(params, rounded(found, bits))
+    if iterations == 0 or params.num_kernels == 0:
+        return at_once, bits
+    loss = engine.loss(at_once)
+    if loss <= engine.loss(params) * 10 ** (ENOUGH / 10):
+        return at_once, bits
+    for kind, trained in STAGES:
+        found = kinds_of(params.map(to_numpy).arrays())
+        if kind not in found:
+            continue
+        params = _of_kinds(params, {**found, kind: rounded({kind: found[kind]}, bits)[kind]})
+        names = [name for name in trained if name not in fixed and (
+            name != "gamma_e" or "slopes" in found)]
+        if names:
+            params = _trained(engine, params, names, iterations)
+    return (params if engine.loss(params) < loss else at_once), bits
+
+
+def _of_kinds(params, found):
+    """The model of numbers by kind, in the precision and of the picture of another."""
+    arrays = arrays_of(found, params.num_dims, params.num_channels)
+    return SmoeParams(**{name: array.astype(params.dtype) for name, array in arrays.items()},
+                      image_shape=params.image_shape)
+
+
+def _trained(engine, params, names, iterations):
+    """The model after some steps of the parameters of some names, at falling rates."""
+    recipe = Recipe()
+    steps = frame_steps(recipe, engine.shape, True, 0, iterations)
+    rates = {name: RATE * rate for name, rate in steps.rates.items() if name in names}
+    adam, lowest_loss, left = Adam(params, recipe.beta2), math.inf, iterations
+    exact = engine.tau, engine.list_life
+    engine.tau, engine.list_life = min(recipe.tau, engine.tau), recipe.list_life
+    try:
+        while left > 0:
+            done = engine.advance(params, adam, steps._replace(rates=rates), lowest_loss, left)
+            if done.failure is not None:
+                return params
+            params, lowest_loss, left = done.params, done.lowest_loss, left - done.steps
+    finally:
+        engine.tau, engine.list_life = exact
+    return params
