@@ -9,6 +9,7 @@ from .cli_parser import UsageError
 from .denoising import denoise, estimate_sigma
 from .engine import check_number, check_whole, render
 from .images import read_image, write_image
+from .packed import is_packed, load_packed
 from .params import load_params
 from .progress import say
 from .read_results import read_results
@@ -126,7 +127,10 @@ def _refuse_to_replace(output, given):
 
 def info(given):
     """``smoe info``."""
-    facts = describe.describe(load_params(given["params"]))
+    params, of_file = load_params(given["params"]), ()
+    if is_packed(given["params"]):
+        of_file = os.path.getsize(given["params"]), load_packed(given["params"])[1]["bits"]
+    facts = describe.describe(params, *of_file)
     print_line(json.dumps(facts, indent=2) if given.get("json") else describe.as_text(facts))
     return DONE
 

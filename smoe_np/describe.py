@@ -9,12 +9,16 @@ from .packed import numbers_of
 QUANTILES = (0, 5, 25, 50, 75, 95, 100)  # percent
 
 
-def describe(params):
+def describe(params, in_bytes=None, bits=None):
     """Facts about a model.
 
     Parameters
     ----------
     params : SmoeParams
+    in_bytes : int, optional
+        Of the packed file that it comes from.
+    bits : dict, optional
+        Of each kind of numbers there.
 
     Returns
     -------
@@ -39,6 +43,8 @@ def describe(params):
         "experts": "affine" if params.gamma_e.any() else "constant",
         "image_shape": None if params.image_shape is None else list(params.image_shape),
         **size_of(params),
+        "packed_bytes": in_bytes,
+        "packed_bits": bits,
         "ranges": ranges,
         "negative_gates": int((np.sign(diagonal).prod(axis=1) < 0).sum()),
         "weights_not_above_0": int((params.pis <= 0).sum()),
@@ -95,10 +101,13 @@ def as_text(facts):
         ("radial", "yes" if facts["radial"] else "no"),
         ("experts", facts["experts"]),
         ("image shape", "×".join(map(str, shape)) if shape else "not in the file"),
-        ("size", size_as_text(facts)),
+        ("size", size_as_text(facts, facts["packed_bytes"])),
         ("negative gates", f"{facts['negative_gates']} kernels"),
         ("weights ≤ 0", f"{facts['weights_not_above_0']} kernels"),
     ]
+    if facts["packed_bits"] is not None:
+        bits = (f"{number} of {kind}" for kind, number in facts["packed_bits"].items())
+        lines.append(("bits", ", ".join(bits)))
     for name, bounds in facts["ranges"].items():
         lines.append((name, f"{bounds[0]:.6g} … {bounds[1]:.6g}" if bounds else "empty"))
     text = [f"{name:<15}{value}" for name, value in lines]

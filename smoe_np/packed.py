@@ -182,6 +182,12 @@ def save_packed(path, arrays, image_shape, bits):
         stream.write(_CHECKSUM.pack(zlib.crc32(data)))
 
 
+def is_packed(path):
+    """Whether a file begins as ``save_packed`` has them begin."""
+    with open_to_read(path) as stream:
+        return stream.read(len(MAGIC)) == MAGIC
+
+
 def load_packed(path):
     """Read what ``save_packed`` wrote.
 
@@ -190,7 +196,7 @@ def load_packed(path):
     arrays : dict
         float32.
     meta : dict
-        ``image_shape``, where it is known.
+        ``bits`` of each kind of numbers; ``image_shape``, where it is known.
 
     Raises
     ------
@@ -237,7 +243,8 @@ def _unpacked(data):
     if at != len(data):
         raise damaged
     arrays = {name: array.astype(np.float32) for name, array in arrays_of(found, D, C).items()}
-    return arrays, {"image_shape": sizes} if all(sizes) else {}
+    meta = {"bits": {kind: bits for kind, (bits, _, _) in zip(counts, ranges)}}
+    return arrays, {**meta, "image_shape": sizes} if all(sizes) else meta
 
 
 # ---- numbers and bits

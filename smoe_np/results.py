@@ -375,7 +375,7 @@ class ModelFile:
         """
         bits = None
         if self.is_packed:
-            bits = smoe.quantize(USUAL_BITS if self.bits is None else self.bits)
+            bits = smoe.quantize(USUAL_BITS if self.bits is None else self.bits).bits
         if self._results is not None:
             self._results.finish(smoe)
         if os.path.lexists(self.path) and not self._overwrite:

@@ -77,6 +77,8 @@ class Smoe(Resumable):
         The iteration at which the last call of ``train`` was to end.
     stopped : None, "interrupted" or "diverged"
         Why the last training ended before its time, if it did.
+    bits : None or dict of str to int
+        Of each kind of numbers, as the last call of ``quantize`` rounded them.
 
     Raises
     ------
@@ -111,6 +113,7 @@ class Smoe(Resumable):
         self.stopped = None
         self.settings = None  # of the last call of train, fit or sparsify
         self.until = 0
+        self.bits = None
         self.tried = []  # of a fit, or a sparsification, to a PSNR
         self._plan = self._found = self._dense = None
         self._best_loss = self._lowest_loss = math.inf
@@ -249,8 +252,8 @@ class Smoe(Resumable):
             Other numbers of the method.
         bits : float, optional
             With bytes: of a number in the file, in the mean, by default 16. With 11 there is room
-            for 1.45 times as many kernels, and rounding costs some 0.1 dB; the file then is that of
-            ``params.save("model.smoe", bits=allocate_bits(params, 11))``.
+            for 1.45 times as many kernels; ``quantize(11)``, which costs some 0.1 dB, then makes
+            the model one that ``params.save("model.smoe", bits=smoe.bits)`` puts in these bytes.
 
         Returns
         -------
@@ -367,9 +370,9 @@ class Smoe(Resumable):
 
         Returns
         -------
-        dict of str to int
-            The bits of each kind, with which ``params.save("model.smoe", bits=...)`` changes
-            nothing more. The last of ``history`` is that of the model as it is now.
+        Smoe
+            This object. With its ``bits``, those of each kind, saving the model changes nothing
+            more; the last of ``history`` is that of the model as it is now.
 
         Raises
         ------
@@ -380,8 +383,8 @@ class Smoe(Resumable):
 
         Examples
         --------
-        >>> smoe = Smoe(image).fit(bytes=16000, bits=11)
-        >>> smoe.params.save("model.smoe", bits=smoe.quantize(11))
+        >>> smoe = Smoe(image).fit(bytes=16000, bits=11).quantize(11)
+        >>> smoe.params.save("model.smoe", bits=smoe.bits)
         """
         self._refuse_while_training()
         iterations = check_whole("iterations", iterations, 0)
@@ -390,7 +393,7 @@ class Smoe(Resumable):
         fixed = [name for name, option in names.items() if not self.options[option]]
         self._training = True
         try:
-            params, bits = quantized(self.engine, self._params, bits, iterations, fixed)
+            params, self.bits = quantized(self.engine, self._params, bits, iterations, fixed)
         finally:
             self.engine.forget()
             self._training = False
@@ -403,7 +406,7 @@ class Smoe(Resumable):
         self._seconds += time.perf_counter() - started
         if self.history:
             self.history[-1] = self._record(mse, self._best_loss)
-        return bits
+        return self
 
     @property
     def rounds(self):

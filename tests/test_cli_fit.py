@@ -72,12 +72,15 @@ def test_a_packed_model_has_the_bytes_that_are_wanted(here, capsys, options, bit
     assert smoe("fit", "grey.tif", "-o", "m.smoe", "--bytes", 260, "-n", 30, *options) == 0
     model = smoe_np.Smoe(smoe_np.read_image("grey.tif"))
     model.fit(bytes=260, bits=bits, iterations=30)
-    model.params.save("library.smoe",
-                      bits=bits and smoe_np.allocate_bits(model.params, bits, (14, 18)))
+    model.quantize(bits or 16).params.save("library.smoe", bits=model.bits)
     assert Path("m.smoe").read_bytes() == Path("library.smoe").read_bytes()
     size = os.path.getsize("m.smoe")
     assert 230 < size <= 260
-    assert f"scalars ({size} bytes, {8 * size / 252:.3g} bits a pixel)" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert f"scalars ({size} bytes, {8 * size / 252:.3g} bits a pixel)" in told
+    quality = smoe_np.psnr(smoe_np.read_image("grey.tif") / 255,
+                           smoe_np.render(smoe_np.load_params("m.smoe"), (14, 18)))
+    assert float(re.search(r"PSNR ([\d.]+) dB", told)[1]) == pytest.approx(quality, abs=0.02)
 
 
 def test_bits_are_those_of_a_packed_model(here, fails):

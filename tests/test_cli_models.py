@@ -15,6 +15,7 @@ from cli_runs import (
 )
 
 import smoe_np
+from smoe_np import packed
 
 # ---- render
 
@@ -113,6 +114,25 @@ def test_info_counts_only_what_a_model_needs(here, capsys):
     assert facts["bits_per_pixel"] is None
     assert smoe("info", "a.npz") == 0
     assert re.search(r"size +5 scalars \(10 bytes as float16\)\n", capsys.readouterr().out)
+
+
+def test_info_tells_of_a_packed_file_what_it_holds(here, capsys):
+    params = smoe_np.Smoe(smoe_np.read_image("grey.tif"), 3).train(2).params
+    params.save("a.npz")
+    bits = {"weights": 7, "centres": 12, "extents": 9, "shears": 8, "values": 6, "slopes": 10}
+    kinds = list(packed.kinds_of(params.arrays()))
+    bits = {kind: bits[kind] for kind in kinds}
+    params.save("a.smoe", bits=bits)
+    assert smoe("info", "a.smoe", "--json") == 0
+    facts = json.loads(capsys.readouterr().out)
+    size = os.path.getsize("a.smoe")
+    assert (facts["packed_bytes"], facts["packed_bits"]) == (size, bits)
+    assert smoe("info", "a.smoe") == 0
+    told = capsys.readouterr().out
+    assert f"({size} bytes, " in told
+    assert "7 of weights, 12 of centres, 9 of extents" in told
+    assert smoe("info", "a.npz", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["packed_bits"] is None
 
 
 def test_info_of_odd_models_is_told_too(here, capsys):

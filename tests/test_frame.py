@@ -368,6 +368,17 @@ def test_steps_of_each_engine_are_those_by_hand(each_engine, D, C, dtype, traine
         assert not getattr(adam.m, untrained).any()
 
 
+def test_what_is_not_trained_stays_as_it_is_within_its_bounds_or_not(each_engine):
+    params, target = random_model(4, 12, sigma=0.1, dtype=np.float32), picture(SHAPES[2])
+    settings = frame_settings(least_diagonal=20.0, most_sharpness=21.0)  # which none has
+    settings = settings._replace(rates={"nu_e": 0.01})
+    moved = make_engine(SHAPES[2], target, "float32").advance(
+        params, Adam(params), settings, math.inf, 1).params
+    for name in ("pis", "musX", "A", "gamma_e"):
+        np.testing.assert_array_equal(getattr(moved, name), getattr(params, name), err_msg=name)
+    assert (moved.nu_e != params.nu_e).all()
+
+
 def test_with_sparsity_kernels_leave_and_the_others_go_on(each_engine):
     params, target = model_and_target(2, 1, K=8)
     settings, adam = frame_settings()._replace(l1reg=1e4), Adam(params, beta2=0.98)

@@ -10,7 +10,7 @@ from helpers import random_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smoe_np import SmoeParams, allocate_bits, load_params, packed, psnr, render
+from smoe_np import SmoeParams, allocate_bits, allocation, load_params, packed, psnr, render
 from smoe_np.params import NAMES
 
 SHAPE = {1: (40,), 2: (20, 30), 3: (6, 9, 8)}
@@ -204,6 +204,29 @@ def test_bits_that_are_shared_out_do_better_than_the_same_for_all(tmp_path):
     shared = written(params, tmp_path / "b.smoe", allocate_bits(params, 9))
     assert psnr(picture, render(shared, SHAPE[2])) > psnr(picture, render(alike, SHAPE[2])) + 2
     assert (tmp_path / "b.smoe").stat().st_size <= (tmp_path / "a.smoe").stat().st_size
+
+
+def test_a_few_pixels_of_large_errors_need_not_decide_where_bits_go(monkeypatch):
+    errors = dict.fromkeys(packed.KINDS, 1e-6)
+    drawn = []
+
+    def render(*_):  # first the exact picture, then one for each kind: of centres one pixel is off
+        picture = np.full(1000, errors[packed.KINDS[len(drawn) - 1]] if drawn else 0.0)
+        if drawn and packed.KINDS[len(drawn) - 1] == "centres":
+            picture[3] = 1.0
+        drawn.append(picture)
+        return picture
+
+    monkeypatch.setattr(allocation, "render", render)
+    params = model()
+    decided = allocate_bits(params, 9)
+    assert decided["centres"] > max(bits for kind, bits in decided.items() if kind != "centres")
+    drawn.clear()
+    shared = allocate_bits(params, 9, outliers=0.001)
+    assert max(shared.values()) - min(shared.values()) <= 1
+    for wrong, match in ((1, "outliers must be below 1, got 1"), (-1, "outliers must be 0 or")):
+        with pytest.raises(ValueError, match=match):
+            allocate_bits(params, 9, outliers=wrong)
 
 
 @pytest.mark.parametrize("average", [3.9, 25, -1])

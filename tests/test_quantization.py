@@ -1,0 +1,154 @@
+"""Smoe.quantize: few bits that cost little, and a model that is what its file holds."""
+
+import math
+import signal
+
+import numpy as np
+import pytest
+from fits import COLOURS, GREY, PICTURES, VOLUME
+from helpers import assert_same_model, picture, random_model
+
+from smoe_np import Smoe, allocate_bits, load_params, packed, psnr, quantization, render
+
+pytestmark = pytest.mark.usefixtures("each_engine")
+
+
+def fitted(image=GREY, kernels=15, experts="affine", **options):
+    return Smoe(image, **options).fit(kernels=kernels, experts=experts, iterations=40)
+
+
+def rounded_at_once(params, bits):
+    found = packed.rounded(packed.kinds_of(params.arrays()), bits)
+    return quantization._of_kinds(params, found)
+
+
+@PICTURES
+def test_a_quantized_model_is_what_its_file_holds(image, options, tmp_path):
+    smoe = fitted(image, **options)
+    before = smoe.history[:-1]
+    bits = smoe.quantize(9).bits
+    smoe.params.save(tmp_path / "model.smoe", bits=bits)
+    found = load_params(tmp_path / "model.smoe")
+    drawn = render(found, smoe.shape)
+    assert np.abs(drawn.reshape(smoe.reconstruction.shape) - smoe.reconstruction).max() < 2e-3
+    told = smoe.history[-1]
+    target = smoe.engine.picture().reshape(drawn.shape)
+    assert told.psnr == pytest.approx(psnr(target, drawn), abs=0.02)
+    assert told.mse == pytest.approx(255**2 * told.loss)
+    assert (smoe.history[:-1], told.iteration) == (before, 40)
+    assert told.kernels == smoe.params.num_kernels
+    assert_same_model(smoe.best_params, smoe.params)
+
+
+@pytest.mark.parametrize("experts", ["affine", "constant"])
+def test_what_is_not_rounded_yet_makes_up_for_what_is(experts):
+    image = picture((40, 50))[..., 0]
+    smoe = Smoe(image).fit(kernels=100, experts=experts, iterations=600)
+    whole = smoe.history[-1].psnr
+    bits = allocate_bits(smoe.params, 8, outliers=quantization.OUTLIERS)
+    at_once = psnr(image, render(rounded_at_once(smoe.params, bits), smoe.shape))
+    assert smoe.quantize(8).bits == bits
+    lost = whole - smoe.history[-1].psnr
+    assert lost < (whole - at_once) / 2
+    assert whole - at_once > 0.5
+    assert bool(smoe.params.gamma_e.any()) == (experts == "affine")
+
+
+def test_kinds_may_have_bits_of_their_own():
+    smoe = fitted()
+    kinds = packed.kinds_of(smoe.params.arrays())
+    wanted = dict(zip(kinds, (7, 12, 9, 8, 6, 10)))
+    assert smoe.quantize(wanted).bits == wanted
+    for kind, numbers in packed.kinds_of(smoe.params.arrays()).items():
+        step = (numbers.max() - numbers.min()) / (2 ** wanted[kind] - 1)
+        on_grid = (numbers - numbers.min()) / step
+        assert np.abs(on_grid - np.rint(on_grid)).max() < 0.1, kind
+
+
+def test_many_bits_are_given_at_once_and_steps_need_not_be_taken(monkeypatch):
+    monkeypatch.setattr(quantization, "_trained", None)  # to call it would fail
+    smoe = fitted()
+    before = smoe.params.copy()
+    bits = smoe.quantize(20).bits
+    assert_same_model(smoe.params, rounded_at_once(before, bits))
+    smoe = fitted()
+    bits = smoe.quantize(5, iterations=0).bits
+    assert_same_model(smoe.params, rounded_at_once(before, bits))
+
+
+def test_the_same_call_gives_the_same_bits(each_engine):
+    models = []
+    for _ in range(2):
+        smoe = fitted(COLOURS)
+        smoe.quantize(8, 10)
+        models.append(smoe.params)
+    assert_same_model(*models)
+
+
+def test_a_model_that_is_quantized_again_with_its_bits_stays_as_it_is():
+    smoe = fitted(VOLUME, channel_axis=None)
+    bits = smoe.quantize(10).bits
+    once = smoe.reconstruction
+    smoe.quantize(bits)
+    assert np.abs(smoe.reconstruction - once).max() < 1e-3
+
+
+def test_what_is_not_trained_is_rounded_alone():
+    params = random_model(5, 12, sigma=0.15, slope=0.2, dtype=np.float32)
+    smoe = Smoe(GREY, params=params, train_pis=False, train_gammas=False)
+    before = smoe.params.copy()
+    bits = smoe.quantize(6).bits
+    wanted = rounded_at_once(before, bits)
+    assert packed.kinds_of(smoe.params.arrays())["weights"] == pytest.approx(
+        packed.kinds_of(wanted.arrays())["weights"], abs=1e-4)
+    assert smoe.history == []  # there is none whose last could be told anew
+
+
+def test_radial_kernels_stay_radial():
+    smoe = Smoe(GREY, 4, radial=True).train(20)
+    smoe.quantize(7)
+    assert smoe.params.radial
+
+
+def test_training_goes_on_from_the_quantized_model(each_engine):
+    smoe = fitted()
+    smoe.quantize(6)
+    before = smoe.history[-1].psnr
+    with np.errstate(all="ignore"):
+        smoe.train(20, base_lr=1e-6, lr_div=1e6)
+    assert smoe.history[-1].psnr > before - 0.5
+
+
+def test_interrupted_it_leaves_the_model_as_it_was(monkeypatch):
+    smoe = fitted()
+    before, history, moments = smoe.params.copy(), list(smoe.history), smoe.adam
+
+    def interrupted(*_):
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(quantization, "_trained", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        smoe.quantize(5)
+    assert_same_model(smoe.params, before)
+    assert (smoe.history, smoe.adam) == (history, moments)
+    monkeypatch.undo()
+    smoe.quantize(5)  # and it can be done yet
+    assert smoe.history[-1] != history[-1]
+
+
+@pytest.mark.parametrize(("arguments", "error", "match"), [
+    ({"bits": 3}, ValueError, "bits must be 4 to 24, got 3"),
+    ({"bits": math.nan}, ValueError, "bits must be 0 or more and finite, got nan"),
+    ({"bits": "9"}, TypeError, "bits must be a number, got '9'"),
+    ({"bits": {"weights": 9}}, ValueError, "bits must be one number, or a dict of .* without"),
+    ({"iterations": -1}, ValueError, "iterations must be at least 0, got -1"),
+    ({"iterations": 1.5}, TypeError, "iterations must be a whole number, got 1.5"),
+])
+def test_wrong_arguments_are_refused_in_words(arguments, error, match):
+    with pytest.raises(error, match=match):
+        fitted().quantize(**arguments)
+
+
+def test_it_cannot_be_quantized_while_it_trains():
+    with pytest.raises(RuntimeError, match="is training already"):
+        Smoe(GREY, 3).train(2, callbacks=[lambda smoe: smoe.quantize()])
