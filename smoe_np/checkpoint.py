@@ -92,7 +92,7 @@ def _check_plan(arrays, facts, params):
     """Raise unless facts about a fit or a sparsification are what ``Smoe.save_checkpoint`` writes,
     and the models that were found on the way are there.
     """
-    models = set()
+    models = {"best"}
     for kind, right in PLANS.items():
         told = facts.get(kind)
         if told is None:
@@ -174,6 +174,10 @@ def _number(x):
     return isinstance(x, int | float) and not isinstance(x, bool) and not math.isnan(x)
 
 
+def _loss(x):
+    return _number(x) and x >= 0
+
+
 def _weight(x):
     return _number(x) and 0 <= x < math.inf
 
@@ -200,8 +204,8 @@ FACTS = {
     "iteration": (_count(0), "an iteration"),
     "adam_steps": (_count(0), "a number of steps"),
     "initial_kernels": (_count(1), "a number of kernels"),
-    "best_loss": (_number, "a loss"),
-    "lowest_loss": (_number, "a loss"),
+    "best_loss": (_loss, "a loss"),
+    "lowest_loss": (_loss, "a loss"),
     "seconds": (_number, "a time"),
     "stopped": (lambda x: x in (None, "interrupted", "diverged"), "a reason to stop"),
 }

@@ -11,7 +11,7 @@ from .numerals import counted, decibels, labels, limits_of, number, round_factor
 from .scene import PEAK, check_dimensions, colours_of, faded, flat, highest_error
 
 QUALITIES = {"psnr": "PSNR (dB)", "mse": "MSE (0–255 scale)"}
-LEAST_WEIGHT = 1e-6  # of the largest: what is less is counted with that
+LEAST_WEIGHT = 1e-40  # of the largest: what is less is counted with that
 FAR = 1e6  # pixels: what is farther away cannot be drawn
 FEW = 25  # points of a line that are marked
 INK, GREY, RULE = "#1b1f24", "#5f6973", "#d3d9de"

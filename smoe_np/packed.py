@@ -23,7 +23,7 @@ from .files import PARAM_NAMES, Refused, atomic_write, open_to_read, path_text
 MAGIC, VERSION, ENDING = b"SMoE", 1, ".smoe"
 KINDS = ("weights", "centres", "extents", "shears", "values", "slopes")
 FEWEST_BITS, USUAL_BITS, MOST_BITS = 4, 16, 24  # of a number; float32 can tell no more apart
-MOST_AXES = 255  # dimensions or channels
+MOST_DIMENSIONS, MOST_CHANNELS = 8, 255  # with more of the first, A would outgrow any file
 MOST_STORED = 100.0  # magnitude of a logarithm, and of what s gives; float32 has no larger ones
 BLOCK = 1 << 15  # numbers that are taken apart into bits at a time; whole bytes
 _HEAD, _RANGE, _CHECKSUM = struct.Struct("<4sBBBBBI"), struct.Struct("<Bff"), struct.Struct("<I")
@@ -69,9 +69,9 @@ def packable(arrays):
     if not (np.diagonal(A, axis1=1, axis2=2) > 0).all():
         raise ValueError("params has steering matrices whose diagonal is not above 0, which a "
                          "packed file cannot hold; save as .npz")
-    if max(D, C) > MOST_AXES:
+    if D > MOST_DIMENSIONS or C > MOST_CHANNELS:
         raise ValueError(f"params has {D} dimensions and {C} channels, and a packed file holds "
-                         f"{MOST_AXES} at most; save as .npz")
+                         f"{MOST_DIMENSIONS} and {MOST_CHANNELS} at most; save as .npz")
     return arrays
 
 
@@ -222,7 +222,8 @@ def _unpacked(data):
     if version != VERSION:
         raise Refused(f"is a packed model of version {version}, and this reads {VERSION}; a later "
                       f"smoe_np wrote it")
-    if zlib.crc32(data) != _CHECKSUM.unpack(checksum)[0] or D < 1 or C < 1:
+    if zlib.crc32(data) != _CHECKSUM.unpack(checksum)[0] or C < 1 or not (
+            1 <= D <= MOST_DIMENSIONS):
         raise damaged
     counts = numbers_of(D, C, has_slopes, is_radial)
     if len(data) < header_bytes(D, len(counts)) - _CHECKSUM.size:

@@ -10,6 +10,7 @@ from .backend import array_module, to_numpy
 
 NAMES = files.PARAM_NAMES
 LARGEST = 1e9  # of a parameter: its square, and that of a product of two, fits float32
+SMALLEST = 1e-70  # of a weight and of A_dd, lest their product in three dimensions is 0
 
 
 class SmoeParams:
@@ -214,7 +215,7 @@ def unchecked(arrays, image_shape=None):
 
 def check_gates(params):
     """Raise ValueError unless there is a kernel, all weights are above 0, no A_dd is 0, and no
-    number is so large that its square overflows float32.
+    number is so large that its square overflows float32, or so small that kernels vanish.
     """
     xp = array_module(params.pis)
     if params.num_kernels == 0:
@@ -233,6 +234,10 @@ def check_gates(params):
     if bool(flat.any()):
         raise ValueError(f"params.A has a 0 on the diagonal of kernel {int(flat.argmax())}: that "
                          f"kernel has no extent; leave it out")
+    for name, numbers in (("pis", params.pis), ("A", abs(diagonal))):
+        if float(numbers.min()) < SMALLEST:
+            raise ValueError(f"params.{name} holds {float(numbers.min()):g}; below {SMALLEST:g} "
+                             f"nothing can be computed")
 
 
 def load_params(path):

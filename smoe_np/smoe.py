@@ -25,6 +25,7 @@ from .steps import explodes, explosion
 from .training import train_settings, train_steps
 
 PEAK = 255.0  # the scale on which mse and psnr are reported, as tf-smoe does
+MANY_DECADES = 6  # that weights of a training from a grid do not span before long
 COPIES = 8  # of the parameters: now, the best, the next, two moments, gradients in float64, scratch
 
 
@@ -612,11 +613,19 @@ class Smoe(Resumable):
         at = self.iteration
         self._params = self._best_params
         self.adam = self.adam.anew(self._params)
-        advice = ("train on with a lower base_lr, lr_mult or regularisation" if self._plan is None
-                  else self._plan.advice)
+        advice = self._advice() if self._plan is None else self._plan.advice
         warnings.warn(
             f"training ended at iteration {at}: {why}; the model is back at its best parameters; "
             f"{advice}", RuntimeWarning, stacklevel=5)
+
+    def _advice(self):
+        """What to do about a training that diverged."""
+        decades = math.log10(float(self._params.pis.max()) / float(self._params.pis.min()))
+        if self.options["train_pis"] and decades > MANY_DECADES:
+            return (f"its weights span {decades:.0f} decades, as fit and sparsify make them, and "
+                    f"steps of train are of one size for all; make the Smoe with train_pis=False "
+                    f"and train with a base_lr of 1e-6, or fit for longer")
+        return "train on with a lower base_lr, lr_mult or regularisation"
 
     # ---- what has come of it
 

@@ -152,6 +152,19 @@ def test_what_has_no_logarithm_is_refused(tmp_path):
         params.save(tmp_path / "model.smoe")
 
 
+def test_so_many_dimensions_that_a_small_file_would_fill_the_memory_are_refused(tmp_path):
+    params = random_model(0, 2, 9, dtype=np.float32)
+    with pytest.raises(ValueError, match="9 dimensions and 1 channels, and a packed file holds 8"):
+        params.save(tmp_path / "model.smoe")
+    numbers = packed.numbers_of(200, 1, False, True)
+    ranges = b"".join(struct.pack("<Bff", 4, 0, 1) for _ in numbers)
+    data = struct.pack("<4sBBBBBI", b"SMoE", 1, 200, 1, 0, 1, 100) + bytes(4 * 200) + ranges
+    data += b"".join(bytes(-(-100 * count * 4 // 8)) for count in numbers.values())
+    (tmp_path / "forged.smoe").write_bytes(data + struct.pack("<I", zlib.crc32(data)))
+    with pytest.raises(ValueError, match="cut off or damaged"):
+        load_params(tmp_path / "forged.smoe")
+
+
 def test_a_file_that_lost_or_changed_anything_is_refused(tmp_path):
     path = tmp_path / "model.smoe"
     model().save(path)

@@ -498,6 +498,15 @@ def test_a_loss_that_explodes_by_its_regularisers_ends_training(image):
     assert smoe.stopped == "diverged"
 
 
+def test_why_the_model_of_a_fit_cannot_be_trained_like_a_grid_is_told(image):
+    params = Smoe(image, 5).params
+    for least, advice in ((1e-12, "weights span 12 decades.* train_pis=False"),
+                          (0.1, "train on with a lower base_lr, lr_mult or regularisation")):
+        params.pis = np.geomspace(least, 1, params.num_kernels)
+        with pytest.warns(RuntimeWarning, match=advice):
+            Smoe(image, params=params).train(60, val_iter=10, base_lr=50.0)
+
+
 @pytest.mark.parametrize("base_lr", [0.02, 0.05, 0.1, 0.2, 0.5, 2.0])
 def test_whatever_the_rate_the_engine_follows(image, base_lr):
     # kernels leap about, out of the picture and back, become needles and planes

@@ -264,7 +264,8 @@ def test_a_checkpoint_with_an_array_that_does_not_fit_is_refused(
     ("settings", {}), ("settings", 5), ("settings", {"iterations": 60}), ("until", "x"),
     ("until", None), ("iteration", -1), ("iteration", "x"), ("iteration", 1.5), ("iteration", None),
     ("adam_steps", -1), ("adam_steps", 0.5), ("adam_steps", None), ("initial_kernels", 0),
-    ("initial_kernels", "x"), ("best_loss", "x"), ("lowest_loss", None), ("seconds", "x"),
+    ("initial_kernels", "x"), ("best_loss", "x"), ("best_loss", -1.0), ("lowest_loss", None),
+    ("seconds", "x"),
     ("stopped", 3), ("history", None), ("history", [{}]), ("history", [1]), ("shape", 5),
     ("shape", [40]), ("shape", [40, -35]), ("shape", None), ("channels", "x"),
     ("image_sha256", 5), ("format", "other"), ("version", 99)])
@@ -272,6 +273,15 @@ def test_a_checkpoint_with_a_fact_that_does_not_fit_is_refused(
         checkpoint, image, tmp_path, name, value):
     def replace(arrays, meta):
         meta[name] = value
+
+    refused(tampered(checkpoint, tmp_path, replace), image)
+
+
+def test_a_best_model_of_other_channels_is_refused(checkpoint, image, tmp_path):
+    def replace(arrays, meta):
+        K = len(arrays["best_pis"])
+        arrays["best_nu_e"] = np.ones((K, 2), arrays["best_nu_e"].dtype)
+        arrays["best_gamma_e"] = np.ones((K, 2, 2), arrays["best_nu_e"].dtype)
 
     refused(tampered(checkpoint, tmp_path, replace), image)
 
