@@ -504,7 +504,7 @@ def test_why_the_model_of_a_fit_cannot_be_trained_like_a_grid_is_told(image):
                           (0.1, "train on with a lower base_lr, lr_mult or regularisation")):
         params.pis = np.geomspace(least, 1, params.num_kernels)
         with pytest.warns(RuntimeWarning, match=advice):
-            Smoe(image, params=params).train(60, val_iter=10, base_lr=50.0)
+            Smoe(image, params=params).train(60, bandwidth_reg=1e-3, lr_mult=1e6, base_lr=1.0)
 
 
 @pytest.mark.parametrize("base_lr", [0.02, 0.05, 0.1, 0.2, 0.5, 2.0])
