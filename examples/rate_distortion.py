@@ -22,7 +22,7 @@ PAPER = {  # dB by kernels; read off by eye but for Lena
     "baboon": {710: 23.2, 1420: 24.7, 2840: 27.0, 5190: 30.0, 8140: 33.2, 11510: 35.2},
     "lena": {300: 28.68, 900: 32.48, 2500: 35.75, 5000: 37.29, 13000: 39.94},
 }
-MODELS = ("fit, 11 bits", "fit, 16 bits", "train, 16 bits")
+MODELS = ("fit, 10 bits", "fit, 16 bits", "train, 16 bits")
 
 
 def coded(picture, form, **settings):
@@ -50,10 +50,11 @@ if __name__ == "__main__":
                       for r in np.geomspace(250, 4, 80)],
         **{label: [] for label in MODELS}}
     for kernels in numbers:
-        params = smoe_np.Smoe(picture).fit(kernels, iterations=steps).params
+        fit = smoe_np.Smoe(picture).fit(kernels, iterations=steps)
+        params = fit.params
         grid = smoe_np.Smoe(picture, max(1, round(kernels**0.5 * across))).train(steps).params
         for label, one in zip(MODELS, [
-                written(picture, params, smoe_np.allocate_bits(params, 11)),
+                written(picture, fit.quantize(10).params, fit.bits),
                 written(picture, params), written(picture, grid)], strict=True):
             curves[label].append(one)
             print(f"{kernels:5} kernels, {label}: {one[0]:6} bytes {one[1]:.2f} dB", flush=True)

@@ -89,7 +89,7 @@ exit status:
 examples:
   smoe fit camera.png -o camera.npz --kernels 900
   smoe fit camera.png -o camera.npz --psnr 32 --experts constant
-  smoe fit camera.png -o camera.smoe --bytes 16000 --bits 11
+  smoe fit camera.png -o camera.smoe --bytes 16000
   smoe render camera.npz -o camera_fitted.png"""
 
 
@@ -237,9 +237,8 @@ def _add_model_files(parser):
                        help="go on with a fit that was interrupted, with its own target and "
                             "settings")
     group.add_argument("--bits", type=float, metavar="B",
-                       help="of a number in a .smoe, in the mean: 4 to 24 (default: 16); with 11 "
-                            "a file has room for 1.45 times as many, and rounding costs "
-                            "some 0.1 dB")
+                       help="of a number in a .smoe, in the mean: 4 to 24 (default: 10 with "
+                            "--bytes, else 16)")
 
 
 def _add_computation(parser, option):

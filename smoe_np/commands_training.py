@@ -21,8 +21,10 @@ from .engine import check_image
 from .fit import TARGETS, fit_settings, kernels_for
 from .gallery import Gallery
 from .images import read_image
+from .packed import ENDING as PACKED
 from .params import load_params
 from .progress import Progress, say, tries
+from .quantization import BITS
 from .results import ModelFile, ResultsFolder
 from .smoe import Smoe
 from .sparsify import dense_start, sparsify_settings
@@ -48,6 +50,8 @@ NEAR_ENOUGH = 0.1  # dB
 def fit(given):
     """``smoe fit``."""
     checkpoint = given.get("checkpoint_path")
+    if "bytes" in given and given["output"].endswith(PACKED):
+        given = {"bits": BITS, **given}
     if checkpoint is not None:
         _refuse_what_is_fixed(given, FIXED_BY_CHECKPOINT_OF_FIT)
     elif not any(name in given for name in TARGETS):

@@ -15,6 +15,7 @@ from .fit import Recipe, check_bits, frame_steps
 from .packed import arrays_of, bits_of, kinds_of, packable, rounded
 from .params import SmoeParams
 
+BITS = 10  # of a number: a file of so many bytes holds the best model with about these
 ITERATIONS = 100  # after each kind
 RATE = 0.3  # by that of a fit
 ENOUGH = 0.01  # dB that rounding may cost before anything is done about it
