@@ -51,11 +51,10 @@ if __name__ == "__main__":
         **{label: [] for label in MODELS}}
     for kernels in numbers:
         fit = smoe_np.Smoe(picture).fit(kernels, iterations=steps)
-        params = fit.params
-        grid = smoe_np.Smoe(picture, max(1, round(kernels**0.5 * across))).train(steps).params
-        for label, one in zip(MODELS, [
-                written(picture, fit.quantize(10).params, fit.bits),
-                written(picture, params), written(picture, grid)], strict=True):
+        grid = smoe_np.Smoe(picture, max(1, round(kernels**0.5 * across))).train(steps)
+        found = [written(picture, fit.params), written(picture, grid.params)]
+        found.insert(0, written(picture, fit.quantize(10).params, fit.bits))
+        for label, one in zip(MODELS, found, strict=True):
             curves[label].append(one)
             print(f"{kernels:5} kernels, {label}: {one[0]:6} bytes {one[1]:.2f} dB", flush=True)
     wanted = curves[MODELS[0]][len(numbers) // 2][1]
