@@ -116,7 +116,8 @@ def _plot(commands):
         usage="smoe plot RESULTS [-i IMAGE]\n"
               "       smoe plot MODEL -o SHEET [-i IMAGE] [--overwrite]")
     parser.add_argument("path", metavar="RESULTS",
-                        help="a folder of smoe train, or a model: .npz, .smoe, or .pkl of tf-smoe")
+                        help="a folder of smoe train, fit -r or sparsify -r, or a model: .npz, "
+                             ".smoe, or .pkl of tf-smoe")
     parser.add_argument("-o", "--output", metavar="SHEET",
                         help="of a model: the .png to write; one that exists is refused")
     parser.flag(parser, "--overwrite", dest="overwrite", const=True, help="replace SHEET")

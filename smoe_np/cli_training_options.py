@@ -40,7 +40,7 @@ def add_fit(commands):
               "[options]\n       smoe fit IMAGE -o MODEL -c CHECKPOINT")
     option = with_defaults(Smoe.__init__, Smoe.fit)
 
-    _add_model_files(parser)
+    _add_model_files(parser, "fit")
 
     group = parser.add_argument_group("target, one of")
     target = group.add_mutually_exclusive_group()
@@ -110,7 +110,7 @@ def add_train(commands):
                 help="replace the results of an earlier run in RESULTS; files of any other name "
                      "stay")
     group.add_argument("-p", "--params-file", metavar="PARAMS",
-                       help="start from this model: .npz, or .pkl of tf-smoe")
+                       help="start from this model: .npz, .smoe, or .pkl of tf-smoe")
     group.add_argument("-c", "--checkpoint-path", metavar="CHECKPOINT",
                        help="go on from RESULTS/checkpoints/last.npz of a run: without -n finish "
                             "it with its own settings, with -n train so many iterations more")
@@ -180,7 +180,7 @@ def add_sparsify(commands):
               "       smoe sparsify IMAGE -o MODEL -c CHECKPOINT")
     option = with_defaults(Smoe.__init__, Smoe.sparsify)
 
-    _add_model_files(parser)
+    _add_model_files(parser, "sparsification")
 
     group = parser.add_argument_group("target, one of")
     target = group.add_mutually_exclusive_group()
@@ -220,7 +220,7 @@ examples:
   smoe sparsify camera.png -o sparse.npz --psnr 29 -p dense.npz"""
 
 
-def _add_model_files(parser):
+def _add_model_files(parser, what):
     group = parser.add_argument_group("files")
     group.add_argument("image_path", metavar="IMAGE",
                        help="the picture, or a TIFF stack as a volume")
@@ -234,8 +234,8 @@ def _add_model_files(parser):
                 help="replace MODEL, its checkpoint, and the results of an earlier run in "
                      "RESULTS; files of any other name stay")
     group.add_argument("-c", "--checkpoint-path", metavar="CHECKPOINT",
-                       help="go on with a fit that was interrupted, with its own target and "
-                            "settings")
+                       help=f"go on with a {what} that was interrupted, with its own target and "
+                            f"settings")
     group.add_argument("--bits", type=float, metavar="B",
                        help="of a number in a .smoe, in the mean: 4 to 24 (default: 10 with "
                             "--bytes, else 16)")

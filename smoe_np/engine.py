@@ -195,7 +195,9 @@ def loss_and_gradients(params, image, l1reg=0.0, bandwidth_reg=0.0, backend="aut
                        dtype="float32", channel_axis="auto"):
     """The loss of a model on an image, and its gradients.
 
-    L = mean (clip(y, 0, 1) − t)² + l1reg/K Σ π + bandwidth_reg Σ|A_dd|
+    L = mean (clip(y, 0, 1) − t)² + l1reg/K₀ Σ π + bandwidth_reg Σ|A_dd|
+
+    K₀ is K here, the number of kernels of ``params``; in a training it is that of its start.
 
     Parameters
     ----------

@@ -26,7 +26,60 @@ LEAST_ITERATIONS = 20  # that a budget of seconds is taken to allow
 class Recipe(NamedTuple):
     """What ``Smoe.fit`` does, in numbers; ``examples/ablation.py`` measures what each is worth.
 
-    Iterations are given as parts of the whole.
+    Where not said otherwise, iterations are given as parts of the whole.
+
+    Attributes
+    ----------
+    rate : float
+        Learning rate of centres, in each kernel's own frame.
+    weight_rate, shape_rate : float
+        Of mixing weights, and of steering matrices.
+    expert_rate, slope_rate : float
+        Of experts' values at their centres, and of their slopes.
+    beta2 : float
+        Adam's β₂.
+    turn_every : int
+        Steps of a kernel, after which its axes turn; 0: no axes, but a rate for each number.
+    fade_from : float
+        Until when rates are constant; then they fall as half a cosine.
+    fade_to_part : float
+        To which part of what they were.
+    start : float
+        Part of the kernels with which a fit begins, in a grid.
+    jitter : float
+        By how many spacings at most that grid is shaken.
+    growth_until : float
+        By when there are all kernels.
+    events_until : float
+        Until when kernels leave and are split.
+    event_every : int
+        Iterations from one such event to the next; fewer in a short fit.
+    removal : float
+        Part of the kernels that leave at an event, at first; it falls to none at ``events_until``.
+    remove_by : {"cost", "weight", "error"}
+        Which leave: those of the least of it. The cost is that of leaving a kernel out.
+    mass_power : float
+        Kernels of the largest error / mass^mass_power are split.
+    split_by_gain : bool
+        Or of the largest √(that · what separate experts would gain); needs ``best_direction``.
+    best_direction : bool
+        Split kernels where separate experts gain most, instead of at random.
+    shift : float
+        How far from their parent's centre its children lie, in its frame; below 1.
+    tau : float
+        Steps use lists of kernels that may leave out gates below e^−tau. What is reported is exact.
+    list_life : int
+        For how many steps such a list is used, even if kernels move.
+    bandwidth_reg : float
+        Weight λ_U of the bandwidth in the loss, against noise.
+    least_diagonal : float
+        Of A, per pixel.
+    most_sharpness : float
+        Of 1/σ along any axis, per pixel, so that no kernel hides between pixels.
+    most_beyond : float
+        By how much experts' values at their centres may lie outside [0, 1].
+    most_slope : float
+        Of experts' slopes, for each σ; this bound and the last let few bits store experts.
     """
 
     rate: float = 0.085  # of centres, in each kernel's own frame

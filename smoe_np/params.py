@@ -19,7 +19,8 @@ class SmoeParams:
     Parameters
     ----------
     pis : (K,) array
-        Mixing weights, above 0.
+        Mixing weights, above 0. Kernels of 0 or below take no part in ``render`` and ``gating``,
+        and ``Smoe`` leaves them out; ``loss_and_gradients`` and ``.smoe`` files refuse them.
     musX : (K, D) array
         Centres, in the unit of the picture's longest axis (pixel centres at (i + ½)/n).
     A : (K, D, D) or (K,) array

@@ -25,7 +25,7 @@ class Results(NamedTuple):
 
 
 def read_results(folder, image_path=None, channel_axis=None):
-    """Read what ``smoe train`` has left in a folder.
+    """Read what ``smoe train``, ``fit -r`` or ``sparsify -r`` has left in a folder.
 
     Parameters
     ----------

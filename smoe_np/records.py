@@ -5,14 +5,30 @@ from dataclasses import asdict, dataclass
 
 @dataclass(frozen=True)
 class Record:
-    """What a validation found, of the very parameters held after ``iteration`` steps."""
+    """What a validation found, of the very parameters held after ``iteration`` steps.
+
+    Attributes
+    ----------
+    iteration : int
+        Steps taken.
+    loss : float
+        Mean squared error of pictures in [0, 1], with the regularisers.
+    mse : float
+        Mean squared error alone, of pictures on the scale of 0 to 255.
+    psnr : float
+        dB, of that error; infinite where it is 0.
+    kernels : int
+        That the model has.
+    seconds : float
+        Of training so far, callbacks not counted.
+    """
 
     iteration: int
-    loss: float  # with the regularisers
-    mse: float  # on the 0–255 scale
-    psnr: float  # dB
+    loss: float
+    mse: float
+    psnr: float
     kernels: int
-    seconds: float  # of training so far, callbacks not counted
+    seconds: float
 
 
 def as_facts(history):

@@ -92,7 +92,8 @@ def dense_start(shape, kernels):
     Returns
     -------
     int
-        The least for which the grid has ``DENSITY`` times as many, but no more than one a pixel.
+        The least for which the grid has three times as many (``DENSITY``), but no more than one a
+        pixel.
     """
     across = 1
     while across < max(shape) and math.prod(kernel_grid(shape, across)) < DENSITY * kernels:
