@@ -10,6 +10,7 @@ from fit_picture import SMALL, chosen_picture, labelled
 from PIL import Image
 
 import smoe_np
+from smoe_np.fit import Recipe
 
 SCALE = 8
 
@@ -29,6 +30,7 @@ if __name__ == "__main__":
 
     smoe = smoe_np.Smoe(picture)
     smoe.fit(kernels=kernels, iterations=60 if SMALL else 3000,
+             recipe=Recipe(most_sharpness=1.5),  # nothing is sharper than pixels can tell
              callbacks=[lambda smoe: print(smoe.history[-1])])
 
     detail = picture[top : top + size, left : left + size]

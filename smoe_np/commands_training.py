@@ -17,8 +17,8 @@ from .cli_training_options import (
     SPARSIFYING,
     TRAINING,
 )
-from .engine import check_image
-from .fit import TARGETS, fit_settings, kernels_for
+from .engine import check_image, check_number
+from .fit import TARGETS, fit_settings, kernels_for, usual_recipe
 from .gallery import Gallery
 from .images import read_image
 from .packed import ENDING as PACKED
@@ -151,7 +151,12 @@ def train(given):
 
 def _fitting(given):
     """What ``Smoe.fit`` is given."""
-    return those_of(given, (*FITTING, "bits") if "bytes" in given else FITTING)
+    found = those_of(given, (*FITTING, "bits") if "bytes" in given else FITTING)
+    if "sharpness" in given:
+        check_number("--sharpness", given["sharpness"], above=True)
+        recipe = usual_recipe(fit_settings(**found)["iterations"])
+        found["recipe"] = recipe._replace(most_sharpness=given["sharpness"])
+    return found
 
 
 def _refuse_two_starts(given):

@@ -83,6 +83,23 @@ def test_a_packed_model_has_the_bytes_that_are_wanted(here, capsys, options, bit
     assert float(re.search(r"PSNR ([\d.]+) dB", told)[1]) == pytest.approx(quality, abs=0.02)
 
 
+def test_kernels_are_no_sharper_than_is_wanted(here, fails):
+    most = {}
+    for options in ((), ("--sharpness", 0.2)):
+        assert smoe("fit", "grey.tif", "-o", "m.npz", "--kernels", 20, "-n", 60, "-q",
+                    "--overwrite", *options) == 0
+        A = smoe_np.load_params("m.npz").A / 18  # per pixel
+        most[options] = np.sqrt((A * A).sum(2)).max()
+    assert most["--sharpness", 0.2] < 0.2001 < most[()]
+    for wrong in ("0", "-1", "nan", "inf"):
+        assert "--sharpness must be above 0 and finite" in fails(
+            "fit", "grey.tif", "-o", "n.npz", "--kernels", 3, f"--sharpness={wrong}")
+    assert "recipe.most_sharpness no less" in fails(
+        "fit", "grey.tif", "-o", "n.npz", "--kernels", 3, "--sharpness", 1e-9)
+    assert "--sharpness cannot be given with -c" in fails(
+        "fit", "grey.tif", "-o", "n.npz", "-c", "m.npz", "--sharpness", 2)
+
+
 def test_bits_are_those_of_a_packed_model(here, fails):
     assert smoe("fit", "grey.tif", "-o", "m.smoe", "--kernels", 9, "-n", 3, "-q", "--bits", 8) == 0
     assert os.path.getsize("m.smoe") < 79 + 9 * 9 + 6
