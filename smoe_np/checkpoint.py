@@ -9,6 +9,9 @@ from . import files
 from .params import NAMES, SmoeParams, check_gates
 
 FORMAT, VERSION = "smoe_np checkpoint", 1
+MOST_STEPS = 1 << 30  # that Adam has taken: kernels count them in 32 bits
+MOST_CHANNELS = 1 << 20
+LARGEST = 10**300  # of whole numbers that are to be taken for fractions
 
 
 def save_checkpoint(path, arrays, facts):
@@ -47,8 +50,10 @@ def load_checkpoint(path):
                 raise ValueError(f"its {name} is {facts[name]!r}, which is not {what}")
         params = params_of(arrays, "params", facts)
         for name in NAMES:
-            _check_array(arrays, f"adam_m_{name}", getattr(params, name).shape)
-            _check_array(arrays, f"adam_v_{name}", getattr(params, name).shape)
+            for moment in ("m", "v"):
+                _check_array(arrays, f"adam_{moment}_{name}", getattr(params, name).shape)
+                if arrays[f"adam_{moment}_{name}"].dtype != params.dtype:
+                    raise ValueError(f"its adam_{moment}_{name} is not of its dtype")
             if (arrays[f"adam_v_{name}"] < 0).any():
                 raise ValueError(f"its adam_v_{name} holds squares below 0")
         if "adam_born" in arrays:
@@ -148,6 +153,8 @@ def _check_lists(arrays, params):
             raise ValueError("its lists_slots are not ascending numbers of kernels")
         if not (lists["pis"] > 0).all() or lists["age"] < 0:
             raise ValueError("its lists_pis or lists_age cannot be")
+        if (np.diagonal(lists["A"], axis1=1, axis2=2) == 0).any():
+            raise ValueError("its lists_A has a 0 on a diagonal")
     if "tau" in lists:
         _check_array(arrays, "lists_tau", ())
         if not 0 < lists["tau"] <= 100:
@@ -164,14 +171,17 @@ def _check_array(arrays, name, shape):
     array = arrays[name]
     if array.shape != shape or not np.isfinite(array).all():
         raise ValueError(f"its {name} must be finite and of shape {shape}, it has {array.shape}")
+    if array.dtype.kind not in "fiu" + "b" * (name == "lists_stale"):
+        raise ValueError(f"its {name} must hold numbers, it holds {array.dtype}")
 
 
-def _count(least):
-    return lambda x: isinstance(x, int) and not isinstance(x, bool) and x >= least
+def _count(least, most=math.inf):
+    return lambda x: isinstance(x, int) and not isinstance(x, bool) and least <= x <= most
 
 
 def _number(x):
-    return isinstance(x, int | float) and not isinstance(x, bool) and not math.isnan(x)
+    return isinstance(x, int | float) and not isinstance(x, bool) and (
+        abs(x) <= LARGEST if isinstance(x, int) else not math.isnan(x))
 
 
 def _loss(x):
@@ -195,14 +205,14 @@ PLANS = {
 }
 FACTS = {
     "shape": (lambda x: isinstance(x, list) and x and all(_count(1)(n) for n in x), "sizes"),
-    "channels": (_count(1), "a number of channels"),
+    "channels": (_count(1, MOST_CHANNELS), "a number of channels"),
     "image_sha256": (lambda x: isinstance(x, str), "a digest"),
     "options": (lambda x: isinstance(x, dict), "a set of options"),
     "settings": (lambda x: x is None or isinstance(x, dict), "a set of settings"),
     "history": (_is_history, "a list of records"),
     "until": (_count(0), "an iteration"),
     "iteration": (_count(0), "an iteration"),
-    "adam_steps": (_count(0), "a number of steps"),
+    "adam_steps": (_count(0, MOST_STEPS), "a number of steps"),
     "initial_kernels": (_count(1), "a number of kernels"),
     "best_loss": (_loss, "a loss"),
     "lowest_loss": (_loss, "a loss"),

@@ -71,6 +71,8 @@ def _run(arguments):
     except MemoryError as error:
         return end(WRONG_USE, f"out of memory ({error}); a smaller picture or fewer kernels need "
                               f"less")
+    except RecursionError:
+        return end(WRONG_USE, "a file holds lists within lists within lists, too deep to be told")
     except OSError as error:
         return end(WRONG_USE, in_words(error))
     except (UsageError, ValueError, TypeError, OverflowError, ImportError) as error:

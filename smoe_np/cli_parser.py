@@ -9,6 +9,9 @@ from .engine import ENGINES
 _YES, _NO = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 
 
+_NEGATIVE = re.compile(r"-(\d+\.?\d*|\.\d+)(e[-+]?\d+)?$", re.IGNORECASE)
+
+
 class UsageError(Exception):
     """What is wrong with the command line, in one line."""
 
@@ -20,6 +23,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(prog=prog, description=description, allow_abbrev=False,
                          argument_default=argparse.SUPPRESS, formatter_class=_HelpFormatter,
                          **kwargs)
+        self._negative_number_matcher = _NEGATIVE  # argparse's own knows no exponents
         self.flags = {}  # every spelling, to the canonical one
 
     def error(self, message):

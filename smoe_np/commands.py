@@ -8,13 +8,17 @@ from . import bench, bench_report, describe, plots
 from .cli_parser import UsageError
 from .denoising import denoise, estimate_sigma
 from .engine import check_number, check_whole, render
-from .images import read_image, write_image
+from .images import check_path, read_image, write_image
 from .packed import is_packed, load_packed
 from .params import load_params
 from .progress import say
 from .read_results import read_results
 from .report import write_report
+from .results import prove_writable
 from .terminal import DONE, print_line, size_in_words, those_of
+
+MOST_SIZE = 2**31  # pixels along an axis
+MOST_UNASKED = 2**30  # pixels of a picture, which is all that a file of a few bytes need say
 
 
 def draw(given):
@@ -32,10 +36,22 @@ def draw(given):
     if not (math.isfinite(scale) and scale > 0):
         raise UsageError(f"--scale must be above 0, got {scale}")
     if "shape" not in given:
-        shape = [max(1, round(n * scale)) for n in shape]
+        sizes = [n * scale for n in shape]
+        if not max(sizes) < MOST_SIZE:
+            raise UsageError(f"--scale {scale:g} of {size_in_words(shape)} pixels is beyond what "
+                             f"can be drawn")
+        shape = [max(1, round(n)) for n in sizes]
+        if not {"scale", "crop"} & set(given) and math.prod(shape) > MOST_UNASKED:
+            raise UsageError(f"{given['params']!r} says that its picture has "
+                             f"{size_in_words(shape)} pixels; ask for so many by --shape, or for "
+                             f"fewer")
     samples = given.get("samples", "auto")
-    write_image(output, render(params, shape, region=region, samples=samples,
-                               **those_of(given, ("backend",))))
+    check_path(output)
+    prove_writable(output)
+    picture = render(params, shape, region=region, samples=samples,
+                     **those_of(given, ("backend",)))
+    _refuse_to_replace(output, given)  # what has come there meanwhile
+    write_image(output, picture)
     print_line(f"{output}: {size_in_words(shape)} pixels, {params.num_kernels} kernels")
     return DONE
 
@@ -46,6 +62,8 @@ def clean(given):
     _refuse_to_replace(output, given)
     check_number("--sigma", given.get("sigma", 1), above=True)
     check_whole("--fits", given.get("fits", 1), 1)
+    check_path(output)
+    prove_writable(output)
     image = read_image(given["image_path"])
     axis = those_of(given, ("channel_axis",))
     sigma = given["sigma"] if "sigma" in given else estimate_sigma(image, **axis)
@@ -59,6 +77,7 @@ def clean(given):
 
     picture = denoise(image, sigma, progress=progress,
                       **those_of(given, ("fits", "seed", "backend", "channel_axis")))
+    _refuse_to_replace(output, given)  # what has come there meanwhile
     write_image(output, picture)
     if not quiet:
         print_line(f"{output}: {size_in_words(picture.shape[:2])} pixels")
@@ -76,7 +95,7 @@ def _region(given, params):
     if params.image_shape is None:
         raise UsageError(f"{given['params']!r} does not hold the size of its picture, of which "
                          f"--crop is a part")
-    if not (all(map(math.isfinite, crop)) and min(crop[D:]) > 0):
+    if not (all(abs(x) < MOST_SIZE for x in crop) and min(crop[D:]) > 0):
         raise UsageError(f"--crop must be finite, and of a size above 0, got {crop}")
     return [(begin, begin + size) for begin, size in zip(crop[:D], crop[D:])]
 
@@ -91,6 +110,9 @@ def plot(given):
         _plot_results(path, given)
         return DONE
     params = load_params(path)
+    if params.image_shape is not None and math.prod(params.image_shape) > MOST_UNASKED:
+        raise UsageError(f"{path!r} says that its picture has {size_in_words(params.image_shape)} "
+                         f"pixels, which are too many for a sheet")
     if output is None:
         raise UsageError("give -o SHEET.png, in which the model is to be drawn")
     _refuse_to_replace(output, given)
@@ -106,6 +128,9 @@ def _plot_results(folder, given):
     shared = {"channel_axis": found.channel_axis, "backend": given.get("backend", "auto")}
     name = os.path.basename(given.get("image_path") or str(found.settings.get("image", folder)))
     paths = {kind: os.path.join(folder, kind) for kind in ("loss.png", "sheet.png", "report.html")}
+    for path in paths.values():
+        if os.path.islink(path):  # which may lead anywhere
+            os.unlink(path)
     if found.history:
         plots.loss_figure(found.history, paths["loss.png"], title=name)
     total = found.history[0].kernels if found.history else None

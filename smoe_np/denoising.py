@@ -1,6 +1,7 @@
 """Pictures without their noise: the mean of several models, each of them kept smooth."""
 
 import math
+import warnings
 
 import numpy as np
 
@@ -16,6 +17,7 @@ STRENGTHS = 0.4, 1.0, 2.5  # of the bandwidth, from model to model
 STRENGTH = 13.6  # λ_U is this, by σ² and per pixel
 DENSITY, USUAL_SIGMA = 0.15, 10.0  # kernels of a pixel at this noise; fewer with more, as the root
 LEAST_SIGMA = 0.05  # less noise than that of rounding to 8 bits is none
+MOST_SIGMA = 1000.0  # more is no picture
 NEAR = 3.0  # pixels, σ of the window in which a residual is compared with noise
 RECIPE = Recipe(start=1.0, events_until=0.0, jitter=0.5, rate=0.2, weight_rate=0.2, shape_rate=0.12,
                 expert_rate=0.03, slope_rate=0.018, list_life=8,
@@ -67,6 +69,9 @@ def denoise(image, sigma=None, fits=FITS, seed=0, backend="auto", channel_axis="
     if sigma is None:
         sigma = estimate_sigma(noisy, -1)
     sigma = check_number("sigma", sigma)
+    if sigma > MOST_SIGMA:
+        raise ValueError(f"sigma must be at most {MOST_SIGMA:g}, on the scale of 0 to 255, got "
+                         f"{sigma:g}")
 
     def given_back(pixels):
         shown = pixels.astype(np.float32) if has_channels else pixels[..., 0].astype(np.float32)
@@ -127,5 +132,7 @@ def estimate_sigma(image, channel_axis="auto"):
                           'installed: pip install "smoe_np[denoise]", or give sigma') from None
     if min(pixels.shape[:-1]) < 2:
         return 0.0  # nothing to tell noise from
-    return PEAK * float(np.mean([of_wavelets(pixels[..., c])
-                                 for c in range(pixels.shape[-1])]))
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of a channel that is the same everywhere,
+        found = [of_wavelets(pixels[..., c]) for c in range(pixels.shape[-1])]
+    return PEAK * float(np.mean(np.nan_to_num(found)))  # whose median is NaN, and noise 0

@@ -214,7 +214,7 @@ class Page:
         if not self.is_sized:
             self.figure.set_size_inches(width, height)
         most = int((width - 2 * MARGIN) / 0.13)  # characters that have room
-        title = " ".join(str(title).split())
+        title = " ".join(str(title).encode("utf-8", "replace").decode().split())
         if len(title) > most:
             title = title[:most // 2] + "…" + title[len(title) - most // 2 + 1:]
         self.text(MARGIN, height - 0.42, title, fontsize=14, weight="bold", color=INK)

@@ -20,6 +20,9 @@ EXPERTS = ("affine", "constant")
 ADAM_EPS = 1e-12  # of gradients of half the sum of squares; along axes, of these times rates
 LONG = 6000  # iterations of a fit that keeps its rates, and has events, for a larger part
 EVENTS, LEAST_BETWEEN = 40, 6  # a short fit has so many events, but no closer than that
+MOST_DOUBLINGS = 64  # which any number of kernels comes to
+MOST_WANTED = 2**31 - 1  # kernels, scalars or bytes
+MOST_SECONDS = 1e9
 LEAST_ITERATIONS = 20  # that a budget of seconds is taken to allow
 
 
@@ -181,6 +184,9 @@ def fit_settings(kernels=None, psnr=None, scalars=None, bytes=None, iterations=N
     name = given[0]
     value = (check_number(name, targets[name], above=True) if name == "psnr" else
              check_whole(name, targets[name], 1))
+    if value > MOST_WANTED:
+        raise ValueError(f"{name} must be at most {MOST_WANTED}, got {value:.4g}"
+                         if value < 1e300 else f"{name} must be at most {MOST_WANTED}")
     if iterations is not None and seconds is not None:
         raise ValueError("fit takes iterations or seconds, not both")
     if name == "psnr" and seconds is not None:
@@ -188,6 +194,8 @@ def fit_settings(kernels=None, psnr=None, scalars=None, bytes=None, iterations=N
                          "fits, each of so many iterations")
     if iterations is None and seconds is None:
         iterations = 3000
+    if seconds is not None and check_number("seconds", seconds, above=True) > MOST_SECONDS:
+        raise ValueError(f"seconds must be at most {MOST_SECONDS:g}, got {seconds:g}")
     if experts not in EXPERTS:
         raise ValueError(f"experts must be one of {EXPERTS}, got {experts!r}")
     if bits is not None:
@@ -278,7 +286,7 @@ class Plan:
     def _first_counts(self):
         """Kernels along each axis of the first grid: so many that all can be there in the end."""
         every = self.event_every(self.iterations)
-        events = int(self.recipe.events_until * self.iterations / every)
+        events = min(int(self.recipe.events_until * self.iterations / every), MOST_DOUBLINGS)
         begin = max(1, int(self.kernels * self.recipe.start))
         while True:
             counts = spread_kernels(self.shape, begin)
@@ -348,7 +356,8 @@ class Plan:
 
 
 MOST = {"fade_from": 1, "fade_to_part": 1, "start": 1, "growth_until": 1, "events_until": 1,
-        "removal": 1, "jitter": 10, "turn_every": 2**31 - 1}  # of numbers of a recipe
+        "removal": 1, "jitter": 10, "turn_every": 2**31 - 1, "list_life": 2**31 - 1,
+        "event_every": 2**31 - 1}  # of numbers of a recipe
 
 
 def _checked(recipe):

@@ -425,16 +425,22 @@ def write_image(path, image):
     OSError
         If the file cannot be written; see `smoe_np.files.atomic_write`.
     """
-    text = path_text(path)
-    ending = os.path.splitext(text)[1].lower()
-    if ending not in _TIFF_ENDINGS and ending not in _PILLOW_FORMATS:
-        known = " ".join(sorted([*_TIFF_ENDINGS, *_PILLOW_FORMATS]))
-        raise ValueError(f"path {text!r} ends in {ending!r}; use one of {known}")
+    ending = check_path(path)
     pixels = _pixels_to_write(image)
     encode = _encode_tiff if ending in _TIFF_ENDINGS else _encode_with_pillow
     data = encode(pixels, ending)
     with atomic_write(path) as stream:
         stream.write(data)
+
+
+def check_path(path):
+    """The ending of a path, in small letters; ValueError if `write_image` knows none such."""
+    text = path_text(path)
+    ending = os.path.splitext(text)[1].lower()
+    if ending not in _TIFF_ENDINGS and ending not in _PILLOW_FORMATS:
+        known = " ".join(sorted([*_TIFF_ENDINGS, *_PILLOW_FORMATS]))
+        raise ValueError(f"path {text!r} ends in {ending!r}; use one of {known}")
+    return ending
 
 
 def _pixels_to_write(image):

@@ -140,6 +140,8 @@ class ResultsFolder:
             except OSError as error:
                 raise OSError(error.errno, f"cannot write results to {folder!r}: "
                                            f"{os.strerror(error.errno).lower()}") from None
+        if os.path.islink(self.checkpoint) and not self._goes_on:
+            os.unlink(self.checkpoint)  # which is written first; a link may lead anywhere
 
     @property
     def has_checkpoint(self):
@@ -209,7 +211,7 @@ class ResultsFolder:
         for sub in subfolders:
             with os.scandir(os.path.join(self.path, sub)) as entries:
                 old = [entry.path for entry in entries if OWN_FILES[sub].fullmatch(entry.name)
-                       and entry.is_file(follow_symlinks=False)]
+                       and (entry.is_symlink() or entry.is_file())]  # of a link the link alone
             for path in old:
                 if path != self.checkpoint or not self.has_checkpoint:
                     os.unlink(path)
@@ -331,13 +333,13 @@ class ModelFile:
         among_results = (self._results is not None
                          and folder == os.path.realpath(self._results.path))
         if not among_results:
-            _prove_writable(self.path)
+            prove_writable(self.path)
         if self._results is None:
-            _prove_writable(self.checkpoint)
+            prove_writable(self.checkpoint)
         else:
             self._results.create(**about)
         if among_results:
-            _prove_writable(self.path)
+            prove_writable(self.path)
 
     @property
     def has_checkpoint(self):
@@ -390,7 +392,7 @@ class _Proven(Exception):
     pass
 
 
-def _prove_writable(path):
+def prove_writable(path):
     """Raise OSError unless a file can be written there; one of that name stays as it is."""
     with contextlib.suppress(_Proven), atomic_write(path) as stream:
         stream.write(bytes(PROBE_BYTES))

@@ -211,12 +211,13 @@ class Smoe(Resumable):
         settings = train_settings(
             iterations, val_iter, base_lr, lr_div, lr_mult, l1reg, bandwidth_reg, grad_clip,
             adam_eps)
+        callbacks = tuple(callbacks)
         if self._plan is not None:  # whose moments are of other gradients
             self.adam = Adam(self._params)
         self.settings, self._plan = settings, None
         self.until = self.iteration + settings["iterations"]
         self._best_loss = self._lowest_loss = math.inf
-        return self._train(tuple(callbacks), checkpoint, progress)
+        return self._train(callbacks, checkpoint, progress)
 
     def fit(self, kernels=None, psnr=None, scalars=None, bytes=None, iterations=None, seconds=None,
             experts="affine", seed=0, val_iter=100, callbacks=(), checkpoint=None, progress=None,
@@ -287,9 +288,10 @@ class Smoe(Resumable):
         else:
             first = Try(kernels_for(settings, len(self.shape), self.channels),
                         settings["iterations"])
+        callbacks = tuple(callbacks)
+        self._begin_fit(first, settings)
         self.settings, self.tried, self._found, self._dense = settings, [], None, None
-        self._begin_fit(first)
-        return self._train(tuple(callbacks), checkpoint, progress)
+        return self._train(callbacks, checkpoint, progress)
 
     def sparsify(self, target_kernels=None, target_psnr=None, iterations=ITERATIONS, val_iter=100,
                  callbacks=(), checkpoint=None, progress=None):
@@ -347,13 +349,14 @@ class Smoe(Resumable):
             raise ValueError(f"target_kernels must be below {K}, the number of kernels that there "
                              f"are, got {target_kernels}; begin with more of them, such as "
                              f"Smoe(image, kernels_per_dim={dense})")
+        callbacks = tuple(callbacks)
+        plan = Sparsification(settings, self.shape, self.options["train_gammas"], self.iteration)
         self.settings, self.tried, self._found, self._dense = settings, [], None, None
-        self._plan = Sparsification(settings, self.shape, self.options["train_gammas"],
-                                    self.iteration)
+        self._plan = plan
         self.until = self._plan.until
         self.adam = self._plan.new_adam(self._params)
         self._best_loss = math.inf
-        return self._train(tuple(callbacks), checkpoint, progress)
+        return self._train(callbacks, checkpoint, progress)
 
     def quantize(self, bits=BITS, iterations=QUANTIZING):
         """Have all numbers of the model be ones that a packed file of few bits can tell.
@@ -428,20 +431,20 @@ class Smoe(Resumable):
             raise ValueError(f"train_pis is False, but {what} trains weights; make the Smoe with "
                              f"train_pis=True, or train it")
 
-    def _begin_fit(self, wanted):
-        """Be at the start of a fit of so many kernels and iterations."""
-        self.until = wanted.iterations or LEAST_ITERATIONS
-        self._plan = Plan(self.settings, self.shape, wanted.kernels, self.until)
-        self.iteration = 0
-        self.history, self._seconds = [], 0.0
-        target = self.engine.picture()
-        self._params = self._plan.start(target)
+    def _begin_fit(self, wanted, settings):
+        """Be at the start of a fit of so many kernels and iterations; if that fails, as before."""
+        until = wanted.iterations or LEAST_ITERATIONS
+        plan, target = Plan(settings, self.shape, wanted.kernels, until), self.engine.picture()
+        params = plan.start(target)
         # what nothing that is called best may be worse than
-        self._best_params, mse = constant_model(target)
-        self._best_loss = mse + penalty(self._best_params, 0.0, self._plan.recipe.bandwidth_reg, 1)
-        self.initial_kernels = self._params.num_kernels
-        self.adam = self._plan.new_adam(self._params)
+        best, mse = constant_model(target)
+        best_loss = mse + penalty(best, 0.0, plan.recipe.bandwidth_reg, 1)
+        adam = plan.new_adam(params)
         self.engine.forget()
+        self.until, self._plan, self.adam = until, plan, adam
+        self.iteration, self.history, self._seconds = 0, [], 0.0
+        self._params, self._best_params, self._best_loss = params, best, best_loss
+        self.initial_kernels = params.num_kernels
 
     def _begin_again(self, wanted):
         """Be where a sparsification makes the dense model sparse, with another aim."""
@@ -478,7 +481,10 @@ class Smoe(Resumable):
             self._found = best_fit([fit for fit in fits if fit], plan.wanted)
         following = plan.next_try(self.tried)
         if following is not None:
-            (self._begin_fit if self._dense is None else self._begin_again)(following)
+            if self._dense is None:
+                self._begin_fit(following, self.settings)
+            else:
+                self._begin_again(following)
             return True
         self._params, self.history, plan.rounds = self._found
         self._best_params, self._best_loss = self._params, self.history[-1].loss

@@ -15,7 +15,7 @@ from cli_runs import (
 )
 
 import smoe_np
-from smoe_np import packed
+from smoe_np import commands, packed
 
 # ---- render
 
@@ -70,6 +70,34 @@ def test_render_asks_for_the_size_that_a_file_of_tf_smoe_does_not_hold(after_a_r
         assert "does not hold the size of its picture; give --shape" in fails(
             "render", "theirs.pkl", "-o", "new.tif", *size)
     assert smoe("render", "theirs.pkl", "-o", "new.tif", "--shape", 7, 9) == 0
+
+
+def test_a_picture_that_a_file_says_is_vast_is_not_drawn_unasked(here, fails):
+    params = smoe_np.Smoe(smoe_np.read_image("grey.tif"), 2).params
+    params.image_shape = (60000, 60000)
+    params.save("vast.smoe")
+    assert "says that its picture has 60000×60000 pixels" in fails(
+        "render", "vast.smoe", "-o", "x.tif")
+    assert "says that its picture has 60000×60000 pixels" in fails(
+        "plot", "vast.smoe", "-o", "x.png")
+    assert smoe("render", "vast.smoe", "-o", "x.tif", "--shape", 3, 4, "--samples", 1) == 0
+    for wrong in ("1e308", "1e300"):
+        assert "beyond what can be drawn" in fails(
+            "render", "vast.smoe", "-o", "y.tif", "--scale", wrong)
+
+
+def test_a_part_may_begin_before_the_picture_in_any_notation(after_a_run):
+    assert smoe("render", "r/params_last.npz", "-o", "n.tif", "--crop", "-1e1", "0", "5", "5") == 0
+
+
+def test_what_comes_while_a_picture_is_drawn_is_left_alone(after_a_run, fails, monkeypatch):
+    def render(*arguments, **options):
+        Path("n.tif").write_text("precious")
+        return smoe_np.render(*arguments, **options)
+
+    monkeypatch.setattr(commands, "render", render)
+    assert "'n.tif' exists" in fails("render", "r/params_last.npz", "-o", "n.tif")
+    assert Path("n.tif").read_text() == "precious"
 
 
 # ---- info

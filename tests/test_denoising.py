@@ -151,3 +151,18 @@ def test_without_scikit_image_the_noise_must_be_given(here, fails, monkeypatch):
     monkeypatch.setattr(builtins, "__import__", missing)
     assert "or give sigma" in fails("denoise", "grey.tif", "-o", "new.tif")
     assert smoe("denoise", "grey.tif", "-o", "new.tif", "--sigma", 5, "--fits", 1, "-q") == 0
+
+
+def test_a_picture_that_is_the_same_everywhere_has_no_noise():
+    pytest.importorskip("skimage")
+    black = np.zeros((16, 16), np.uint8)
+    assert estimate_sigma(black) == 0
+    np.testing.assert_array_equal(denoise(black), black)
+    noise = np.random.default_rng(0).integers(100, 140, (16, 16), dtype=np.uint8)
+    one = estimate_sigma(noise)
+    assert estimate_sigma(np.stack([noise, black, black], -1)) == pytest.approx(one / 3)
+
+
+def test_a_sigma_beyond_any_picture_is_refused():
+    with pytest.raises(ValueError, match="sigma must be at most 1000, on the scale of 0 to 255"):
+        denoise(np.zeros((4, 4)), 1e160)

@@ -33,6 +33,9 @@ WRONG = [
     ({"scalars": 90, "bytes": 90, "psnr": 3}, ValueError, "got psnr and scalars and bytes"),
     *[({name: 0}, ValueError, f"{name} must be at least 1, got 0")
       for name in ("kernels", "scalars", "bytes")],
+    *[({name: 10**400}, ValueError, f"{name} must be at most 2147483647")
+      for name in ("kernels", "scalars", "bytes")],
+    ({"kernels": 9, "seconds": 1e308}, ValueError, "seconds must be at most 1e.09, got 1e.308"),
     *[({name: wrong}, TypeError, f"{name} must be a whole number, got")
       for name in ("kernels", "scalars", "bytes") for wrong in (2.5, "9", [9])],
     *[({"psnr": wrong}, ValueError, f"psnr must be above 0 and finite, got {wrong}")
@@ -285,6 +288,24 @@ def test_the_number_of_looks_that_an_engine_takes_does_not_change_a_bit(each_eng
     one = Smoe(GREY).fit(kernels=15, iterations=40, val_iter=15)
     monkeypatch.setattr(launch_native, "STEADY", 10.0)
     assert_same_fit(Smoe(GREY).fit(kernels=15, iterations=40, val_iter=15), one)
+
+
+@pytest.mark.parametrize("arguments", [
+    {"kernels": 10**400}, {"kernels": 5, "callbacks": None}, {"kernels": 5, "callbacks": 3}])
+def test_a_fit_that_cannot_begin_leaves_all_as_it_was(each_engine, arguments, tmp_path):
+    smoe = Smoe(GREY, 4).train(5)
+    before, history = smoe.params.copy(), list(smoe.history)
+    with pytest.raises((TypeError, ValueError)):
+        smoe.fit(**arguments)
+    assert_same_model(smoe.params, before)
+    assert (smoe.history, smoe.iteration) == (history, 5)
+    smoe.save_checkpoint(tmp_path / "c.npz")
+    Smoe.from_checkpoint(tmp_path / "c.npz", GREY).resume()
+
+
+def test_any_number_of_iterations_can_be_planned():
+    settings = fit_settings(kernels=5, iterations=10**12)
+    assert Plan(settings, (40, 40), 5, 10**12).begin >= 1
 
 
 def test_what_was_trained_before_is_forgotten(each_engine):

@@ -196,3 +196,29 @@ def test_a_forged_axis_is_refused(here, fails):
     with atomic_write("r/settings.json") as stream:
         stream.write(json.dumps({**settings, "channel_axis": [1]}).encode())
     assert "has [1] as channel_axis" in fails("plot", "r")
+
+
+def test_what_a_link_among_the_results_leads_to_is_not_drawn_over(drawn_here):
+    assert smoe(*TRAIN, "-q") == 0
+    Path("mine.txt").write_text("precious")
+    for name in DRAWN:
+        Path("r", name).unlink()
+        Path("r", name).symlink_to(Path("mine.txt").resolve())
+    assert smoe("plot", "r") == 0
+    assert Path("mine.txt").read_text() == "precious"
+    assert is_png("r/sheet.png")
+    assert not Path("r/report.html").is_symlink()
+
+
+def test_a_name_that_is_no_text_is_drawn_all_the_same(drawn_here):
+    name = os.fsdecode(b"bad\xff.tif")
+    os.rename("grey.tif", name)
+    assert smoe("train", "-i", name, "-r", "r", "-k", 3, "-n", 4, "-q") == 0
+    assert drawn() == DRAWN
+
+
+def test_settings_that_are_too_deep_are_told_in_a_line(drawn_here, capsys):
+    assert smoe(*TRAIN, "-q", "--no-plots") == 0
+    Path("r/settings.json").write_text('{"deep":' + "[" * 600 + "]" * 600 + "}")
+    assert smoe("plot", "r") == 2
+    assert "too deep to be told" in the_one_line(capsys)

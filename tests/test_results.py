@@ -171,11 +171,13 @@ def test_overwriting_never_deletes_a_foreign_file(tmp_path, image):
         (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
         (tmp_path / name).write_text(name)
     (tmp_path / "elsewhere.npz").write_text("linked")
-    (tmp_path / "params/params_000300.npz").symlink_to(tmp_path / "elsewhere.npz")
+    for link in ("params/params_000300.npz", "history.csv", "checkpoints/last.npz"):
+        (tmp_path / link).symlink_to(tmp_path / "elsewhere.npz")
     (tmp_path / "params/params_000400.npz").mkdir()
     train(ResultsFolder(tmp_path, overwrite=True), image)
     assert {name: (tmp_path / name).read_text() for name in foreign} == {n: n for n in foreign}
-    assert (tmp_path / "params/params_000300.npz").read_text() == "linked"
+    assert (tmp_path / "elsewhere.npz").read_text() == "linked"  # whatever led there
+    assert not (tmp_path / "history.csv").is_symlink()
     assert (tmp_path / "params/params_000400.npz").is_dir()
 
 

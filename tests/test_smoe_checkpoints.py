@@ -263,9 +263,10 @@ def test_a_checkpoint_with_an_array_that_does_not_fit_is_refused(
     ("options", []), ("options", {}), ("options", {"dtype": "int8"}), ("options", None),
     ("settings", {}), ("settings", 5), ("settings", {"iterations": 60}), ("until", "x"),
     ("until", None), ("iteration", -1), ("iteration", "x"), ("iteration", 1.5), ("iteration", None),
-    ("adam_steps", -1), ("adam_steps", 0.5), ("adam_steps", None), ("initial_kernels", 0),
+    ("adam_steps", -1), ("adam_steps", 0.5), ("adam_steps", None), ("adam_steps", 3 * 10**9),
+    ("initial_kernels", 0),
     ("initial_kernels", "x"), ("best_loss", "x"), ("best_loss", -1.0), ("lowest_loss", None),
-    ("seconds", "x"),
+    ("seconds", "x"), ("seconds", 10**400), ("channels", 10**9),
     ("stopped", 3), ("history", None), ("history", [{}]), ("history", [1]), ("shape", 5),
     ("shape", [40]), ("shape", [40, -35]), ("shape", None), ("channels", "x"),
     ("image_sha256", 5), ("format", "other"), ("version", 99)])
@@ -273,6 +274,15 @@ def test_a_checkpoint_with_a_fact_that_does_not_fit_is_refused(
         checkpoint, image, tmp_path, name, value):
     def replace(arrays, meta):
         meta[name] = value
+
+    refused(tampered(checkpoint, tmp_path, replace), image)
+
+
+@pytest.mark.parametrize("kind", [bool, int, complex])
+@pytest.mark.parametrize("name", ["adam_m_A", "adam_v_pis"])
+def test_moments_that_are_no_fractions_are_refused(checkpoint, image, tmp_path, name, kind):
+    def replace(arrays, meta):
+        arrays[name] = arrays[name].astype(kind)
 
     refused(tampered(checkpoint, tmp_path, replace), image)
 
