@@ -8,7 +8,7 @@ DECIBELS = 4.0  # that twice as many kernels usually bring ...
 LEAST_DECIBELS = 0.5  # ... and that they are taken to bring at least
 SHORT, SHORT_LACKS = 10, 1.9  # a short fit has 1/10 of the iterations, and usually so many dB less
 WITHIN = 0.1  # dB above what is wanted is near enough
-STEP = 1.02  # times as many kernels is near enough, too
+STEP = 1.005  # times as many kernels is near enough, too
 TRIES = 10
 
 
