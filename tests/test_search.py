@@ -181,7 +181,7 @@ def test_a_search_gives_up_after_some_tries():
 def test_a_kernel_more_or_less_is_near_enough():
     tried = [Try(1, 100, 20), Try(2, 100, 22), Try(5, 1000, 29.9), Try(6, 1000, 30.6)]
     assert next_try(tried, 30, 1000, 1000) is None
-    tried = [Try(1, 100, 20), Try(2, 100, 22), Try(1000, 1000, 29.9), Try(1005, 1000, 30.6)]
+    tried = [Try(1, 100, 20), Try(2, 100, 22), Try(1000, 1000, 29.9), Try(1004, 1000, 30.6)]
     assert next_try(tried, 30, 10**6, 1000) is None
     between = next_try([*tried[:3], Try(1100, 1000, 30.6)], 30, 10**6, 1000)
     assert 1000 < between.kernels < 1100
