@@ -73,7 +73,7 @@ def naming(path):
         yield
     except KeyError as error:
         raise ValueError(f"{path} is a damaged checkpoint: {error} is missing") from None
-    except (TypeError, ValueError) as error:
+    except (OverflowError, TypeError, ValueError) as error:
         raise ValueError(f"{path} does not fit: {error}") from None
 
 
