@@ -1,7 +1,8 @@
 """Models in few bytes: every number as so many bits over the range that its kind has in the model.
 
-A file has a header, then the numbers of one kind after another, each an unsigned integer i of b
-bits, most significant bit first, that stands for low + i/(2ᵇ − 1) · (high − low). The kinds, in a
+A file has a header, then whole numbers i of b bits that stand for low + i/(2ᵇ − 1) · (high − low),
+as ``whole_numbers`` makes bytes of them: coded (version 2), or one after the other, kind after kind
+(version 1) where that is shorter. Kernels are sorted; their order means nothing. The kinds, in a
 kernel's own frame, in which an error means the same whatever the kernel's size:
 
     weights  log π             extents  log A_dd              values  s(ν̂ − ½), ν̂ = ν + γ·μ
@@ -18,14 +19,17 @@ import zlib
 
 import numpy as np
 
+from .coding import Damaged
 from .files import PARAM_NAMES, Refused, atomic_write, open_to_read, path_text
+from .whole_numbers import coded, decoded, from_plain, order_along_curve, plain
 
-MAGIC, VERSION, ENDING = b"SMoE", 1, ".smoe"
+MAGIC, ENDING = b"SMoE", ".smoe"
+PLAIN, CODED = 1, 2  # versions
 KINDS = ("weights", "centres", "extents", "shears", "values", "slopes")
 FEWEST_BITS, USUAL_BITS, MOST_BITS = 4, 16, 24  # of a number; float32 can tell no more apart
 MOST_DIMENSIONS, MOST_CHANNELS = 8, 255  # with more of the first, A would outgrow any file
 MOST_STORED = 100.0  # magnitude of a logarithm, and of what s gives; float32 has no larger ones
-BLOCK = 1 << 15  # numbers that are taken apart into bits at a time; whole bytes
+LEAST_CODED = 1  # bits of a number, in the mean; fewer would be a trap for who unpacks it
 _HEAD, _RANGE, _CHECKSUM = struct.Struct("<4sBBBBBI"), struct.Struct("<Bff"), struct.Struct("<I")
 
 
@@ -133,10 +137,9 @@ def header_bytes(D, kinds):
     return _HEAD.size + 4 * D + kinds * _RANGE.size + _CHECKSUM.size
 
 
-def packed_bytes(found, D, bits):
-    """Bytes of a file of these numbers by kind."""
-    return header_bytes(D, len(found)) + sum(
-        -(-numbers.size * bits[kind] // 8) for kind, numbers in found.items())
+def packed_bytes(arrays, bits):
+    """Bytes of the file that ``save_packed`` writes."""
+    return len(_packed(arrays, None, bits))
 
 
 def save_packed(path, arrays, image_shape, bits):
@@ -161,25 +164,35 @@ def save_packed(path, arrays, image_shape, bits):
     OSError
         If the file cannot be written.
     """
+    data = _packed(arrays, image_shape, bits)
+    with atomic_write(path) as stream:
+        stream.write(data)
+
+
+def _packed(arrays, image_shape, bits):
     found = kinds_of(packable(arrays))
     bits = bits_of(found, bits)
     K, D = arrays["musX"].shape
     C = arrays["nu_e"].shape[1]
     sizes = (0,) * D if image_shape is None else image_shape
     is_radial = "shears" not in found and D > 1
-    parts = [_HEAD.pack(MAGIC, VERSION, D, C, "slopes" in found, is_radial, K),
-             struct.pack(f"<{D}I", *sizes)]
     ranges = {kind: _range(numbers) for kind, numbers in found.items()}
     for kind, (low, high) in ranges.items():
         if not -MOST_STORED <= low <= high <= MOST_STORED:
             raise ValueError(f"params has {kind} beyond what a packed file can hold; save as .npz")
-    parts += [_RANGE.pack(bits[kind], *ranges[kind]) for kind in found]
-    parts += [_as_bytes(_integers(numbers, *ranges[kind], bits[kind]), bits[kind])
-              for kind, numbers in found.items()]
-    data = b"".join(parts)
-    with atomic_write(path) as stream:
-        stream.write(data)
-        stream.write(_CHECKSUM.pack(zlib.crc32(data)))
+    integers = {kind: _integers(numbers, *ranges[kind], bits[kind])
+                for kind, numbers in found.items()}
+    order = order_along_curve(integers["centres"], bits["centres"])
+    integers = {kind: numbers[order] for kind, numbers in integers.items()}
+    version, body = PLAIN, b"".join(plain(integers[kind], bits[kind]) for kind in found)
+    told = coded(_varied(integers, ranges), bits, D)
+    if LEAST_CODED * sum(numbers.size for numbers in found.values()) / 8 <= len(told) < len(body):
+        version, body = CODED, told
+    data = b"".join([
+        _HEAD.pack(MAGIC, version, D, C, "slopes" in found, is_radial, K),
+        struct.pack(f"<{D}I", *sizes),
+        *(_RANGE.pack(bits[kind], *ranges[kind]) for kind in found), body])
+    return data + _CHECKSUM.pack(zlib.crc32(data))
 
 
 def is_packed(path):
@@ -219,9 +232,9 @@ def _unpacked(data):
         raise damaged
     data, checksum = data[:-_CHECKSUM.size], data[-_CHECKSUM.size:]
     magic, version, D, C, has_slopes, is_radial, K = _HEAD.unpack_from(data)
-    if version != VERSION:
-        raise Refused(f"is a packed model of version {version}, and this reads {VERSION}; a later "
-                      f"smoe_np wrote it")
+    if version not in (PLAIN, CODED):
+        raise Refused(f"is a packed model of version {version}, and this reads {PLAIN} and "
+                      f"{CODED}; a later smoe_np wrote it")
     if zlib.crc32(data) != _CHECKSUM.unpack(checksum)[0] or C < 1 or not (
             1 <= D <= MOST_DIMENSIONS):
         raise damaged
@@ -229,23 +242,47 @@ def _unpacked(data):
     if len(data) < header_bytes(D, len(counts)) - _CHECKSUM.size:
         raise damaged
     sizes = struct.unpack_from(f"<{D}I", data, _HEAD.size)
-    at = _HEAD.size + 4 * D
-    ranges = [_RANGE.unpack_from(data, at + n * _RANGE.size) for n in range(len(counts))]
-    at += len(counts) * _RANGE.size
-    found = {}
-    for (kind, count), (bits, low, high) in zip(counts.items(), ranges):
-        length = -(-K * count * bits // 8)
-        is_sound = FEWEST_BITS <= bits <= MOST_BITS and -MOST_STORED <= low <= high <= MOST_STORED
-        if not is_sound or at + length > len(data):
+    ranges, bits, at = {}, {}, _HEAD.size + 4 * D
+    for kind in counts:
+        bits[kind], *ranges[kind] = _RANGE.unpack_from(data, at)
+        at += _RANGE.size
+        low, high = ranges[kind]
+        if not (FEWEST_BITS <= bits[kind] <= MOST_BITS
+                and -MOST_STORED <= low <= high <= MOST_STORED):
             raise damaged
-        integers = _from_bytes(data[at:at + length], K * count, bits).reshape(K, count)
-        found[kind] = _numbers(integers, low, high, bits)
-        at += length
-    if at != len(data):
+    integers = (_plain_integers if version == PLAIN else _coded_integers)(
+        data[at:], counts, ranges, bits, D, K)
+    if integers is None:
         raise damaged
+    found = {kind: _numbers(integers[kind], *ranges[kind], bits[kind]) for kind in counts}
     arrays = {name: array.astype(np.float32) for name, array in arrays_of(found, D, C).items()}
-    meta = {"bits": {kind: bits for kind, (bits, _, _) in zip(counts, ranges)}}
-    return arrays, {**meta, "image_shape": sizes} if all(sizes) else meta
+    return arrays, {"bits": bits, "image_shape": sizes} if all(sizes) else {"bits": bits}
+
+
+def _plain_integers(body, counts, ranges, bits, D, K):
+    """Whole numbers by kind from the body of a file of version 1; None if it cannot be one."""
+    lengths = {kind: -(-K * count * bits[kind] // 8) for kind, count in counts.items()}
+    if len(body) != sum(lengths.values()):
+        return None
+    integers, at = {}, 0
+    for kind, count in counts.items():
+        part = body[at:at + lengths[kind]]
+        integers[kind] = from_plain(part, K * count, bits[kind]).reshape(K, count)
+        at += lengths[kind]
+    return integers
+
+
+def _coded_integers(body, counts, ranges, bits, D, K):
+    """Whole numbers by kind from the body of a file of version 2; None if it cannot be one."""
+    if 8 * len(body) < LEAST_CODED * K * sum(counts.values()):
+        return None
+    zeros = {kind: np.zeros((K, count), np.uint32) for kind, count in counts.items()}
+    varied = _varied(zeros, ranges)
+    try:
+        told = decoded(body, {kind: counts[kind] for kind in varied}, bits, D, K)
+    except Damaged:
+        return None
+    return {**zeros, **told}
 
 
 # ---- numbers and bits
@@ -281,25 +318,11 @@ def _integers(numbers, low, high, bits):
     return np.rint(np.clip((numbers - low) / (high - low), 0, 1) * steps).astype(np.uint32)
 
 
+def _varied(integers, ranges):
+    """Those by kind of which not all are the same, and the centres: others need not be told."""
+    return {kind: numbers for kind, numbers in integers.items()
+            if kind == "centres" or ranges[kind][0] < ranges[kind][1]}
+
+
 def _numbers(integers, low, high, bits):
     return low + integers * ((high - low) / ((1 << bits) - 1))
-
-
-def _as_bytes(integers, bits):
-    shifts = np.arange(bits - 1, -1, -1, dtype=np.uint32)
-    flat, parts = integers.reshape(-1, 1), []
-    for begin in range(0, len(flat), BLOCK):
-        parts.append(np.packbits((flat[begin:begin + BLOCK] >> shifts & 1).astype(np.uint8)))
-    return b"".join(part.tobytes() for part in parts)
-
-
-def _from_bytes(data, count, bits):
-    integers = np.empty(count, np.uint32)
-    factors = np.uint32(1) << np.arange(bits - 1, -1, -1, dtype=np.uint32)
-    stored = np.frombuffer(data, np.uint8)
-    for begin in range(0, count, BLOCK):
-        size = min(BLOCK, count - begin)
-        part = stored[begin * bits // 8:-(-(begin + size) * bits // 8)]
-        ones = np.unpackbits(part, count=size * bits).reshape(size, bits)
-        integers[begin:begin + size] = ones.astype(np.uint32) @ factors
-    return integers

@@ -3,6 +3,7 @@
 import contextlib
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from smoe_np import SmoeParams, allocate_bits, allocation, load_params, packed, psnr, render
 from smoe_np.params import NAMES
 
+DATA = Path(__file__).parent / "data"
 SHAPE = {1: (40,), 2: (20, 30), 3: (6, 9, 8)}
 
 
@@ -46,11 +48,58 @@ def test_16_bits_change_a_picture_by_nothing_that_can_be_seen(tmp_path, D, C):
 def test_a_number_takes_its_bits_and_no_more(tmp_path, D, C, slope):
     each = 1 + D + D * (D + 1) // 2 + C * (1 + D * bool(slope))
     for K, bits in ((8, 16), (8, 11), (400, 5)):
-        model(K, D, C, slope=slope).save(tmp_path / "model.smoe", bits=bits)
+        params = model(K, D, C, slope=slope)
+        params.save(tmp_path / "model.smoe", bits=bits)
+        size = (tmp_path / "model.smoe").stat().st_size
         kinds = 4 + (D > 1) + bool(slope)
-        assert (tmp_path / "model.smoe").stat().st_size == (
-            packed.header_bytes(D, kinds) + K * each * bits // 8)
+        assert size <= packed.header_bytes(D, kinds) + K * each * bits // 8
+        assert size == packed.packed_bytes(params.arrays(), bits)
     assert packed.header_bytes(D, kinds) < 100
+
+
+@pytest.mark.parametrize("C", [1, 3])
+def test_many_kernels_take_fewer_bits_than_their_numbers_have(tmp_path, C):
+    model(1000, C=C).save(tmp_path / "model.smoe", bits=10)
+    spared = 1000 * (np.log2(1000) - 1.44) / 8  # by their order, which means nothing
+    assert (tmp_path / "model.smoe").stat().st_size < 1000 * (6 + 3 * C) * 10 / 8 - spared
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_files_of_both_versions_are_read_alike(tmp_path, monkeypatch, version):
+    params = model(200)
+    expected = written(params, tmp_path / "model.smoe", 12)
+    monkeypatch.setattr(packed, "coded",
+                        lambda *_: bytes(10**6) if version == 1 else b"")  # too long, too short
+    params.save(tmp_path / "plain.smoe", bits=12)
+    assert (tmp_path / "model.smoe").read_bytes()[4] == 2
+    assert (tmp_path / "plain.smoe").read_bytes()[4] == 1
+    found = load_params(tmp_path / "plain.smoe")
+    for name in NAMES:
+        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+    assert found.image_shape == expected.image_shape
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_files_written_long_ago_are_read(version):
+    found = load_params(DATA / f"packed_{version}.smoe")
+    expected = load_params(DATA / "packed_model.npz")
+    assert (DATA / f"packed_{version}.smoe").read_bytes()[4] == version
+    assert found.image_shape == expected.image_shape
+    for name in NAMES:
+        one, other = (np.sort(getattr(params, name), axis=0) for params in (found, expected))
+        np.testing.assert_allclose(one, other, rtol=0.02, atol=0.005)
+    pictures = (render(params, SHAPE[2], "numpy") for params in (found, expected))
+    assert psnr(*pictures) > 45
+
+
+def test_numbers_that_are_all_the_same_take_no_bits(tmp_path):
+    params = model(300)
+    params.pis[:] = 0.3
+    params.nu_e[:] = 0.5
+    params.gamma_e[:] = 0
+    found = written(params, tmp_path / "model.smoe", 8)
+    np.testing.assert_allclose(found.pis, 0.3, rtol=1e-6)
+    assert (tmp_path / "model.smoe").stat().st_size < 300 * 5 + 60  # centres and steering
 
 
 def test_radial_kernels_take_one_number_for_their_extent(tmp_path):
@@ -59,8 +108,8 @@ def test_radial_kernels_take_one_number_for_their_extent(tmp_path):
     params = SmoeParams(**{**given, "A": alpha}, image_shape=SHAPE[2])
     found = written(params, tmp_path / "model.smoe")
     assert found.radial
-    np.testing.assert_allclose(found.A[:, 0, 0], alpha, rtol=1e-4)
-    assert (tmp_path / "model.smoe").stat().st_size == packed.header_bytes(2, 5) + 8 * 7 * 2
+    np.testing.assert_allclose(np.sort(found.A[:, 0, 0]), alpha, rtol=1e-4)
+    assert (tmp_path / "model.smoe").stat().st_size <= packed.header_bytes(2, 5) + 8 * 7 * 2
 
 
 def test_each_bit_halves_the_error(tmp_path):
@@ -74,12 +123,13 @@ def test_each_bit_halves_the_error(tmp_path):
 
 def test_a_kernel_far_away_does_not_make_the_others_coarse(tmp_path):
     params = model(30)
-    near = written(params, tmp_path / "near.smoe")
     params.musX[0] = 1e5
     params.nu_e[1] = -300
-    found = written(params, tmp_path / "far.smoe")
-    np.testing.assert_allclose(found.musX[0], 1e5, rtol=1e-3)
-    np.testing.assert_allclose(found.musX[2:], near.musX[2:], atol=5e-4)
+    found = written(params, tmp_path / "far.smoe").musX
+    far = np.abs(found).max(axis=1) > 10
+    np.testing.assert_allclose(found[far], [[1e5, 1e5]], rtol=1e-3)
+    near = np.sort(params.musX[1:], axis=0)
+    np.testing.assert_allclose(np.sort(found[~far], axis=0), near, atol=5e-4)
 
 
 @pytest.mark.parametrize("K", [0, 1])
@@ -95,19 +145,6 @@ def test_the_size_of_the_picture_may_be_unknown(tmp_path):
     params = model()
     params.image_shape = None
     assert written(params, tmp_path / "model.smoe").image_shape is None
-
-
-@settings(max_examples=100)
-@given(bits=st.integers(4, 24), count=st.integers(0, 300), seed=st.integers(0, 99))
-def test_integers_of_any_number_of_bits_come_back(bits, count, seed):
-    block, packed.BLOCK = packed.BLOCK, 64
-    try:
-        integers = np.random.default_rng(seed).integers(0, 1 << bits, count, np.uint32)
-        data = packed._as_bytes(integers, bits)
-        assert len(data) == -(-count * bits // 8)
-        np.testing.assert_array_equal(packed._from_bytes(data, count, bits), integers)
-    finally:
-        packed.BLOCK = block
 
 
 @settings(max_examples=100)
@@ -177,16 +214,28 @@ def test_a_file_that_lost_or_changed_anything_is_refused(tmp_path):
         path.write_bytes(data[:at] + bytes([data[at] ^ 4]) + data[at + 1:])
         with pytest.raises(ValueError, match="cut off or damaged"):
             load_params(path)
-    path.write_bytes(data[:4] + b"\2" + data[5:])
-    with pytest.raises(ValueError, match="of version 2, and this reads 1"):
+    path.write_bytes(data[:4] + b"\3" + data[5:])
+    with pytest.raises(ValueError, match="of version 3, and this reads 1 and 2"):
+        load_params(path)
+
+
+def test_a_small_file_that_claims_many_kernels_is_refused_at_once(tmp_path, monkeypatch):
+    path = tmp_path / "model.smoe"
+    model(200).save(path, bits=6)
+    data = bytearray(path.read_bytes()[:-4])
+    assert data[4] == 2
+    struct.pack_into("<I", data, 9, 10**9)
+    path.write_bytes(bytes(data) + struct.pack("<I", zlib.crc32(data)))
+    monkeypatch.setattr(packed, "decoded", lambda *_: pytest.fail("memory for a billion kernels"))
+    with pytest.raises(ValueError, match="cut off or damaged"):
         load_params(path)
 
 
 @settings(max_examples=200)
-@given(data=st.data())
-def test_a_forged_file_is_read_as_a_model_or_refused(tmp_path_factory, data):
+@given(data=st.data(), K=st.sampled_from([3, 150]))
+def test_a_forged_file_is_read_as_a_model_or_refused(tmp_path_factory, data, K):
     path = tmp_path_factory.mktemp("forged") / "model.smoe"
-    model(3).save(path)
+    model(K).save(path, bits=6)
     content = bytearray(path.read_bytes()[:-4])
     for _ in range(data.draw(st.integers(1, 4))):
         content[data.draw(st.integers(5, len(content) - 1))] = data.draw(st.integers(0, 255))
