@@ -1,12 +1,21 @@
 """Which numbers of a model need how many bits, when it is to be written in few bytes."""
 
+import bisect
 import math
 
 import numpy as np
 
 from .backend import to_numpy
 from .engine import check_number, check_params, render
-from .packed import FEWEST_BITS, MOST_BITS, arrays_of, bits_of, kinds_of, packable, rounded
+from .packed import (
+    FEWEST_BITS,
+    MOST_BITS,
+    arrays_of,
+    bits_of,
+    kinds_of,
+    packed_bytes,
+    rounded,
+)
 from .params import SmoeParams
 
 PROBE_BITS = 12  # at which the error of a kind falls by 4 with each bit, and can still be seen
@@ -43,19 +52,76 @@ def allocate_bits(params, average, shape=None, backend="auto", outliers=0.0):
         If an argument is of the wrong kind or range, the size of the picture is not known, or the
         model cannot be packed.
     """
+    average = check_bits(average, "average")
+    errors, counts = _errors_of(params, shape, backend, outliers)
+    bits = dict.fromkeys(counts, FEWEST_BITS)
+    left = (average - FEWEST_BITS) * sum(counts.values())
+    while (kind := _most_useful(bits, errors, counts, left)) is not None:
+        bits[kind] += 1
+        left -= counts[kind]
+    return bits
+
+
+def check_bits(bits, name="bits"):
+    """Bits of a number in the mean, as a float; else an error that says what they may be."""
+    bits = check_number(name, bits)
+    if not FEWEST_BITS <= bits <= MOST_BITS:
+        raise ValueError(f"{name} must be {FEWEST_BITS} to {MOST_BITS}, got {bits:g}")
+    return bits
+
+
+class BitsByBytes:
+    """Bits for each kind of numbers of a model, as many as a packed file of some size has room for.
+
+    Parameters
+    ----------
+    params, shape, backend, outliers
+        As for ``allocate_bits``.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As for ``allocate_bits``.
+    """
+
+    def __init__(self, params, shape=None, backend="auto", outliers=0.0):
+        errors, counts = _errors_of(params, shape, backend, outliers)
+        self.arrays = params.map(to_numpy).arrays()
+        self.choices = [dict.fromkeys(counts, FEWEST_BITS)]  # from the fewest bits to the most
+        while (kind := _most_useful(self.choices[-1], errors, counts)) is not None:
+            self.choices.append({**self.choices[-1], kind: self.choices[-1][kind] + 1})
+
+    def within(self, most):
+        """The most bits by kind with which a file takes so many bytes at most.
+
+        Raises
+        ------
+        ValueError
+            If there are none.
+        """
+        fitting = bisect.bisect_right(
+            self.choices, most, key=lambda bits: packed_bytes(self.arrays, bits))
+        if not fitting:
+            raise ValueError(f"bytes must be at least "
+                             f"{packed_bytes(self.arrays, self.choices[0])} for these "
+                             f"{len(self.arrays['pis'])} kernels, with {FEWEST_BITS} bits a "
+                             f"number, got {most}")
+        return self.choices[fitting - 1]
+
+
+def _errors_of(params, shape, backend, outliers):
+    """V of each kind of numbers, and how many of these a kernel has: two dicts."""
     check_params(params)
-    average = check_number("average", average)
-    if not FEWEST_BITS <= average <= MOST_BITS:
-        raise ValueError(f"average must be {FEWEST_BITS} to {MOST_BITS} bits, got {average:g}")
     outliers = check_number("outliers", outliers)
     if outliers >= 1:
         raise ValueError(f"outliers must be below 1, got {outliers:g}")
     shape = params.image_shape if shape is None else shape
     if shape is None:
         raise ValueError("params does not hold the size of its picture; give shape")
-    found = kinds_of(packable(params.map(to_numpy).arrays()))
+    found = kinds_of(params.map(to_numpy).arrays())
+    counts = {kind: numbers.shape[1] for kind, numbers in found.items()}
     if params.num_kernels == 0:
-        return bits_of(found, FEWEST_BITS)
+        return dict.fromkeys(found, 0.0), counts
     D, C = params.num_dims, params.num_channels
     finest = bits_of(found, MOST_BITS)
 
@@ -68,18 +134,11 @@ def allocate_bits(params, average, shape=None, backend="auto", outliers=0.0):
         square = np.sort(np.square(coarse.astype(float) - exact), axis=None)
         counted = square[: math.ceil((1 - outliers) * square.size)]
         errors[kind] = float(counted.sum()) * 4.0**PROBE_BITS
-    return _shared_out(errors, {kind: numbers.shape[1] for kind, numbers in found.items()}, average)
+    return errors, counts
 
 
-def _shared_out(errors, counts, average):
-    """Bits by kind, where a kind of ``counts`` numbers a kernel has the error V 4⁻ᵇ."""
-    bits = dict.fromkeys(counts, FEWEST_BITS)
-    left = average * sum(counts.values()) - FEWEST_BITS * sum(counts.values())
-    while True:
-        gains = {kind: errors[kind] * 4.0**-bits[kind] / count for kind, count in counts.items()
-                 if count <= left and bits[kind] < MOST_BITS}
-        if not gains:
-            return bits
-        best = max(gains, key=gains.get)
-        bits[best] += 1
-        left -= counts[best]
+def _most_useful(bits, errors, counts, left=math.inf):
+    """The kind that a bit more does most for, of those that may have one; None: there is none."""
+    gains = {kind: errors[kind] * 4.0**-bits[kind] / count for kind, count in counts.items()
+             if count <= left and bits[kind] < MOST_BITS}
+    return max(gains, key=gains.get) if gains else None

@@ -8,7 +8,7 @@ from . import bench, bench_report, describe, plots
 from .cli_parser import UsageError
 from .denoising import denoise, estimate_sigma
 from .engine import check_number, check_whole, render
-from .images import check_path, read_image, write_image
+from .images import check_path, read_image, split_channels, write_image
 from .packed import is_packed, load_packed
 from .params import load_params
 from .progress import say
@@ -80,7 +80,7 @@ def clean(given):
     _refuse_to_replace(output, given)  # what has come there meanwhile
     write_image(output, picture)
     if not quiet:
-        print_line(f"{output}: {size_in_words(picture.shape[:2])} pixels")
+        print_line(f"{output}: {size_in_words(split_channels(picture, **axis).shape[:-1])} pixels")
     return DONE
 
 

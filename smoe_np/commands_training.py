@@ -21,10 +21,8 @@ from .engine import check_image, check_number
 from .fit import TARGETS, fit_settings, kernels_for, usual_recipe
 from .gallery import Gallery
 from .images import read_image
-from .packed import ENDING as PACKED
 from .params import load_params
 from .progress import Progress, say, tries
-from .quantization import BITS
 from .results import ModelFile, ResultsFolder
 from .smoe import Smoe
 from .sparsify import dense_start, sparsify_settings
@@ -50,8 +48,6 @@ NEAR_ENOUGH = 0.1  # dB
 def fit(given):
     """``smoe fit``."""
     checkpoint = given.get("checkpoint_path")
-    if "bytes" in given and given["output"].endswith(PACKED):
-        given = {"bits": BITS, **given}
     if checkpoint is not None:
         _refuse_what_is_fixed(given, FIXED_BY_CHECKPOINT_OF_FIT)
     elif not any(name in given for name in TARGETS):
@@ -62,11 +58,11 @@ def fit(given):
     files, results = _model_files(given)
     smoe = _smoe_of(given, files, "fit", ("batches", "dtype"))
     settings = smoe.settings or fit_settings(**_fitting(given))
-    if files.bits is None and files.is_packed:
-        files.bits = settings["bits"]
+    if settings["target"] == "bytes" and files.is_packed:
+        files.most_bytes = settings["value"]
     aim = _aim(settings, smoe)  # which is told to be too low before anything is written
     _make_model(smoe, functools.partial(smoe.fit, **_fitting(given)), files, results, aim, given)
-    spared = 0.0 if files.bits is None else NEAR_ENOUGH  # by rounding
+    spared = NEAR_ENOUGH if files.is_packed else 0.0  # by rounding
     missed = tries(smoe) and smoe.history[-1].psnr < settings["value"] - spared
     return FAILED if missed or smoe.stopped == "diverged" else DONE
 
@@ -229,8 +225,8 @@ def _train(smoe, training, files, gallery, given):
             if gallery is not None:
                 callbacks.append(gallery.validation)
             training(callbacks=callbacks, checkpoint=files.checkpoint, progress=progress)
-        if given.get("bits") is not None and not given.get("quiet"):
-            say(f"rounding to {given['bits']:g} bits a number")
+        if files.precision is not None and not given.get("quiet"):
+            say(f"rounding to {files.precision}")
         files.finish(smoe)
         if gallery is not None:
             gallery.finish(smoe)

@@ -84,7 +84,7 @@ def size_as_text(size, in_bytes=None):
     """The facts of ``size_of`` in words; of a file of so many bytes, if that is given."""
     bits, usual = size["bits_per_pixel"], size["bytes_as_float16"]
     if in_bytes is not None and bits is not None:
-        bits *= in_bytes / usual
+        bits = bits * in_bytes / usual if usual else None
     each = "" if bits is None else f", {bits:.3g} bits a pixel"
     where = f"{usual} bytes as float16" if in_bytes is None else f"{in_bytes} bytes"
     return f"{size['scalars']} scalars ({where}{each})"

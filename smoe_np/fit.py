@@ -1,15 +1,17 @@
 """How ``Smoe.fit`` goes about it: the recipe, its schedule, what it is asked for."""
 
+import bisect
 import math
 from typing import NamedTuple
 
 import numpy as np
 
 from .adam import Adam
+from .allocation import check_bits
 from .engine import check_number, check_whole
 from .events import relocate
 from .initialize import fit_start, spread_kernels
-from .packed import FEWEST_BITS, MOST_BITS, USUAL_BITS, header_bytes, numbers_of
+from .packed import expected_bytes, numbers_of
 from .params import NAMES
 from .search import next_try
 from .steps import OwnFrame, StepSettings
@@ -21,6 +23,7 @@ ADAM_EPS = 1e-12  # of gradients of half the sum of squares; along axes, of thes
 LONG = 6000  # iterations of a fit that keeps its rates, and has events, for a larger part
 EVENTS, LEAST_BETWEEN = 40, 6  # a short fit has so many events, but no closer than that
 MOST_DOUBLINGS = 64  # which any number of kernels comes to
+BITS = 10  # of a number: a file of so many bytes holds the best model with about these
 MOST_WANTED = 2**31 - 1  # kernels, scalars or bytes
 MOST_SECONDS = 1e9
 LEAST_ITERATIONS = 20  # that a budget of seconds is taken to allow
@@ -217,14 +220,6 @@ def fit_settings(kernels=None, psnr=None, scalars=None, bytes=None, iterations=N
     }
 
 
-def check_bits(bits):
-    """Bits of a number in the mean, as a float; else an error that says what they may be."""
-    bits = check_number("bits", bits)
-    if not FEWEST_BITS <= bits <= MOST_BITS:
-        raise ValueError(f"bits must be {FEWEST_BITS} to {MOST_BITS}, got {bits:g}")
-    return bits
-
-
 def settings_of(facts):
     """The settings of ``fit`` again, from those that ``fit_settings`` gave: of strangers."""
     facts = dict(facts)
@@ -242,18 +237,18 @@ def kernels_for(settings, D, C):
     name, value = settings["target"], settings["value"]
     affine = settings["experts"] == "affine"
     each = 1 if name == "kernels" else scalars_of(D, C, affine)
-    least, room = each, value
+    least = each
     if name == "bytes":
-        bits = settings["bits"] or USUAL_BITS
-        kinds = len(numbers_of(D, C, affine))
-        # each kind of numbers begins with a byte of its own, so it wastes one at most
-        apart = header_bytes(D, kinds) + kinds
-        least = apart + math.ceil(each * bits / 8)
-        room = math.floor((value - apart) * 8 / bits)
+        bits = settings["bits"] or BITS
+        least = expected_bytes(1, D, C, affine, bits)
     if value < least:
         raise ValueError(f"{name} must be at least {least}, which a single kernel of {D} "
                          f"dimensions and {C} channels takes, got {value}")
-    return room // each
+    if name != "bytes":
+        return value // each
+    # of fewer kernels fewer bits are spared, so that bytes grow with kernels
+    return bisect.bisect_right(range(2, 8 * value), value,
+                               key=lambda K: expected_bytes(K, D, C, affine, bits)) + 1
 
 
 class Plan:

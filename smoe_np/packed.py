@@ -14,6 +14,7 @@ slopes (1) and whether kernels are radial (1), K (4), the picture's sizes or zer
 (1), low and high (4 each, float32) of each kind; at the end the CRC-32 of the rest of the file (4).
 """
 
+import math
 import struct
 import zlib
 
@@ -29,6 +30,12 @@ KINDS = ("weights", "centres", "extents", "shears", "values", "slopes")
 FEWEST_BITS, USUAL_BITS, MOST_BITS = 4, 16, 24  # of a number; float32 can tell no more apart
 MOST_DIMENSIONS, MOST_CHANNELS = 8, 255  # with more of the first, A would outgrow any file
 MOST_STORED = 100.0  # magnitude of a logarithm, and of what s gives; float32 has no larger ones
+# Bits that coding usually spares a number; of channels, one of the first, and one of the others.
+SPARED = {"weights": (0.9, 0), "centres": (0, 0), "extents": (0.6, 0), "shears": (0.8, 0),
+          "values": (0.8, 3.0), "slopes": (2.3, 4.6)}
+UNTIL_LEARNED = 100  # kernels after which half of that is spared
+CHANNELS = ("values", "slopes")  # kinds of which every channel has its own
+ORDER = 0.7  # bits by which log₂ K exceeds what is spared of a centre
 LEAST_CODED = 1  # bits of a number, in the mean; fewer would be a trap for who unpacks it
 _HEAD, _RANGE, _CHECKSUM = struct.Struct("<4sBBBBBI"), struct.Struct("<Bff"), struct.Struct("<I")
 
@@ -63,8 +70,8 @@ def numbers_of(D, C, has_slopes, is_radial=False):
     return {kind: count for kind, count in counts.items() if count}
 
 
-def packable(arrays):
-    """The arrays themselves, or a ValueError that says why a packed file cannot hold them."""
+def _check_packable(arrays):
+    """A ValueError says why a packed file cannot hold these arrays."""
     pis, A = arrays["pis"], arrays["A"]
     D, C = A.shape[1], arrays["nu_e"].shape[1]
     if not (pis > 0).all():
@@ -76,7 +83,6 @@ def packable(arrays):
     if D > MOST_DIMENSIONS or C > MOST_CHANNELS:
         raise ValueError(f"params has {D} dimensions and {C} channels, and a packed file holds "
                          f"{MOST_DIMENSIONS} and {MOST_CHANNELS} at most; save as .npz")
-    return arrays
 
 
 def kinds_of(arrays):
@@ -86,7 +92,13 @@ def kinds_of(arrays):
     ----------
     arrays : dict
         ``pis``, ``musX``, ``A``, ``gamma_e``, ``nu_e`` in the shapes of ``SmoeParams``.
+
+    Raises
+    ------
+    ValueError
+        If a packed file cannot hold them.
     """
+    _check_packable(arrays)
     pis, musX, A, gamma_e, nu_e = (arrays[name].astype(np.float64) for name in PARAM_NAMES)
     D = musX.shape[1]
     diagonal = np.diagonal(A, axis1=1, axis2=2)
@@ -101,6 +113,9 @@ def kinds_of(arrays):
     if len(pis) and _is_radial(A):
         found["extents"] = found["extents"][:, :1]
         del found["shears"]
+    for kind, numbers in found.items():
+        if not (np.abs(numbers) <= MOST_STORED).all():
+            raise ValueError(f"params has {kind} beyond what a packed file can hold; save as .npz")
     return {kind: numbers for kind, numbers in found.items() if numbers.shape[1]}
 
 
@@ -121,6 +136,23 @@ def arrays_of(found, D, C):
     nu_e = _straight(found["values"]) + 0.5 - (gamma_e * musX[:, None]).sum(2)
     return {"pis": np.exp(found["weights"][:, 0]), "musX": musX, "A": A, "gamma_e": gamma_e,
             "nu_e": nu_e}
+
+
+def expected_bytes(K, D, C, has_slopes, bits):
+    """Bytes that the file of a fit of K kernels takes, about, with so many bits a number.
+
+    With ``FEWEST_BITS`` it takes no more in any case.
+    """
+    counts = numbers_of(D, C, has_slopes)
+    spared = max(math.log2(max(K, 1)) - ORDER, 0)  # log₂ K! bits are those of the order of kernels
+    for kind, count in counts.items():
+        of_first, of_others = SPARED[kind]
+        first = count // C if kind in CHANNELS else count
+        spared += (of_first * first + of_others * (count - first)) * K / (K + UNTIL_LEARNED)
+    numbers = sum(counts.values())
+    each = max(numbers * bits - spared, numbers * FEWEST_BITS)
+    # a kind of numbers that are not coded begins with a byte of its own, and may waste one
+    return header_bytes(D, len(counts)) + len(counts) + math.ceil(K * each / 8)
 
 
 def rounded(found, bits):
@@ -170,16 +202,13 @@ def save_packed(path, arrays, image_shape, bits):
 
 
 def _packed(arrays, image_shape, bits):
-    found = kinds_of(packable(arrays))
+    found = kinds_of(arrays)
     bits = bits_of(found, bits)
     K, D = arrays["musX"].shape
     C = arrays["nu_e"].shape[1]
     sizes = (0,) * D if image_shape is None else image_shape
     is_radial = "shears" not in found and D > 1
     ranges = {kind: _range(numbers) for kind, numbers in found.items()}
-    for kind, (low, high) in ranges.items():
-        if not -MOST_STORED <= low <= high <= MOST_STORED:
-            raise ValueError(f"params has {kind} beyond what a packed file can hold; save as .npz")
     integers = {kind: _integers(numbers, *ranges[kind], bits[kind])
                 for kind, numbers in found.items()}
     order = order_along_curve(integers["centres"], bits["centres"])

@@ -9,17 +9,18 @@ rounded yet are trained for a while, in each kernel's own frame, so that they ma
 import math
 
 from .adam import Adam
-from .allocation import allocate_bits
+from .allocation import BitsByBytes, allocate_bits, check_bits
 from .backend import to_numpy
-from .fit import Recipe, check_bits, frame_steps
-from .packed import arrays_of, bits_of, kinds_of, packable, rounded
+from .fit import Recipe, frame_steps
+from .packed import arrays_of, bits_of, kinds_of, packed_bytes, rounded
 from .params import SmoeParams
 
-BITS = 10  # of a number: a file of so many bytes holds the best model with about these
 ITERATIONS = 100  # after each kind
 RATE = 0.3  # by that of a fit
 ENOUGH = 0.01  # dB that rounding may cost before anything is done about it
 OUTLIERS = 0.01  # of the pixels, which do not count where bits are shared out: see allocate_bits
+TRIES = 4  # to be within bytes: what is trained in between may be coded in more than was foreseen
+SPARE = 8  # bytes that are left free besides, in each further try
 # Kinds in the order in which they are rounded, and what is trained afterwards.
 STAGES = (
     ("extents", ("pis", "musX", "nu_e", "gamma_e")),
@@ -31,7 +32,7 @@ STAGES = (
 )
 
 
-def quantized(engine, params, bits, iterations=ITERATIONS, fixed=()):
+def quantized(engine, params, bits=None, most_bytes=None, iterations=ITERATIONS, fixed=()):
     """A model near another one, all of whose numbers are those that few bits can tell.
 
     Parameters
@@ -39,8 +40,10 @@ def quantized(engine, params, bits, iterations=ITERATIONS, fixed=()):
     engine : see ``smoe_np.engine``
         Of the picture to regress.
     params : SmoeParams
-    bits : float or dict
+    bits : float or dict, optional
         Of a number, in the mean, 4 to 24; or of each kind, as ``allocate_bits`` gives them.
+    most_bytes : int, optional
+        Instead: that a packed file of these numbers may take.
     iterations : int
         Steps after each kind; 0: all is rounded at once.
     fixed : sequence of str
@@ -56,19 +59,41 @@ def quantized(engine, params, bits, iterations=ITERATIONS, fixed=()):
     Raises
     ------
     ValueError, TypeError
-        If bits are out of range, or the model cannot be packed.
+        If bits or bytes are out of range, or the model cannot be packed.
     """
-    found = kinds_of(packable(params.map(to_numpy).arrays()))
+    found = kinds_of(params.map(to_numpy).arrays())
+    if most_bytes is not None:
+        return _within(engine, params, most_bytes, iterations, fixed)
     if isinstance(bits, dict):
         bits = bits_of(found, bits)
     else:
         bits = allocate_bits(params, check_bits(bits), engine.shape, engine.name, OUTLIERS)
+    return _compensated(engine, params, bits, iterations, fixed), bits
+
+
+def _within(engine, params, most_bytes, iterations, fixed):
+    """What ``quantized`` gives, in a file of so many bytes at most."""
+    allocation = BitsByBytes(params, engine.shape, engine.name, OUTLIERS)
+    allowed, bits = most_bytes, allocation.within(most_bytes)
+    for _ in range(TRIES):
+        result = _compensated(engine, params, bits, iterations, fixed)
+        beyond = packed_bytes(result.map(to_numpy).arrays(), bits) - most_bytes
+        if beyond <= 0:
+            return result, bits
+        allowed -= beyond + SPARE
+        bits = allocation.within(allowed)
+    return _compensated(engine, params, bits, 0, fixed), bits
+
+
+def _compensated(engine, params, bits, iterations, fixed):
+    """The model rounded kind after kind, and trained in between; or at once, if that is better."""
+    found = kinds_of(params.map(to_numpy).arrays())
     at_once = _of_kinds(params, rounded(found, bits))
     if iterations == 0 or params.num_kernels == 0:
-        return at_once, bits
+        return at_once
     loss = engine.loss(at_once)
     if loss <= engine.loss(params) * 10 ** (ENOUGH / 10):
-        return at_once, bits
+        return at_once
     for kind, trained in STAGES:
         found = kinds_of(params.map(to_numpy).arrays())
         if kind not in found:
@@ -78,7 +103,7 @@ def quantized(engine, params, bits, iterations=ITERATIONS, fixed=()):
             name != "gamma_e" or "slopes" in found)]
         if names:
             params = _trained(engine, params, names, iterations)
-    return (params if engine.loss(params) < loss else at_once), bits
+    return params if engine.loss(params) < loss else at_once
 
 
 def _of_kinds(params, found):

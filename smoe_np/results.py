@@ -93,6 +93,8 @@ class ResultsFolder:
         If the path is that of a file.
     """
 
+    precision = None  # what is written is as it is
+
     def __init__(self, path, overwrite=False, checkpoint=None):
         self.path = path_text(path)
         self.checkpoint = os.path.join(self.path, "checkpoints", "last.npz")
@@ -272,6 +274,11 @@ class ModelFile:
     bits : float, optional
         Of a number in a ``.smoe``, in the mean: what ``Smoe.quantize`` is given; by default 16.
 
+    Attributes
+    ----------
+    most_bytes : int or None
+        That a ``.smoe`` may take; then ``bits`` do not count.
+
     Raises
     ------
     FileExistsError
@@ -283,7 +290,7 @@ class ModelFile:
 
     def __init__(self, path, overwrite=False, checkpoint=None, results=None, bits=None):
         self.path, self._overwrite, self._results = path_text(path), overwrite, results
-        self.bits = bits
+        self.bits, self.most_bytes = bits, None
         stem, ending = os.path.splitext(self.path)
         self.is_packed = ending == PACKED
         if ending not in (".npz", PACKED):
@@ -354,6 +361,14 @@ class ModelFile:
             return f"{found}, {self._results.where}"
         return f"{found}, checkpoint in {self.checkpoint}" if self.has_checkpoint else found
 
+    @property
+    def precision(self):
+        """What numbers of a ``.smoe`` are rounded to, in words; of a ``.npz`` None."""
+        if not self.is_packed:
+            return None
+        bits = USUAL_BITS if self.bits is None else self.bits
+        return f"{bits:g} bits a number" if self.most_bytes is None else f"{self.most_bytes} bytes"
+
     def validation(self, smoe):
         """Write what a validation leaves; a callback of ``Smoe.fit``."""
         if self._results is not None:
@@ -377,7 +392,9 @@ class ModelFile:
         """
         bits = None
         if self.is_packed:
-            bits = smoe.quantize(USUAL_BITS if self.bits is None else self.bits).bits
+            aim = ({"bits": USUAL_BITS if self.bits is None else self.bits}
+                   if self.most_bytes is None else {"bytes": self.most_bytes})
+            bits = smoe.quantize(**aim).bits
         if self._results is not None:
             self._results.finish(smoe)
         if os.path.lexists(self.path) and not self._overwrite:

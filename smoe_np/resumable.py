@@ -5,6 +5,7 @@ from .backend import array_module
 from .checkpoint import lists_of, load_checkpoint, naming, params_of, save_checkpoint
 from .engine import check_dtype, check_image, engine_class
 from .fit import Plan, settings_of
+from .packed import bits_of, kinds_of
 from .records import as_facts, records_of
 from .search import Try
 from .sparsify import Round, Sparsification, sparsify_settings
@@ -32,7 +33,8 @@ class Resumable:
             "iteration": self.iteration, "adam_steps": self.adam.steps,
             "initial_kernels": self.initial_kernels, "best_loss": self._best_loss,
             "lowest_loss": self._lowest_loss, "seconds": self._seconds, "stopped": self.stopped,
-            "history": as_facts(self.history), "fit": None, **self._plan_facts(arrays),
+            "history": as_facts(self.history), "bits": self.bits, "fit": None,
+            **self._plan_facts(arrays),
         })
 
     def _plan_facts(self, arrays):
@@ -116,4 +118,6 @@ class Resumable:
             smoe.adam = Adam(params) if smoe._plan is None else smoe._plan.new_adam(params)
             smoe.adam.restore(arrays, facts["adam_steps"])
             smoe.engine.restore(lists_of(arrays))
+            if facts.get("bits") is not None:
+                smoe._quantized = params, bits_of(kinds_of(params.arrays()), facts["bits"])
         return smoe

@@ -10,12 +10,12 @@ import numpy as np
 from .adam import Adam
 from .backend import array_module
 from .engine import check_dtype, check_image, check_whole, engine_class
-from .fit import LEAST_ITERATIONS, Plan, fit_settings, kernels_for
+from .fit import BITS, LEAST_ITERATIONS, Plan, fit_settings, kernels_for
 from .initialize import constant_model, initial_params, ready_to_train
 from .interrupts import Interrupts
 from .params import SmoeParams
-from .quantization import BITS, quantized
 from .quantization import ITERATIONS as QUANTIZING
+from .quantization import quantized
 from .records import Record
 from .regularize import penalty
 from .resumable import Resumable
@@ -114,7 +114,7 @@ class Smoe(Resumable):
         self.stopped = None
         self.settings = None  # of the last call of train, fit or sparsify
         self.until = 0
-        self.bits = None
+        self._quantized = None, None  # a model, and its bits
         self.tried = []  # of a fit, or a sparsification, to a PSNR
         self._plan = self._found = self._dense = None
         self._best_loss = self._lowest_loss = math.inf
@@ -134,8 +134,8 @@ class Smoe(Resumable):
 
     @params.setter
     def params(self, params):
-        zeros = np.empty((*self.shape, self.channels), self._params.dtype)
-        params = ready_to_train(params, zeros, self.options["radial"])
+        like = np.empty((*self.shape, self.channels), self._params.dtype)
+        params = ready_to_train(params, like, self.options["radial"])
         if params.num_kernels != self._params.num_kernels:
             self.adam = self.adam.anew(params)
             self.engine.forget()
@@ -236,8 +236,8 @@ class Smoe(Resumable):
         kernels, psnr, scalars, bytes
             Exactly one target: the number of kernels; decibels, reached with as few kernels as
             some ten fits find; numbers in the model (a kernel of a grey picture has 9, or 7 if
-            ``experts`` are constant; of RGB 15 or 9); or bytes of the file in which
-            ``params.save("model.smoe")`` puts them.
+            ``experts`` are constant; of RGB 15 or 9); or bytes, about, of a packed file:
+            ``quantize`` with the same bytes then makes the model one that such a file holds.
         iterations : int, optional
             Steps to take, 3000 if neither these nor seconds are given.
         seconds : float, optional
@@ -253,10 +253,8 @@ class Smoe(Resumable):
         recipe : smoe_np.fit.Recipe, optional
             Other numbers of the method.
         bits : float, optional
-            With bytes: of a number in the file, in the mean, by default 16. With 10 there is room
-            for 1.6 times as many kernels; ``quantize(10)`` then makes the model one that
-            ``params.save("model.smoe", bits=smoe.bits)`` puts in these bytes, which costs less
-            than they are worth.
+            With bytes: of a number in the file, in the mean, before it is coded; 10 by default.
+            Fewer leave room for more kernels.
 
         Returns
         -------
@@ -358,7 +356,7 @@ class Smoe(Resumable):
         self._best_loss = math.inf
         return self._train(callbacks, checkpoint, progress)
 
-    def quantize(self, bits=BITS, iterations=QUANTIZING):
+    def quantize(self, bits=None, iterations=QUANTIZING, bytes=None):
         """Have all numbers of the model be ones that a packed file of few bits can tell.
 
         They are rounded kind after kind; those that are not rounded yet are trained for a while
@@ -367,51 +365,71 @@ class Smoe(Resumable):
 
         Parameters
         ----------
-        bits : float or dict
-            Of a number, in the mean, 4 to 24; or of each kind of numbers.
+        bits : float or dict, optional
+            Of a number, in the mean, 4 to 24; or of each kind of numbers. 10 by default.
         iterations : int
             Steps after each of the six kinds; 0: all is rounded at once, as it is, too, where that
             costs less than 0.01 dB.
+        bytes : int, optional
+            That the file may take, instead of ``bits``: there are as many as it has room for.
 
         Returns
         -------
         Smoe
             This object. With its ``bits``, those of each kind, saving the model changes nothing
-            more; the last of ``history`` is that of the model as it is now.
+            more; ``best_params`` is this model, too, and the last of ``history`` tells of it.
 
         Raises
         ------
         ValueError, TypeError
-            If an argument is of the wrong kind or range, or a packed file cannot hold the model.
+            If an argument is of the wrong kind or range, a packed file cannot hold the model, or
+            a fit or sparsification that was interrupted has not been finished.
         KeyboardInterrupt
             After Ctrl-C: the model is as it was.
 
         Examples
         --------
-        >>> smoe = Smoe(image).fit(bytes=16000, bits=10).quantize(10)
+        >>> smoe = Smoe(image).fit(bytes=16000).quantize(bytes=16000)
         >>> smoe.params.save("model.smoe", bits=smoe.bits)
         """
         self._refuse_while_training()
         iterations = check_whole("iterations", iterations, 0)
+        if self.stopped == "interrupted" and self._plan is not None:
+            raise ValueError("the model is in the middle of what was interrupted; finish that with "
+                             "resume(), or quantize a Smoe that is made with params=smoe.params")
+        if bits is not None and bytes is not None:
+            raise ValueError("quantize takes bits or bytes, not both")
+        if bytes is not None:
+            bytes = check_whole("bytes", bytes, 1)
         started = time.perf_counter()
         names = {"pis": "train_pis", "gamma_e": "train_gammas"}
         fixed = [name for name, option in names.items() if not self.options[option]]
         self._training = True
         try:
-            params, self.bits = quantized(self.engine, self._params, bits, iterations, fixed)
+            params, bits = quantized(self.engine, self._params, BITS if bits is None else bits,
+                                     bytes, iterations, fixed)
+            loss = mse = self.engine.loss(params)
+            if self.settings is not None:
+                loss += penalty(params, *self._step_settings()[2:5])
         finally:
             self.engine.forget()
             self._training = False
         self._params = self._best_params = params
+        self._quantized = params, bits
         self.adam = self.adam.anew(params)
-        mse = self._mse()
-        self._best_loss = mse
-        if self.settings is not None:
-            self._best_loss += penalty(params, *self._step_settings()[2:5])
+        self._best_loss, self._lowest_loss = loss, math.inf
         self._seconds += time.perf_counter() - started
         if self.history:
-            self.history[-1] = self._record(mse, self._best_loss)
+            if self.history[-1].iteration == self.iteration:
+                self.history.pop()
+            self.history.append(self._record(mse, loss))
         return self
+
+    @property
+    def bits(self):
+        """Bits of each kind of numbers of the model, as ``quantize`` has left it; else ``None``."""
+        params, bits = self._quantized
+        return bits if params is self._params else None
 
     @property
     def rounds(self):
@@ -620,6 +638,7 @@ class Smoe(Resumable):
         at = self.iteration
         self._params = self._best_params
         self.adam = self.adam.anew(self._params)
+        self.engine.forget()
         advice = self._advice() if self._plan is None else self._plan.advice
         warnings.warn(
             f"training ended at iteration {at}: {why}; the model is back at its best parameters; "

@@ -11,7 +11,8 @@ from helpers import assert_same_model, picture, random_model, relative_error
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smoe_np import Smoe, allocate_bits, dense, engine, launch_native, psnr, render
+from smoe_np import Smoe, dense, engine, launch_native, psnr, render
+from smoe_np.allocation import BitsByBytes
 from smoe_np.fit import (
     LEAST_ITERATIONS,
     Plan,
@@ -23,6 +24,7 @@ from smoe_np.fit import (
     usual_recipe,
 )
 from smoe_np.initialize import spread_kernels
+from smoe_np.packed import numbers_of
 from smoe_np.params import NAMES
 
 # ---- settings
@@ -43,7 +45,7 @@ WRONG = [
     ({"psnr": "30"}, TypeError, "psnr must be a number, got '30'"),
     ({"scalars": 8}, ValueError,
      "scalars must be at least 9, which a single kernel of 2 dimensions and 1 channels takes, got"),
-    ({"bytes": 102}, ValueError, "bytes must be at least 103, which a single kernel"),
+    ({"bytes": 96}, ValueError, "bytes must be at least 97, which a single kernel"),
     ({"bytes": 999, "bits": 3.9}, ValueError, "bits must be 4 to 24, got 3.9"),
     ({"bytes": 999, "bits": 25}, ValueError, "bits must be 4 to 24, got 25"),
     ({"bytes": 999, "bits": "9"}, TypeError, "bits must be a number, got '9'"),
@@ -166,12 +168,12 @@ def test_the_file_of_a_model_has_no_more_bytes_than_are_wanted(tmp_path_factory,
     path = tmp_path_factory.mktemp("bytes") / "model.smoe"
     model = random_model(0, K, D, C, slope=0.3 if affine else 0.0)
     model.image_shape = (12,) * D
-    model.save(path, bits=None if bits is None else allocate_bits(model, bits, backend="numpy"))
-    one_more = scalars_of(D, C, affine) * (bits or 16) / 8
-    size = path.stat().st_size
-    # what whole bits cannot share out, and what is kept for the byte that a kind may waste
-    waste = (0 if bits is None else (D * D + C * D) * K / 8) + 6
-    assert size <= value < size + one_more + waste + 1
+    shared = BitsByBytes(model, backend="numpy").within(value)
+    model.save(path, bits=shared)
+    assert path.stat().st_size <= value
+    numbers = numbers_of(D, C, affine)
+    mean = sum(numbers[kind] * number for kind, number in shared.items()) / sum(numbers.values())
+    assert mean > (bits or 10) - 4.5  # channels of this model have nothing to do with each other
 
 
 def test_a_fit_that_ends_in_the_constant_model_tells_its_own_error(each_engine):

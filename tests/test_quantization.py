@@ -9,6 +9,7 @@ from fits import COLOURS, GREY, PICTURES, VOLUME
 from helpers import assert_same_model, picture, random_model
 
 from smoe_np import Smoe, allocate_bits, load_params, packed, psnr, quantization, render
+from smoe_np.allocation import BitsByBytes
 
 pytestmark = pytest.mark.usefixtures("each_engine")
 
@@ -63,6 +64,34 @@ def test_kinds_may_have_bits_of_their_own():
         step = (numbers.max() - numbers.min()) / (2 ** wanted[kind] - 1)
         on_grid = (numbers - numbers.min()) / step
         assert np.abs(on_grid - np.rint(on_grid)).max() < 0.1, kind
+
+
+@pytest.mark.parametrize("image", [GREY, COLOURS])
+def test_a_file_has_room_for_so_many_bytes_and_they_are_used(image, tmp_path):
+    smoe = Smoe(image).fit(kernels=60, iterations=40)
+    sizes = []
+    for most in (500, 900):
+        again = Smoe(image, params=smoe.params).quantize(bytes=most)
+        again.params.save(tmp_path / "model.smoe", bits=again.bits)
+        sizes.append((tmp_path / "model.smoe").stat().st_size)
+        assert most - 2 * 60 * 6 / 8 < sizes[-1] <= most  # a bit of each of up to six numbers
+    with pytest.raises(ValueError, match="bytes must be at least .* for these 60 kernels, with 4"):
+        smoe.quantize(bytes=100)
+
+
+def test_what_training_adds_to_a_file_is_taken_off_again(monkeypatch):
+    smoe = fitted()
+    sizes = iter([430, 415, 400])
+    within, asked = BitsByBytes.within, []
+
+    def noted(self, most):
+        asked.append(most)
+        return within(self, most)
+
+    monkeypatch.setattr(BitsByBytes, "within", noted)
+    monkeypatch.setattr(quantization, "packed_bytes", lambda *_: next(sizes))
+    smoe.quantize(bytes=400)
+    assert asked == [400, 400 - 30 - quantization.SPARE, 400 - 45 - 2 * quantization.SPARE]
 
 
 def test_many_bits_are_given_at_once_and_steps_need_not_be_taken(monkeypatch):
@@ -138,6 +167,9 @@ def test_interrupted_it_leaves_the_model_as_it_was(monkeypatch):
 
 @pytest.mark.parametrize(("arguments", "error", "match"), [
     ({"bits": 3}, ValueError, "bits must be 4 to 24, got 3"),
+    ({"bits": 9, "bytes": 900}, ValueError, "quantize takes bits or bytes, not both"),
+    ({"bytes": 0}, ValueError, "bytes must be at least 1, got 0"),
+    ({"bytes": 9.5}, TypeError, "bytes must be a whole number, got 9.5"),
     ({"bits": math.nan}, ValueError, "bits must be 0 or more and finite, got nan"),
     ({"bits": "9"}, TypeError, "bits must be a number, got '9'"),
     ({"bits": {"weights": 9}}, ValueError, "bits must be one number, or a dict of .* without"),
@@ -147,6 +179,56 @@ def test_interrupted_it_leaves_the_model_as_it_was(monkeypatch):
 def test_wrong_arguments_are_refused_in_words(arguments, error, match):
     with pytest.raises(error, match=match):
         fitted().quantize(**arguments)
+
+
+def test_a_fit_that_was_interrupted_is_finished_first():
+    def interrupted(smoe):
+        if smoe.iteration == 20:
+            signal.raise_signal(signal.SIGINT)
+
+    smoe = Smoe(GREY)
+    with pytest.raises(KeyboardInterrupt):
+        smoe.fit(kernels=15, iterations=40, val_iter=20, callbacks=[interrupted])
+    with pytest.raises(ValueError, match=r"in the middle of what was interrupted; .* resume\(\)"):
+        smoe.quantize(8)
+    smoe.resume()
+    assert smoe.quantize(8).bits is not None
+
+
+def test_training_that_was_interrupted_goes_on_from_the_quantized_model():
+    def interrupted(smoe):
+        if smoe.iteration == 20:
+            signal.raise_signal(signal.SIGINT)
+
+    smoe = Smoe(GREY, 4)
+    with pytest.raises(KeyboardInterrupt):
+        smoe.train(60, val_iter=15, callbacks=[lambda smoe: None],
+                   progress=interrupted)
+    smoe.quantize(4, 0)  # so coarse that it seems to explode
+    assert [one.iteration for one in smoe.history] == [0, 15, smoe.iteration]
+    smoe.resume()
+    assert (smoe.stopped, smoe.iteration) == (None, 60)
+
+
+def test_bits_are_those_of_the_model_as_it_is(tmp_path):
+    smoe = fitted()
+    assert smoe.bits is None
+    bits = smoe.quantize(9).bits
+    smoe.save_checkpoint(tmp_path / "run.npz")
+    assert Smoe.from_checkpoint(tmp_path / "run.npz", GREY).bits == bits == smoe.bits
+    smoe.train(1, base_lr=1e-9)
+    assert smoe.bits is None
+    smoe.quantize(9)
+    smoe.fit(kernels=5, iterations=20)
+    assert smoe.bits is None
+
+
+def test_what_no_file_can_hold_is_refused_before_anything_is_done():
+    params = random_model(5, 12, sigma=0.15, dtype=np.float64)
+    params.pis[0] = 1e-60
+    smoe = Smoe(GREY, params=params, dtype="float64")
+    with pytest.raises(ValueError, match="params has weights beyond what a packed file can hold"):
+        smoe.quantize(10)
 
 
 def test_it_cannot_be_quantized_while_it_trains():
