@@ -21,7 +21,7 @@ from .params import SmoeParams
 PROBE_BITS = 12  # at which the error of a kind falls by 4 with each bit, and can still be seen
 
 
-def allocate_bits(params, average, shape=None, backend="auto", outliers=0.0):
+def allocate_bits(params, average, shape=None, backend="auto", outliers=0.0, remaining=None):
     """Bits for each kind of numbers of a model, so many in the mean, for the least error.
 
     Rounding to b bits adds an error to the picture whose mean square is V 4⁻ᵇ. V is measured for
@@ -40,6 +40,8 @@ def allocate_bits(params, average, shape=None, backend="auto", outliers=0.0):
     outliers : float
         Part of the pixels, those of the largest errors, that do not count. A few kernels that are
         hard to round would get bits for all, where others can make up for them.
+    remaining : dict of str to float, optional
+        Part of the error of a kind that remains where others make up for it; all by default.
 
     Returns
     -------
@@ -53,7 +55,7 @@ def allocate_bits(params, average, shape=None, backend="auto", outliers=0.0):
         model cannot be packed.
     """
     average = check_bits(average, "average")
-    errors, counts = _errors_of(params, shape, backend, outliers)
+    errors, counts = _errors_of(params, shape, backend, outliers, remaining)
     bits = dict.fromkeys(counts, FEWEST_BITS)
     left = (average - FEWEST_BITS) * sum(counts.values())
     while (kind := _most_useful(bits, errors, counts, left)) is not None:
@@ -75,7 +77,7 @@ class BitsByBytes:
 
     Parameters
     ----------
-    params, shape, backend, outliers
+    params, shape, backend, outliers, remaining
         As for ``allocate_bits``.
 
     Raises
@@ -84,8 +86,8 @@ class BitsByBytes:
         As for ``allocate_bits``.
     """
 
-    def __init__(self, params, shape=None, backend="auto", outliers=0.0):
-        errors, counts = _errors_of(params, shape, backend, outliers)
+    def __init__(self, params, shape=None, backend="auto", outliers=0.0, remaining=None):
+        errors, counts = _errors_of(params, shape, backend, outliers, remaining)
         self.arrays = params.map(to_numpy).arrays()
         self.choices = [dict.fromkeys(counts, FEWEST_BITS)]  # from the fewest bits to the most
         while (kind := _most_useful(self.choices[-1], errors, counts)) is not None:
@@ -109,8 +111,8 @@ class BitsByBytes:
         return self.choices[fitting - 1]
 
 
-def _errors_of(params, shape, backend, outliers):
-    """V of each kind of numbers, and how many of these a kernel has: two dicts."""
+def _errors_of(params, shape, backend, outliers, remaining):
+    """What remains of V of each kind of numbers, and how many of them a kernel has: two dicts."""
     check_params(params)
     outliers = check_number("outliers", outliers)
     if outliers >= 1:
@@ -133,7 +135,7 @@ def _errors_of(params, shape, backend, outliers):
         coarse = drawn({**finest, kind: PROBE_BITS})
         square = np.sort(np.square(coarse.astype(float) - exact), axis=None)
         counted = square[: math.ceil((1 - outliers) * square.size)]
-        errors[kind] = float(counted.sum()) * 4.0**PROBE_BITS
+        errors[kind] = float(counted.sum()) * 4.0**PROBE_BITS * (remaining or {}).get(kind, 1.0)
     return errors, counts
 
 

@@ -1,7 +1,7 @@
 """The options of the commands that make a model."""
 
 from .cli_parser import add_backend, add_channels, with_defaults
-from .fit import EXPERTS, TARGETS, Recipe, fit_settings
+from .fit import BITS, EXPERTS, TARGETS, Recipe, fit_settings
 from .smoe import Smoe
 from .sparsify import ITERATIONS
 
@@ -40,7 +40,7 @@ def add_fit(commands):
               "[options]\n       smoe fit IMAGE -o MODEL -c CHECKPOINT")
     option = with_defaults(Smoe.__init__, Smoe.fit)
 
-    _add_model_files(parser, "fit")
+    _add_model_files(parser, "fit", f"16; with --bytes {BITS}, more or fewer as there is room")
 
     group = parser.add_argument_group("target, one of")
     target = group.add_mutually_exclusive_group()
@@ -224,7 +224,7 @@ examples:
   smoe sparsify camera.png -o sparse.npz --psnr 29 -p dense.npz"""
 
 
-def _add_model_files(parser, what):
+def _add_model_files(parser, what, usual_bits="16"):
     group = parser.add_argument_group("files")
     group.add_argument("image_path", metavar="IMAGE",
                        help="the picture, or a TIFF stack as a volume")
@@ -241,8 +241,8 @@ def _add_model_files(parser, what):
                        help=f"go on with a {what} that was interrupted, with its own target and "
                             f"settings")
     group.add_argument("--bits", type=float, metavar="B",
-                       help="of a number in a .smoe, in the mean: 4 to 24 (default: 10 with "
-                            "--bytes, else 16)")
+                       help=f"of a number in a .smoe, in the mean, before it is coded: 4 to 24 "
+                            f"(default: {usual_bits})")
 
 
 def _add_computation(parser, option):

@@ -110,9 +110,7 @@ def plot(given):
         _plot_results(path, given)
         return DONE
     params = load_params(path)
-    if params.image_shape is not None and math.prod(params.image_shape) > MOST_UNASKED:
-        raise UsageError(f"{path!r} says that its picture has {size_in_words(params.image_shape)} "
-                         f"pixels, which are too many for a sheet")
+    _refuse_vast(params, path)
     if output is None:
         raise UsageError("give -o SHEET.png, in which the model is to be drawn")
     _refuse_to_replace(output, given)
@@ -123,8 +121,16 @@ def plot(given):
     return DONE
 
 
+def _refuse_vast(params, path):
+    shape = params.image_shape
+    if shape is not None and math.prod(shape) > MOST_UNASKED:
+        raise UsageError(f"{path!r} says that its picture has {size_in_words(shape)} pixels, which "
+                         f"are too many for a sheet")
+
+
 def _plot_results(folder, given):
     found = read_results(folder, given.get("image_path"), given.get("channel_axis"))
+    _refuse_vast(found.params, folder)
     shared = {"channel_axis": found.channel_axis, "backend": given.get("backend", "auto")}
     name = os.path.basename(given.get("image_path") or str(found.settings.get("image", folder)))
     paths = {kind: os.path.join(folder, kind) for kind in ("loss.png", "sheet.png", "report.html")}

@@ -64,6 +64,9 @@ def fit(given):
     _make_model(smoe, functools.partial(smoe.fit, **_fitting(given)), files, results, aim, given)
     spared = NEAR_ENOUGH if files.is_packed else 0.0  # by rounding
     missed = tries(smoe) and smoe.history[-1].psnr < settings["value"] - spared
+    if missed and max(one.psnr for one in smoe.tried) >= settings["value"]:
+        say(f"smoe: warning: rounding to {files.precision} took the model below "
+            f"{settings['value']:g} dB; more --bits take away less")
     return FAILED if missed or smoe.stopped == "diverged" else DONE
 
 
@@ -151,6 +154,9 @@ def _fitting(given):
     if "sharpness" in given:
         check_number("--sharpness", given["sharpness"], above=True)
         recipe = usual_recipe(fit_settings(**found)["iterations"])
+        if given["sharpness"] < recipe.least_diagonal:
+            raise UsageError(f"--sharpness must be at least {recipe.least_diagonal:g}, got "
+                             f"{given['sharpness']:g}")
         found["recipe"] = recipe._replace(most_sharpness=given["sharpness"])
     return found
 

@@ -21,14 +21,15 @@ ENOUGH = 0.01  # dB that rounding may cost before anything is done about it
 OUTLIERS = 0.01  # of the pixels, which do not count where bits are shared out: see allocate_bits
 TRIES = 4  # to be within bytes: what is trained in between may be coded in more than was foreseen
 SPARE = 8  # bytes that are left free besides, in each further try
-# Kinds in the order in which they are rounded, and what is trained afterwards.
+# Kinds in the order in which they are rounded, about what part of the error remains when what is
+# not rounded yet has made up for it, and what is trained to do so.
 STAGES = (
-    ("extents", ("pis", "musX", "nu_e", "gamma_e")),
-    ("shears", ("pis", "musX", "nu_e", "gamma_e")),
-    ("centres", ("pis", "nu_e", "gamma_e")),
-    ("weights", ("nu_e", "gamma_e")),
-    ("values", ("gamma_e",)),
-    ("slopes", ()),
+    ("extents", 0.1, ("pis", "musX", "nu_e", "gamma_e")),
+    ("shears", 0.12, ("pis", "musX", "nu_e", "gamma_e")),
+    ("centres", 0.2, ("pis", "nu_e", "gamma_e")),
+    ("weights", 0.3, ("nu_e", "gamma_e")),
+    ("values", 0.4, ("gamma_e",)),
+    ("slopes", 1.0, ()),
 )
 
 
@@ -63,17 +64,24 @@ def quantized(engine, params, bits=None, most_bytes=None, iterations=ITERATIONS,
     """
     found = kinds_of(params.map(to_numpy).arrays())
     if most_bytes is not None:
-        return _within(engine, params, most_bytes, iterations, fixed)
+        allocation = BitsByBytes(params, *_how_to_allocate(engine, found))
+        return _within(engine, params, allocation, most_bytes, iterations, fixed)
     if isinstance(bits, dict):
         bits = bits_of(found, bits)
     else:
-        bits = allocate_bits(params, check_bits(bits), engine.shape, engine.name, OUTLIERS)
+        bits = allocate_bits(params, check_bits(bits), *_how_to_allocate(engine, found))
     return _compensated(engine, params, bits, iterations, fixed), bits
 
 
-def _within(engine, params, most_bytes, iterations, fixed):
+def _how_to_allocate(engine, kinds):
+    """What ``allocation`` is given besides the model: the picture, what counts, what remains."""
+    remaining = {kind: part for kind, part, _ in STAGES if kind in kinds}
+    remaining[list(remaining)[-1]] = 1.0  # there is nothing left that could make up for it
+    return engine.shape, engine.name, OUTLIERS, remaining
+
+
+def _within(engine, params, allocation, most_bytes, iterations, fixed):
     """What ``quantized`` gives, in a file of so many bytes at most."""
-    allocation = BitsByBytes(params, engine.shape, engine.name, OUTLIERS)
     allowed, bits = most_bytes, allocation.within(most_bytes)
     for _ in range(TRIES):
         result = _compensated(engine, params, bits, iterations, fixed)
@@ -94,7 +102,7 @@ def _compensated(engine, params, bits, iterations, fixed):
     loss = engine.loss(at_once)
     if loss <= engine.loss(params) * 10 ** (ENOUGH / 10):
         return at_once
-    for kind, trained in STAGES:
+    for kind, _, trained in STAGES:
         found = kinds_of(params.map(to_numpy).arrays())
         if kind not in found:
             continue

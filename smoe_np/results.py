@@ -133,6 +133,10 @@ class ResultsFolder:
         self._about = about
         for sub in OWN_FILES:
             folder = os.path.join(self.path, sub) if sub else self.path
+            if sub and os.path.islink(folder):  # files of whatever it leads to would be removed
+                raise NotADirectoryError(
+                    errno.ENOTDIR, f"cannot write results to {folder!r}: it is a link; remove it, "
+                                   f"or give another folder of results")
             try:
                 os.makedirs(folder, exist_ok=True)
                 with tempfile.TemporaryFile(dir=folder) as probe:
@@ -240,6 +244,7 @@ class ResultsFolder:
         facts = {
             "smoe_np": __version__, **self._about, "shape": smoe.shape, "channels": smoe.channels,
             "backend": smoe.engine.name, "model": smoe.options, "training": smoe.settings,
+            "bits": smoe.bits,
             "iteration": smoe.iteration, "stopped": smoe.stopped,
         }
         if smoe.tried:

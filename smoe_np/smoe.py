@@ -139,7 +139,8 @@ class Smoe(Resumable):
         if params.num_kernels != self._params.num_kernels:
             self.adam = self.adam.anew(params)
             self.engine.forget()
-        self._params = params
+        self._params = self._best_params = params
+        self._best_loss = math.inf
 
     @property
     def best_params(self):
@@ -253,7 +254,7 @@ class Smoe(Resumable):
         recipe : smoe_np.fit.Recipe, optional
             Other numbers of the method.
         bits : float, optional
-            With bytes: of a number in the file, in the mean, before it is coded; 10 by default.
+            With bytes: of a number in the file, in the mean, before it is coded; 9 by default.
             Fewer leave room for more kernels.
 
         Returns
@@ -366,7 +367,7 @@ class Smoe(Resumable):
         Parameters
         ----------
         bits : float or dict, optional
-            Of a number, in the mean, 4 to 24; or of each kind of numbers. 10 by default.
+            Of a number, in the mean, 4 to 24; or of each kind of numbers. 9 by default.
         iterations : int
             Steps after each of the six kinds; 0: all is rounded at once, as it is, too, where that
             costs less than 0.01 dB.

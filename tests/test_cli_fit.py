@@ -67,7 +67,7 @@ def test_fit_does_what_the_library_does(here, options, settings):
     assert_same_params("1.npz", "library.npz")
 
 
-@pytest.mark.parametrize(("options", "bits"), [([], 10), (["--bits", 16], 16), (["--bits", 8], 8)])
+@pytest.mark.parametrize(("options", "bits"), [([], 9), (["--bits", 16], 16), (["--bits", 8], 8)])
 def test_a_packed_model_has_the_bytes_that_are_wanted(here, capsys, options, bits):
     assert smoe("fit", "grey.tif", "-o", "m.smoe", "--bytes", 260, "-n", 30, *options) == 0
     model = smoe_np.Smoe(smoe_np.read_image("grey.tif"))
@@ -94,7 +94,7 @@ def test_kernels_are_no_sharper_than_is_wanted(here, fails):
     for wrong in ("0", "-1", "nan", "inf"):
         assert "--sharpness must be above 0 and finite" in fails(
             "fit", "grey.tif", "-o", "n.npz", "--kernels", 3, f"--sharpness={wrong}")
-    assert "recipe.most_sharpness no less" in fails(
+    assert "--sharpness must be at least 0.01, got 1e-09" in fails(
         "fit", "grey.tif", "-o", "n.npz", "--kernels", 3, "--sharpness", 1e-9)
     assert "--sharpness cannot be given with -c" in fails(
         "fit", "grey.tif", "-o", "n.npz", "-c", "m.npz", "--sharpness", 2)
@@ -105,6 +105,22 @@ def test_bits_are_those_of_a_packed_model(here, fails):
     assert os.path.getsize("m.smoe") < 79 + 9 * 9 + 6
     assert "bits are those of a .smoe file" in fails(
         "fit", "grey.tif", "-o", "m.npz", "--kernels", 9, "--bits", 8)
+
+
+def test_a_psnr_that_rounding_takes_away_is_said(here, capsys):
+    wanted = ["--psnr", 24, "-n", 60, "--overwrite"]
+    assert smoe("fit", "grey.tif", "-o", "m.smoe", *wanted) == 0  # 16 bits take nothing away
+    capsys.readouterr()
+    assert smoe("fit", "grey.tif", "-o", "m.smoe", *wanted, "--bits", 4, "-q") == 1
+    assert the_one_line(capsys) == (
+        "smoe: warning: rounding to 4 bits a number took the model below 24 dB; more --bits take "
+        "away less")
+
+
+def test_results_tell_of_the_bits(here):
+    assert smoe("fit", "grey.tif", "-o", "m.smoe", "-r", "r", "--kernels", 5, "-n", 5, "-q",
+                "--bits", 8) == 0
+    assert settings_of("r")["bits"] == smoe_np.param_files.load_packed("m.smoe")[1]["bits"]
 
 
 def test_a_packed_fit_goes_on_with_its_bits(here, capsys, monkeypatch):

@@ -163,6 +163,13 @@ def test_info_tells_of_a_packed_file_what_it_holds(here, capsys):
     assert json.loads(capsys.readouterr().out)["packed_bits"] is None
 
 
+def test_a_packed_model_without_kernels_is_told_too(here, capsys):
+    params = smoe_np.Smoe(smoe_np.read_image("grey.tif"), 2).params
+    params.select(np.zeros(4, bool)).save("none.smoe")
+    assert smoe("info", "none.smoe") == 0
+    assert "0 scalars" in capsys.readouterr().out
+
+
 def test_info_of_odd_models_is_told_too(here, capsys):
     flat = {"pis": [1], "musX": [[0, 0]], "A": [[[0, 0], [0, 0]]], "gamma_e": [[0, 0]], "nu_e": [1]}
     none = {name: np.zeros((0, *np.shape(value)[1:])) for name, value in flat.items()}

@@ -45,7 +45,7 @@ WRONG = [
     ({"psnr": "30"}, TypeError, "psnr must be a number, got '30'"),
     ({"scalars": 8}, ValueError,
      "scalars must be at least 9, which a single kernel of 2 dimensions and 1 channels takes, got"),
-    ({"bytes": 96}, ValueError, "bytes must be at least 97, which a single kernel"),
+    ({"bytes": 95}, ValueError, "bytes must be at least 96, which a single kernel"),
     ({"bytes": 999, "bits": 3.9}, ValueError, "bits must be 4 to 24, got 3.9"),
     ({"bytes": 999, "bits": 25}, ValueError, "bits must be 4 to 24, got 25"),
     ({"bytes": 999, "bits": "9"}, TypeError, "bits must be a number, got '9'"),

@@ -46,7 +46,9 @@ def test_what_is_not_rounded_yet_makes_up_for_what_is(experts):
     image = picture((40, 50))[..., 0]
     smoe = Smoe(image).fit(kernels=100, experts=experts, iterations=600)
     whole = smoe.history[-1].psnr
-    bits = allocate_bits(smoe.params, 8, outliers=quantization.OUTLIERS)
+    how = quantization._how_to_allocate(smoe.engine, packed.kinds_of(smoe.params.arrays()))
+    bits = allocate_bits(smoe.params, 8, *how)
+    assert how[-1]["slopes" if experts == "affine" else "values"] == 1
     at_once = psnr(image, render(rounded_at_once(smoe.params, bits), smoe.shape))
     assert smoe.quantize(8).bits == bits
     lost = whole - smoe.history[-1].psnr

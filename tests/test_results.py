@@ -181,6 +181,18 @@ def test_overwriting_never_deletes_a_foreign_file(tmp_path, image):
     assert (tmp_path / "params/params_000400.npz").is_dir()
 
 
+@pytest.mark.parametrize("sub", ["params", "reconstructions", "checkpoints"])
+def test_results_are_not_written_through_a_link(tmp_path, image, sub):
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "params_000100.npz").write_text("another run's")
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / sub).symlink_to(other)
+    with pytest.raises(NotADirectoryError, match=f"{sub}': it is a link; remove it"):
+        train(ResultsFolder(tmp_path / "results", overwrite=True), image)
+    assert (other / "params_000100.npz").read_text() == "another run's"
+
+
 def test_overwriting_leaves_nothing_of_the_earlier_run(tmp_path, image):
     train(ResultsFolder(tmp_path), image, 8)
     smoe = train(ResultsFolder(tmp_path, overwrite=True), image, 2)

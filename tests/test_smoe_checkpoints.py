@@ -145,6 +145,24 @@ def test_a_checkpoint_of_a_failed_training_goes_on_alike(image, tmp_path):
     assert_same_training(again.train(10), smoe.train(10))
 
 
+def test_a_checkpoint_of_a_training_that_diverged_after_kernels_left_goes_on(image, tmp_path):
+    smoe = Smoe(image, 6)
+    advance = smoe.engine.advance
+
+    def diverging(*arguments):
+        done = advance(*arguments)
+        return done if done.params.num_kernels == 30 else done._replace(failure="it is enough")
+
+    smoe.engine.advance = diverging
+    with pytest.warns(RuntimeWarning, match="it is enough"):
+        smoe.train(300, val_iter=300, **SPARSE)
+    assert smoe.params.num_kernels == 30  # the best are those of the beginning
+    smoe.save_checkpoint(tmp_path / "c.npz")
+    again = Smoe.from_checkpoint(tmp_path / "c.npz", image)
+    smoe.engine.advance = advance
+    assert_same_training(again.train(10), smoe.train(10))
+
+
 def test_a_folder_that_is_not_there_is_said_at_once(image, tmp_path):
     smoe = Smoe(image, 3)
     with pytest.raises(FileNotFoundError, match="folder does not exist"):
