@@ -1,4 +1,4 @@
-// Bounds of log-gates over boxes, for kernels that may move: tiling.py in C++, in double.
+// Bounds of log-gates over boxes, for kernels that may move: tiling.py in C++, upper bounds in float.
 #pragma once
 #include "gate.cuh"
 
@@ -23,7 +23,9 @@ FUNCTION double smaller(double a, double b) { return a < b ? a : b; }
 #define OF_PRECISION (OF_A + LOWER)
 #define OF_INVERSE (OF_PRECISION + LOWER)
 #define OF_ALLOWANCE (OF_INVERSE + NDIM)
-#define SHARPEST 1e5   // entry of A; a kernel that is sharper counts as wider, and reaches more
+// entry of A; a kernel that is sharper counts as wider, and reaches more: its precision times the
+// square of a picture's size stays far from the end of float
+#define SHARPEST 1e5
 #define NUMBER_OF(candidates, what, j) (float)candidates[(what) * COLUMN + (j)]
 
 FUNCTION float larger_float(float a, float b) { return a > b ? a : b; }
@@ -110,13 +112,15 @@ FUNCTION void log_gates_in_parts(Candidates &candidates, int j, const float *mid
 // tight. What is no number may reach anything.
 //
 // Rounding, with ε = 2^−24: the z_k and what half a box adds are wrong by less than 10 ε S, S the
-// sum of all |A_ik| (|x − μ|_i + half_i), and all else by factors within 1 ± 10 ε; FINE is 16 ε.
+// sum of all |A_ik| (|x|_i + |x − μ|_i + half_i), x and μ from the parent's middle, to which both
+// were rounded; and all else by factors within 1 ± 10 ε; FINE is 16 ε.
 template <class Candidates>
 FUNCTION bool may_reach(Candidates &candidates, int j, const float *middle, const float *half,
                         float least) {
-    float seen[NDIM], point[NDIM], norm = 0, reach = 0, w[NDIM], size = 0;
+    float seen[NDIM], point[NDIM], extent[NDIM], norm = 0, reach = 0, w[NDIM], size = 0;
     UNROLL for (int i = 0; i < NDIM; i++) {
         seen[i] = middle[i] - NUMBER_OF(candidates, 1 + i, j);
+        extent[i] = fabsf(middle[i]) + fabsf(seen[i]) + half[i];
         point[i] = smaller_float(larger_float(seen[i] - half[i], 0), seen[i] + half[i]);
     }
     UNROLL for (int i = 0; i < NDIM && NDIM > 1; i++) {
@@ -135,7 +139,7 @@ FUNCTION bool may_reach(Candidates &candidates, int j, const float *middle, cons
             const float a = NUMBER_OF(candidates, OF_A + TRIANGLE(i, k), j);
             w[k] += a * point[i];
             z += a * seen[i];
-            size += fabsf(a) * (fabsf(seen[i]) + half[i]);
+            size += fabsf(a) * extent[i];
         }
         norm += w[k] * w[k];
         reach += w[k] * z;

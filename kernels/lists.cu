@@ -137,8 +137,9 @@ FUNCTION int number_of_box(const int *grid, int level, const int *corner) {  // 
 FUNCTION void extent_of_box(const int *grid, int level, const int *corner, double *middle,
                             double *half) {
     UNROLL for (int d = 0; d < NDIM; d++) {
-        const double low = (double)corner[d] * (SIDE << level) + 0.5;
-        const double high = smaller((corner[d] + 1.0) * (SIDE << level), grid[d]) - 0.5;
+        const double side = (double)SIDE * (1 << level);
+        const double low = corner[d] * side + 0.5;
+        const double high = smaller((corner[d] + 1.0) * side, grid[d]) - 0.5;
         middle[d] = 0.5 * (low + high);
         half[d] = 0.5 * (high - low);
     }
@@ -289,8 +290,9 @@ KERNEL(bound, LIST_THREADS, const int *control, const double *settings, const in
                 of_part[d] = middle[d] + (part >> (NDIM - 1 - d) & 1 ? off[d] : -off[d]);
             const double *winner = anchors + (long long)best_of[e] * ANCHOR;
             lower[e] = lower_bound(winner, middle, half);
-            lower_in_part[e] =
+            const double in_part =
                 parts > 1 ? lower_bound(winner, of_part, half_of_part) : (double)lower[e];
+            lower_in_part[e] = in_part == in_part ? in_part : NOTHING;
         }
         BARRIER;
     }
@@ -350,7 +352,8 @@ FUNCTION void keep_entries(const int *list, const unsigned char *kept, int first
     for (; first + 16 <= last; first += 16) {
         const __m128i bytes = _mm_loadu_si128((const __m128i *)(kept + first));
         const __mmask16 chosen = _mm_test_epi8_mask(bytes, bytes);
-        const __m512i entries = _mm512_maskz_compress_epi32(chosen, _mm512_loadu_si512(list + first));
+        const __m512i all = _mm512_loadu_si512(list + first);
+        const __m512i entries = _mm512_maskz_compress_epi32(chosen, all);
         const int count = __builtin_popcount(chosen);
         _mm512_mask_storeu_epi32(to, (__mmask16)((1u << count) - 1), entries);
         to += count;

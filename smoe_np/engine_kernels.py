@@ -38,8 +38,8 @@ from .steps import NO_KERNEL, NOT_FINITE, OwnFrame, Progressed, explosion
 from .tiling import TAU, Grid
 from .turned_adam import TurnedAdam
 
-# Seconds between trainings, as models and moments go to and fro, for which trainings need not be
-# longer; and how much longer they may be at most.
+# A training lasts ``STEADY`` seconds where models and moments go to and fro in fewer than these,
+# else longer in proportion, but at most so many times.
 ASIDE, MOST_PATIENCE = 0.01, 20.0
 MOST_ALLOWED = np.array([0.5, 10.0, 10.0])  # see restore: a forged allowance could exhaust memory
 
@@ -200,8 +200,8 @@ class KernelEngine(KernelBuffers):
         -------
         Progressed
         """
-        began = time.perf_counter()
         self._prepare(params)
+        began = time.perf_counter()
         self._set_training(settings, lowest_loss, adam)
         if adam.m is not self._moments_given:
             self._take_moments(adam)

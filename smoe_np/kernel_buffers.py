@@ -91,7 +91,7 @@ class KernelBuffers:
         self.moved, self.rates = zeros((K, 3), np.float64), zeros((K, 3), np.float64)
         self.wins, self.pairs_of_kernel = zeros(K, np.int32), zeros(K, np.int32)
         self.first_of_kernel = zeros(K + 1, np.int32)
-        self.counters = zeros((self.launch.counters, K), np.int32)
+        self.counters = zeros((self.launch.counter_rows, K), np.int32)
         self.pace_sums = zeros(5 * self._blocks(LIST_THREADS), np.float64)
         self.all_kernels = self.launch.array(np.arange(K, dtype=np.int32))
         self.all_start = self.launch.array(np.array([0, K], np.int32))
@@ -111,11 +111,13 @@ class KernelBuffers:
         if max(pairs, between) > MOST_ENTRIES:
             raise MemoryError(f"{max(pairs, between):g} pairs of tiles and kernels; at most "
                               f"{MOST_ENTRIES:g} can be listed")
-        self.capacity, self.between = int(pairs), int(between)
-        self.list, self.pairs = (
-            zeros(self.capacity + spare, np.int32) for spare in (0, WORDS.AHEAD))
-        self.lists_between = zeros((2, self.between), np.int32)
-        self.kept = zeros((1 << D) * max(self.between, self.num_slots), np.uint8)
+        pairs, between = int(pairs), int(between)
+        of_tiles, of_kernels = (zeros(pairs + spare, np.int32) for spare in (0, WORDS.AHEAD))
+        of_boxes = zeros((2, between), np.int32)
+        kept = zeros((1 << D) * max(between, self.num_slots), np.uint8)
+        # all at once: kernels are told of sizes that no buffer has, if memory ends in the middle
+        self.capacity, self.between = pairs, between
+        self.list, self.pairs, self.lists_between, self.kept = of_tiles, of_kernels, of_boxes, kept
         self._record()
 
     def _record(self):
@@ -241,6 +243,7 @@ class KernelBuffers:
 
     def _build_lists(self, sequence):
         self.control[WORDS.STALE] = 1
+        self.counters[...] = 0  # where a build was interrupted they are not
         while True:
             self.launch.run(sequence)
             if int(self.launch.host(self.control)[WORDS.HALT]) != WORDS.TOO_SHORT:

@@ -50,8 +50,8 @@ class CudaLauncher:
     ----------
     graphs : bool
         Whether rounds of training are captured in CUDA graphs; results do not depend on it.
-    counters : int
-        Rows of counters of pairs: one, for all blocks.
+    counter_rows : int
+        Of counters of pairs: one, for all blocks.
     lifetime : float
         Steps that lists have lasted of late.
 
@@ -72,7 +72,7 @@ class CudaLauncher:
         self.device = cupy.cuda.Device()
         self.functions = load_kernels(D, C, self.dtype.name)
         self.stream = cupy.cuda.Stream(non_blocking=True)
-        self.graphs, self.counters = True, 1
+        self.graphs, self.counter_rows = True, 1
         self.lifetime = 4.0  # for a start
         self._step_seconds = None  # not known yet
 

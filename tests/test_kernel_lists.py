@@ -71,10 +71,60 @@ def test_kernels_beyond_the_numbers_of_float_are_listed_where_they_are(sharpness
         assert len(tiles_of_kernel) < 10  # and nowhere else
 
 
-def test_the_lists_of_kernels_and_of_tiles_tell_of_the_same_pairs():
-    params = random_model(1, 300, sigma=0.05)
-    engine = NativeEngine(SHAPES[2], picture(SHAPES[2]))
+@pytest.mark.parametrize("shape", [(4097, 8), (8, 4097)])
+@pytest.mark.parametrize("off", [1.25e-4, 1.5e-4])
+def test_a_sharp_kernel_in_a_last_tile_of_one_pixel_is_listed(shape, off):
+    across = shape.index(4097)
+    params = random_model(0, 2, dtype=np.float64)
+    params.pis[:] = 1.0, 1e-60
+    params.musX[0] = 3.5 / 4097
+    params.musX[0, across] = (4097 - 0.5 + off) / 4097
+    params.A[0] = 1.2e5 * 4097 * np.eye(2)
+    params.A[1] = np.eye(2)
+    engine = NativeEngine(shape)
     engine.render(params)
+    assert 0 in engine.list[engine.start[-2] : engine.start[-1]]
+
+
+@pytest.mark.parametrize("Engine", [NativeEngine, EmulatedEngine])
+def test_a_build_that_was_left_halfway_does_no_harm(Engine):
+    params = random_model(1, 100, sigma=0.05)
+    engine = Engine(SHAPES[2], picture(SHAPES[2]))
+    loss, gradients = engine.loss_and_gradients(params)
+    engine.counters[...] = 1  # as between two launches
+    engine.control[WORDS.STALE] = 1
+    again, others = engine.loss_and_gradients(params)
+    assert again == loss
+    for name, array in gradients.arrays().items():
+        np.testing.assert_array_equal(getattr(others, name), array)
+
+
+def test_without_memory_for_longer_lists_the_shorter_ones_stay(monkeypatch):
+    few, many = (random_model(0, 300, sigma=sigma, dtype=np.float32) for sigma in (0.01, 10.0))
+    engine = NativeEngine((200, 200), picture((200, 200)))
+    engine.render(few)
+    capacity = engine.capacity
+    zeros = engine.launch.zeros
+
+    def no_room(shape, dtype):
+        if shape == (2, engine.between) or np.ndim(shape) == 0:
+            return zeros(shape, dtype)
+        raise MemoryError
+
+    monkeypatch.setattr(engine.launch, "zeros", no_room)
+    with pytest.raises(MemoryError):
+        engine._make_lists(2 * capacity, 2 * engine.between)
+    assert engine.capacity == capacity == len(engine.list)
+    assert engine.between == engine.lists_between.shape[1]
+
+
+@pytest.mark.parametrize("Engine", [NativeEngine, EmulatedEngine])
+def test_the_lists_of_kernels_and_of_tiles_tell_of_the_same_pairs(Engine):
+    params = random_model(1, 300, sigma=0.05)
+    engine = Engine(SHAPES[2], picture(SHAPES[2]))
+    engine.render(params)
+    assert len(engine.counters) == (1 if Engine is EmulatedEngine else engine.launch.counter_rows)
+    assert not engine.counters.any()
     pairs = int(engine.start[-1])
     assert pairs > 300
     for kernel, (first, last) in enumerate(itertools.pairwise(engine.first_of_kernel)):
