@@ -77,7 +77,7 @@ GO_ON = FIT + "-c stopped.checkpoint.npz "
     (FIT + "--psnr 0", "psnr must be above 0"),
     (FIT + "--psnr nan", "psnr must be above 0"),
     (FIT + "--scalars 8", "scalars must be at least 9, which a single kernel of 2 dimensions"),
-    (FIT + "--bytes 80 --experts constant", "bytes must be at least 84"),
+    (FIT + "--bytes 80 --experts constant", "bytes must be at least 83"),
     (FIT + "--kernels 3 -n 0", "iterations must be at least 1"),
     (FIT + "--kernels 3 --seconds 0", "seconds must be above 0"),
     (FIT + "--kernels 3 -n 5 --seconds 5", "--seconds: not allowed with argument -n/--iterations"),
