@@ -13,7 +13,7 @@ from PIL import Image
 
 HERE = Path(__file__).resolve().parent
 WIDTH, QUALITY = 1300, 85  # pixels, of JPEG
-EXAMPLES = ("fit_picture", "zoom", "sparsify", "denoise")
+EXAMPLES = ("fit_picture", "few_bytes", "zoom", "sparsify", "denoise")
 
 if __name__ == "__main__":
     is_trial = os.environ.get("SMOE_EXAMPLE_SIZE") == "small"  # which replaces nothing
