@@ -108,7 +108,7 @@ class Writer:
 
     def data(self):
         """All that was taken in."""
-        state, words = np.full(self.lanes, _FULL), []
+        state, words = np.full(self.lanes, _FULL, np.int64), []
         for before, frequencies, widths in reversed(self.taken):
             for begin in reversed(range(0, len(before), self.lanes)):
                 part = slice(begin, begin + self.lanes)
