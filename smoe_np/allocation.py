@@ -11,10 +11,8 @@ from .packed import (
     FEWEST_BITS,
     MOST_BITS,
     arrays_of,
-    bits_of,
     kinds_of,
     packed_bytes,
-    rounded,
 )
 from .params import SmoeParams
 
@@ -25,7 +23,7 @@ def allocate_bits(params, average, shape=None, backend="auto", outliers=0.0, rem
     """Bits for each kind of numbers of a model, so many in the mean, for the least error.
 
     Rounding to b bits adds an error to the picture whose mean square is V 4⁻ᵇ. V is measured for
-    each kind by drawing the model with that kind rounded; then bit after bit goes where it takes
+    each kind by drawing the model with errors in that kind; then bit after bit goes where it takes
     away most of the error for the numbers that get it.
 
     Parameters
@@ -124,16 +122,17 @@ def _errors_of(params, shape, backend, outliers, remaining):
     counts = {kind: numbers.shape[1] for kind, numbers in found.items()}
     if params.num_kernels == 0:
         return dict.fromkeys(found, 0.0), counts
-    D, C = params.num_dims, params.num_channels
-    finest = bits_of(found, MOST_BITS)
+    D, C, generator = params.num_dims, params.num_channels, np.random.default_rng(0)
 
-    def drawn(bits):
-        return render(SmoeParams(**arrays_of(rounded(found, bits), D, C)), shape, backend)
+    def drawn(numbers):
+        return render(SmoeParams(**arrays_of(numbers, D, C)), shape, backend)
 
-    exact, errors = drawn(finest), {}
-    for kind in found:
-        coarse = drawn({**finest, kind: PROBE_BITS})
-        square = np.sort(np.square(coarse.astype(float) - exact), axis=None)
+    exact, errors = drawn(found), {}
+    for kind, numbers in found.items():
+        # errors as of rounding; rounding itself may change nothing, if these were rounded before
+        step = np.ptp(numbers) / ((1 << PROBE_BITS) - 1)
+        wrong = numbers + step * generator.uniform(-0.5, 0.5, numbers.shape)
+        square = np.sort(np.square(drawn({**found, kind: wrong}).astype(float) - exact), axis=None)
         counted = square[: math.ceil((1 - outliers) * square.size)]
         errors[kind] = float(counted.sum()) * 4.0**PROBE_BITS * (remaining or {}).get(kind, 1.0)
     return errors, counts

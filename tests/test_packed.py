@@ -303,3 +303,11 @@ def test_without_the_size_of_a_picture_one_must_be_given():
     with pytest.raises(ValueError, match="does not hold the size of its picture; give shape"):
         allocate_bits(params, 9)
     assert allocate_bits(params, 9, (20, 30)) == allocate_bits(model(), 9)
+
+
+def test_a_model_that_was_rounded_before_gets_bits_for_all_its_kinds(tmp_path):
+    params = model(80, sigma=0.05)
+    for bits in (4, 6, 12):  # 2ᵇ − 1 of these divide one another
+        again = written(params, tmp_path / "model.smoe", bits)
+        shared, usual = (allocate_bits(one, 10, backend="numpy") for one in (again, params))
+        assert max(abs(shared[kind] - usual[kind]) for kind in usual) <= 2, bits
