@@ -86,6 +86,13 @@ def test_a_picture_that_a_file_says_is_vast_is_not_drawn_unasked(here, fails):
             "render", "vast.smoe", "-o", "y.tif", "--scale", wrong)
 
 
+def test_denoise_tells_the_size_of_a_volume(here, capsys):
+    volume = np.random.default_rng(0).random((6, 7, 11)).astype(np.float32)
+    smoe_np.write_image("volume.tif", volume)
+    assert smoe("denoise", "volume.tif", "-o", "clean.tif", "--sigma", 10, "--fits", 1) == 0
+    assert "clean.tif: 6×7×11 pixels" in capsys.readouterr().out
+
+
 def test_a_part_may_begin_before_the_picture_in_any_notation(after_a_run):
     assert smoe("render", "r/params_last.npz", "-o", "n.tif", "--crop", "-1e1", "0", "5", "5") == 0
 

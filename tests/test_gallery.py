@@ -152,6 +152,15 @@ def test_plot_knows_how_the_picture_was_read(here):
         assert settings_of(f"r{axis}")["channels"] == channels
 
 
+def test_results_that_say_that_their_picture_is_vast_are_not_drawn(here, fails):
+    assert smoe(*TRAIN, "-q", "--no-plots") == 0
+    params = smoe_np.load_params("r/params_best.npz")
+    params.image_shape = (200_000, 200_000)
+    params.save("r/params_best.npz")
+    os.rename("grey.tif", "moved.tif")
+    assert "says that its picture has 200000×200000 pixels" in fails("plot", "r")
+
+
 def test_plot_does_without_the_picture_where_that_is_gone(here):
     assert smoe(*TRAIN, "-q") == 0
     os.rename("grey.tif", "moved.tif")
