@@ -23,7 +23,8 @@
 #define DEAD -1e30                     // log weight of a kernel that is not there
 #define LOG2E 1.4426950408889634
 #define SMALLEST_WEIGHT 1e-30          // that a step in a kernel's own frame leaves
-#define LARGEST_WEIGHT 1e8             // ... for beyond 1e9 a model is refused
+#define LARGEST 1e9                    // of a parameter: beyond it a model is refused
+#define LARGEST_WEIGHT 1e8
 #define LEAST_DIVISOR 1e-15            // of a gradient by log π, to have that by π
 
 // Entry (i, j) of a lower triangle, i ≥ j; and where φ has u_i u_j, i ≤ j.

@@ -178,7 +178,7 @@ FUNCTION void take_step(int *control, const double *settings, double rate, int l
         change_numbers(settings, rate, rates, gradient, m, v, change);
     move_kernel(settings, change, row, m);
     bool finite = true;
-    UNROLL for (int w = 0; w < WIDTH; w++) finite = finite && row[w] - row[w] == 0;
+    UNROLL for (int w = 0; w < WIDTH; w++) finite = finite && fabs((double)row[w]) <= LARGEST;
     double exact[WIDTH];
     UNROLL for (int w = 0; w < WIDTH; w++) exact[w] = row[w];
     derive(exact, longest, record);

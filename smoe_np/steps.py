@@ -7,12 +7,12 @@ import numpy as np
 
 from .backend import array_module
 from .frame import LEAST_DIVISOR, retract, whitened
-from .params import NAMES
+from .params import LARGEST, NAMES
 from .regularize import add_penalty_gradients, clip_gradients, penalty, tie_radial
 
 EXPLOSION = 10.0  # times the lowest loss of this call of train ...
 LEAST_EXPLOSION = 1e-3  # ... or of this, so that a perfect fit may get worse
-NOT_FINITE = "a parameter is no longer finite"
+NOT_FINITE = f"a parameter is beyond {LARGEST:g}, or no longer finite"
 NO_KERNEL = "the last kernel's weight fell to 0"
 
 
@@ -103,8 +103,7 @@ def take_step(engine, params, adam, settings, lowest_loss):
         stepped = adam.step(params, gradients, settings.rates, settings.adam_eps)
     else:
         stepped = _step_in_own_frame(engine, params, gradients, adam, settings)
-    xp = array_module(stepped.pis)
-    if not all(bool(xp.isfinite(getattr(stepped, name)).all()) for name in NAMES):
+    if not all(bool((abs(getattr(stepped, name)) <= LARGEST).all()) for name in NAMES):
         return Progressed(params, 0, lowest_loss, NOT_FINITE)
     staying = stepped.pis > 0
     if not staying.any():
