@@ -88,6 +88,7 @@ class BitsByBytes:
         errors, counts = _errors_of(params, shape, backend, outliers, remaining)
         self.arrays = params.map(to_numpy).arrays()
         self.choices = [dict.fromkeys(counts, FEWEST_BITS)]  # from the fewest bits to the most
+        self.least = packed_bytes(self.arrays, self.choices[0])
         while (kind := _most_useful(self.choices[-1], errors, counts)) is not None:
             self.choices.append({**self.choices[-1], kind: self.choices[-1][kind] + 1})
 
@@ -102,8 +103,7 @@ class BitsByBytes:
         fitting = bisect.bisect_right(
             self.choices, most, key=lambda bits: packed_bytes(self.arrays, bits))
         if not fitting:
-            raise ValueError(f"bytes must be at least "
-                             f"{packed_bytes(self.arrays, self.choices[0])} for these "
+            raise ValueError(f"bytes must be at least {self.least} for these "
                              f"{len(self.arrays['pis'])} kernels, with {FEWEST_BITS} bits a "
                              f"number, got {most}")
         return self.choices[fitting - 1]

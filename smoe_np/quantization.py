@@ -83,14 +83,17 @@ def _how_to_allocate(engine, kinds):
 def _within(engine, params, allocation, most_bytes, iterations, fixed):
     """What ``quantized`` gives, in a file of so many bytes at most."""
     allowed, bits = most_bytes, allocation.within(most_bytes)
+    first = bits
     for _ in range(TRIES):
         result = _compensated(engine, params, bits, iterations, fixed)
         beyond = packed_bytes(result.map(to_numpy).arrays(), bits) - most_bytes
         if beyond <= 0:
             return result, bits
         allowed -= beyond + SPARE
+        if allowed < allocation.least:
+            break
         bits = allocation.within(allowed)
-    return _compensated(engine, params, bits, 0, fixed), bits
+    return _compensated(engine, params, first, 0, fixed), first  # of which the size was known
 
 
 def _compensated(engine, params, bits, iterations, fixed):
