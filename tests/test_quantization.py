@@ -86,7 +86,6 @@ def test_the_fewest_bytes_that_hold_a_model_are_enough(tmp_path, monkeypatch):
     least = packed.packed_bytes(smoe.params.arrays(), packed.FEWEST_BITS)
     monkeypatch.setattr(quantization, "packed_bytes", lambda *_: least + 1)  # as if training added
     smoe.quantize(bytes=least)
-    assert set(smoe.bits.values()) == {packed.FEWEST_BITS}
     smoe.params.save(tmp_path / "model.smoe", bits=smoe.bits)
     assert (tmp_path / "model.smoe").stat().st_size <= least
 
