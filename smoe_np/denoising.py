@@ -8,9 +8,9 @@ import numpy as np
 from .backend import array_module
 from .engine import check_image, check_number, check_whole
 from .fit import Recipe
+from .metrics import PEAK
 from .smoe import Smoe
 
-PEAK = 255.0  # the scale of sigma
 # What follows was measured on crops of four pictures; examples/denoise.md says how.
 FITS, ITERATIONS = 9, 40
 STRENGTHS = 0.4, 1.0, 2.5  # of the bandwidth, from model to model

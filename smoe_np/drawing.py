@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .colours import MAGMA, VIRIDIS, in_colours, scaled
-from .metrics import psnr, ssim
+from .metrics import PEAK, psnr, ssim
 from .numerals import counted, decibels, labels, limits_of, number, round_factors, round_numbers
-from .scene import PEAK, check_dimensions, colours_of, faded, flat, highest_error
+from .scene import check_dimensions, colours_of, faded, flat, highest_error
 
 QUALITIES = {"psnr": "PSNR (dB)", "mse": "MSE (0–255 scale)"}
 LEAST_WEIGHT = 1e-40  # of the largest: what is less is counted with that

@@ -6,6 +6,8 @@ import numpy as np
 
 from .images import as_float, split_channels
 
+PEAK = 255.0  # the scale on which errors and noise are told, as tf-smoe does
+
 # Wang, Bovik, Sheikh and Simoncelli, "Image quality assessment: from error visibility to structural
 # similarity", IEEE Transactions on Image Processing 13(4), 2004: the constants of section III.
 _SIGMA = 1.5  # of the Gaussian window, in pixels

@@ -7,11 +7,10 @@ import numpy as np
 from .backend import to_numpy
 from .colours import VIRIDIS, scaled, to_bytes
 from .engine import check_image, check_params, gating, render
-from .metrics import psnr
+from .metrics import PEAK, psnr
 from .numerals import counted, decibels
 
 MOST_PIXELS = 1024  # of a picture in a figure, along an axis
-PEAK = 255.0  # the scale of errors
 
 
 class Scene:

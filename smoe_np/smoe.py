@@ -3,33 +3,27 @@
 import hashlib
 import math
 import time
-import warnings
 
 import numpy as np
 
 from .adam import Adam
 from .backend import array_module
 from .engine import check_dtype, check_image, check_whole, engine_class
-from .fit import BITS, LEAST_ITERATIONS, Plan, fit_settings, kernels_for
-from .initialize import constant_model, initial_params, ready_to_train
-from .interrupts import Interrupts
+from .fit import BITS, fit_settings, kernels_for
+from .initialize import initial_params, ready_to_train
 from .params import SmoeParams
 from .quantization import ITERATIONS as QUANTIZING
 from .quantization import quantized
-from .records import Record
 from .regularize import penalty
-from .resumable import Resumable
-from .search import Try, best_fit, next_try
+from .search import Try, next_try
 from .sparsify import ITERATIONS, Sparsification, dense_start, sparsify_settings
-from .steps import explodes, explosion
-from .training import train_settings, train_steps
+from .training import train_settings
+from .training_loop import TrainingLoop
 
-PEAK = 255.0  # the scale on which mse and psnr are reported, as tf-smoe does
-MANY_DECADES = 6  # that weights of a training from a grid do not span before long
 COPIES = 8  # of the parameters: now, the best, the next, two moments, gradients in float64, scratch
 
 
-class Smoe(Resumable):
+class Smoe(TrainingLoop):
     """A Steered Mixture-of-Experts of an image, and its training.
 
     Parameters
@@ -128,7 +122,8 @@ class Smoe(Resumable):
     def params(self):
         """The model as it is now; another one may be set, and is trained from then on.
 
-        Adam's moments are kept if the new model has as many kernels, else they start at 0.
+        Adam's moments are kept if the new model has as many kernels, else they start at 0; the
+        best of models so far is this one then.
         """
         return self._given_back(self._params)
 
@@ -437,10 +432,6 @@ class Smoe(Resumable):
         """Of the last sparsification, a ``smoe_np.sparsify.Round`` for every few steps with λ_S."""
         return [] if self._plan is None else list(self._plan.rounds)
 
-    def _refuse_while_training(self):
-        if self._training:
-            raise RuntimeError("this Smoe is training already; end that first, or make another")
-
     def _check_trains_all(self, what):
         """Raise unless kernels may be steered and weights trained."""
         if self.options["radial"]:
@@ -449,95 +440,6 @@ class Smoe(Resumable):
         if not self.options["train_pis"]:
             raise ValueError(f"train_pis is False, but {what} trains weights; make the Smoe with "
                              f"train_pis=True, or train it")
-
-    def _begin_fit(self, wanted, settings):
-        """Be at the start of a fit of so many kernels and iterations; if that fails, as before."""
-        until = wanted.iterations or LEAST_ITERATIONS
-        plan, target = Plan(settings, self.shape, wanted.kernels, until), self.engine.picture()
-        params = plan.start(target)
-        # what nothing that is called best may be worse than
-        best, mse = constant_model(target)
-        best_loss = mse + penalty(best, 0.0, plan.recipe.bandwidth_reg, 1)
-        adam = plan.new_adam(params)
-        self.engine.forget()
-        self.until, self._plan, self.adam = until, plan, adam
-        self.iteration, self.history, self._seconds = 0, [], 0.0
-        self._params, self._best_params, self._best_loss = params, best, best_loss
-        self.initial_kernels = params.num_kernels
-
-    def _begin_again(self, wanted):
-        """Be where a sparsification makes the dense model sparse, with another aim."""
-        self._plan.aim(wanted.kernels, wanted.iterations)
-        self.iteration, self.until = self._plan.trained, self._plan.until
-        self.history = [one for one in self.history if one.iteration <= self.iteration]
-        self._params = self._best_params = self._dense
-
-    def _turn(self):
-        """Begin the phase of a sparsification that is due; whether one was."""
-        plan = self._plan
-        if not isinstance(plan, Sparsification) or not plan.is_due(self.iteration):
-            return False
-        while plan.is_due(self.iteration):
-            if plan.wanted is not None and self._dense is None:
-                self._dense = self._params
-            self._params = plan.turn(self.engine, self._params, self.adam, self.initial_kernels)
-            self.adam = plan.new_adam(self._params)
-        self.until, self._best_loss = plan.until, math.inf
-        if self.history and self.history[-1].iteration == self.iteration:
-            self.history.pop()  # it was of the model before
-        return True
-
-    def _next_try(self):
-        """After the end: begin another fit, if a PSNR is wanted; whether there is one."""
-        plan = self._plan
-        if plan is None or plan.wanted is None or self.stopped is not None:
-            return False
-        if plan.next_try(self.tried) is None:  # resumed after its end
-            return False
-        self.tried.append(Try(plan.kernels, plan.iterations, self.history[-1].psnr))
-        if plan.iterations == plan.full:
-            fits = [self._found, (self._params, self.history, list(plan.rounds))]
-            self._found = best_fit([fit for fit in fits if fit], plan.wanted)
-        following = plan.next_try(self.tried)
-        if following is not None:
-            if self._dense is None:
-                self._begin_fit(following, self.settings)
-            else:
-                self._begin_again(following)
-            return True
-        self._params, self.history, plan.rounds = self._found
-        self._best_params, self._best_loss = self._params, self.history[-1].loss
-        self.adam = self.adam.anew(self._params)
-        self.engine.forget()
-        if self.history[-1].psnr < plan.wanted:
-            warnings.warn(f"psnr {plan.wanted:g} is out of reach: {self._params.num_kernels} "
-                          f"kernels reach {self.history[-1].psnr:.2f} dB in {self.until} "
-                          f"iterations", RuntimeWarning, stacklevel=5)
-        return False
-
-    def _advance(self, steps, at_most):
-        """Take some steps, as the plan has it if there is one."""
-        if self._plan is None:
-            return self.engine.advance(self._params, self.adam, steps, self._lowest_loss, at_most)
-        exact = self.engine.tau, self.engine.list_life
-        self.engine.tau = min(self._plan.recipe.tau, self.engine.tau)
-        self.engine.list_life = self._plan.recipe.list_life
-        try:
-            self._params = self._plan.prepared(self.engine, self._params, self.adam,
-                                               self.iteration, self.until)
-            return self._plan.advance(self.engine, self._params, self.adam, steps,
-                                      self._lowest_loss, at_most, self.iteration, self.until)
-        finally:
-            self.engine.tau, self.engine.list_life = exact
-
-    def _reckon(self, now):
-        """Where there is a budget of seconds: the iterations that it allows."""
-        seconds = self.settings.get("seconds")
-        if seconds is None or self.iteration == 0:
-            return
-        each = now / self.iteration
-        left = max(0, seconds - now)
-        self.until = max(LEAST_ITERATIONS, self.iteration + int(left / each))
 
     def resume(self, callbacks=(), checkpoint=None, progress=None):
         """Finish the call of ``train``, ``fit`` or ``sparsify`` that was interrupted, as set.
@@ -550,109 +452,6 @@ class Smoe(Resumable):
         if self.settings is None:
             raise ValueError("there is no training to resume; call train(...) first")
         return self._train(tuple(callbacks), checkpoint, progress)
-
-    def _train(self, callbacks, checkpoint, progress):
-        self._refuse_while_training()
-        self._training = True
-        try:
-            return self._loop(callbacks, checkpoint, progress)
-        finally:
-            self._training = False
-
-    def _loop(self, callbacks, checkpoint, progress):
-        settings, started = self.settings, time.perf_counter()
-        self.stopped = None
-        with Interrupts() as interrupts:
-            while self.stopped is None:
-                if self._plan is not None:
-                    self._reckon(self._seconds + time.perf_counter() - started)
-                    self._lowest_loss = math.inf  # events may raise it
-                turned = self._turn()
-                steps = self._step_settings()
-                at_end = self.iteration >= self.until
-                to_validation = -self.iteration % settings["val_iter"]
-                if at_end or turned or to_validation == 0:
-                    mse = self._mse()
-                    loss = mse + penalty(self._params, *steps[2:5])
-                    self._lowest_loss = min(self._lowest_loss, loss)
-                    if explodes(loss, self._lowest_loss, steps):
-                        self._give_up(explosion(loss, self._lowest_loss))
-                        break
-                    if at_end and self._plan is not None and self._best_loss < loss:
-                        self._params, loss = self._best_params, self._best_loss
-                        self.adam = self.adam.anew(self._params)
-                        self.engine.forget()
-                        mse = loss - penalty(self._params, *steps[2:5])
-                    self._seconds += time.perf_counter() - started
-                    self._validate(mse, loss, callbacks, checkpoint)
-                    started = time.perf_counter()
-                if at_end:
-                    if self._next_try():
-                        continue
-                    break
-                if interrupts.received is not None:
-                    self.stopped = "interrupted"
-                    break
-                at_most = min(to_validation or settings["val_iter"], self.until - self.iteration)
-                done = self._advance(steps, at_most)
-                self._params, self._lowest_loss = done.params, done.lowest_loss
-                self.iteration += done.steps
-                if done.failure is not None:
-                    self._give_up(done.failure)
-                if progress is not None:
-                    progress(self)
-            self._seconds += time.perf_counter() - started
-            if self.stopped is not None and checkpoint is not None:
-                self.save_checkpoint(checkpoint)
-        if interrupts.received is not None:
-            interrupts.act()
-        return self
-
-    def _step_settings(self):
-        if self._plan is not None:
-            return self._plan.steps(self.until, self.initial_kernels)
-        return train_steps(self.settings, self.options, self.initial_kernels)
-
-    @np.errstate(all="ignore")  # numbers that overflow are looked for where they matter
-    def _mse(self):
-        return self.engine.loss(self._params)
-
-    def _validate(self, mse, loss, callbacks, checkpoint):
-        """Add a record, unless this iteration has one, and call the callbacks."""
-        if loss < self._best_loss:
-            self._best_loss, self._best_params = loss, self._params
-        if self.history and self.history[-1].iteration == self.iteration:
-            return
-        self.history.append(self._record(mse, loss))
-        if checkpoint is not None:
-            self.save_checkpoint(checkpoint)
-        for callback in callbacks:
-            callback(self)
-
-    def _record(self, mse, loss):
-        psnr = -10 * math.log10(mse) if mse > 0 else math.inf
-        return Record(self.iteration, loss, mse * PEAK**2, psnr, self._params.num_kernels,
-                      self._seconds)
-
-    def _give_up(self, why):
-        self.stopped = "diverged"
-        at = self.iteration
-        self._params = self._best_params
-        self.adam = self.adam.anew(self._params)
-        self.engine.forget()
-        advice = self._advice() if self._plan is None else self._plan.advice
-        warnings.warn(
-            f"training ended at iteration {at}: {why}; the model is back at its best parameters; "
-            f"{advice}", RuntimeWarning, stacklevel=5)
-
-    def _advice(self):
-        """What to do about a training that diverged."""
-        decades = math.log10(float(self._params.pis.max()) / float(self._params.pis.min()))
-        if self.options["train_pis"] and decades > MANY_DECADES:
-            return (f"its weights span {decades:.0f} decades, as fit and sparsify make them, and "
-                    f"steps of train are of one size for all; make the Smoe with train_pis=False "
-                    f"and train with a base_lr of 1e-6, or fit for longer")
-        return "train on with a lower base_lr, lr_mult or regularisation"
 
     # ---- what has come of it
 

@@ -130,7 +130,8 @@ def clock(monkeypatch):
             return self.now
 
     clock = Clock()
-    monkeypatch.setattr(smoe_np.smoe, "time", clock)
+    for module in (smoe_np.smoe, smoe_np.training_loop):
+        monkeypatch.setattr(module, "time", clock)
     return clock
 
 
