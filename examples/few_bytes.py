@@ -14,28 +14,36 @@ from PIL import Image
 import smoe_np
 
 
+def coded(picture, form, **settings):
+    """A picture coded by Pillow: bytes, dB, what is seen."""
+    data = io.BytesIO()
+    Image.fromarray(picture).save(data, form, **settings)
+    seen = np.asarray(Image.open(data)) / 255
+    return len(data.getvalue()), smoe_np.psnr(picture / 255, seen), seen
+
+
+def written(picture, params, path, bits=None):
+    """The same of a model, in a file of 16 bits a number, or of others."""
+    params.save(path, bits)
+    seen = smoe_np.render(smoe_np.load_params(path), params.image_shape).reshape(picture.shape)
+    return Path(path).stat().st_size, smoe_np.psnr(picture / 255, seen), seen
+
+
 def best(picture, form, most, choices):
     """What Pillow makes of a picture in at most so many bytes, or in the fewest that it needs."""
-    found = []
-    for settings in choices:
-        data = io.BytesIO()
-        Image.fromarray(picture).save(data, form, **settings)
-        seen = np.asarray(Image.open(data)) / 255
-        found.append((len(data.getvalue()), smoe_np.psnr(picture / 255, seen), seen))
+    found = [coded(picture, form, **settings) for settings in choices]
     fitting = [one for one in found if one[0] <= most] or [min(found, key=lambda one: one[0])]
     return max(fitting, key=lambda one: one[1])
 
 
 def as_model(picture, most):
-    """The same of a fit, read back from its file."""
+    """The same of a fit."""
     smoe = smoe_np.Smoe(picture)
     smoe.fit(bytes=most, iterations=60 if SMALL else 3000,
              experts="constant" if picture.ndim == 3 else "affine",
              callbacks=[lambda smoe: print(smoe.history[-1])])
-    smoe.quantize(bytes=most).params.save("few_bytes.smoe", bits=smoe.bits)
-    seen = smoe_np.render(smoe_np.load_params("few_bytes.smoe"), picture.shape[:2])
-    seen = seen.reshape(picture.shape)
-    return Path("few_bytes.smoe").stat().st_size, smoe_np.psnr(picture / 255, seen), seen
+    smoe.quantize(bytes=most)
+    return written(picture, smoe.params, "few_bytes.smoe", smoe.bits)
 
 
 if __name__ == "__main__":

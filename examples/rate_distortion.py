@@ -6,14 +6,13 @@ Bytes are those of files, decibels those of what is read back. Of a picture of t
 on training SMoE, known by the name of its file, figures 1 and 2 are marked, at 16 bits.
 """
 
-import io
 import sys
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+from few_bytes import coded, written
 from fit_picture import SMALL, chosen_picture
-from PIL import Image
 
 import smoe_np
 
@@ -23,21 +22,6 @@ PAPER = {  # dB by kernels; read off by eye but for Lena
     "lena": {300: 28.68, 900: 32.48, 2500: 35.75, 5000: 37.29, 13000: 39.94},
 }
 MODELS = ("fit, 9 bits", "fit, 16 bits", "train, 16 bits")
-
-
-def coded(picture, form, **settings):
-    """A picture coded by Pillow: bytes, dB, what is seen."""
-    data = io.BytesIO()
-    Image.fromarray(picture).save(data, form, **settings)
-    seen = np.asarray(Image.open(data)) / 255
-    return len(data.getvalue()), smoe_np.psnr(picture / 255, seen), seen
-
-
-def written(picture, params, bits=None):
-    """The same of a model, in a file of 16 bits a number, or of others."""
-    params.save("rate_distortion.smoe", bits)
-    seen = smoe_np.render(smoe_np.load_params("rate_distortion.smoe"), params.image_shape)
-    return Path("rate_distortion.smoe").stat().st_size, smoe_np.psnr(picture / 255, seen), seen
 
 
 if __name__ == "__main__":
@@ -53,8 +37,9 @@ if __name__ == "__main__":
     for kernels in numbers:
         fit = smoe_np.Smoe(picture).fit(kernels, iterations=steps)
         grid = smoe_np.Smoe(picture, max(1, round(kernels**0.5 * across))).train(steps)
-        found = [written(picture, fit.params), written(picture, grid.params)]
-        found.insert(0, written(picture, fit.quantize(9).params, fit.bits))
+        path = "rate_distortion.smoe"
+        found = [written(picture, fit.params, path), written(picture, grid.params, path)]
+        found.insert(0, written(picture, fit.quantize(9).params, path, fit.bits))
         for label, one in zip(MODELS, found, strict=True):
             curves[label].append(one)
             print(f"{kernels:5} kernels, {label}: {one[0]:6} bytes {one[1]:.2f} dB", flush=True)

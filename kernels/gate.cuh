@@ -24,7 +24,7 @@
 #define LOG2E 1.4426950408889634
 #define SMALLEST_WEIGHT 1e-30          // that a step in a kernel's own frame leaves
 #define LARGEST 1e9                    // of a parameter: beyond it a model is refused
-#define LARGEST_WEIGHT 1e8
+#define LARGEST_WEIGHT 1e8             // below that, whatever the step
 #define LEAST_DIVISOR 1e-15            // of a gradient by log π, to have that by π
 
 // Entry (i, j) of a lower triangle, i ≥ j; and where φ has u_i u_j, i ≤ j.

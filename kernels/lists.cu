@@ -292,7 +292,7 @@ KERNEL(bound, LIST_THREADS, const int *control, const double *settings, const in
             lower[e] = lower_bound(winner, middle, half);
             const double in_part =
                 parts > 1 ? lower_bound(winner, of_part, half_of_part) : (double)lower[e];
-            lower_in_part[e] = in_part == in_part ? in_part : NOTHING;
+            lower_in_part[e] = in_part == in_part ? in_part : NOTHING;  // no number: no bound
         }
         BARRIER;
     }

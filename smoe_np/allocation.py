@@ -7,13 +7,7 @@ import numpy as np
 
 from .backend import to_numpy
 from .engine import check_number, check_params, render
-from .packed import (
-    FEWEST_BITS,
-    MOST_BITS,
-    arrays_of,
-    kinds_of,
-    packed_bytes,
-)
+from .packed import FEWEST_BITS, MOST_BITS, arrays_of, kinds_of, packed_bytes
 from .params import SmoeParams
 
 PROBE_BITS = 12  # at which the error of a kind falls by 4 with each bit, and can still be seen

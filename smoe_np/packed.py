@@ -213,15 +213,24 @@ def _packed(arrays, image_shape, bits):
                 for kind, numbers in found.items()}
     order = order_along_curve(integers["centres"], bits["centres"])
     integers = {kind: numbers[order] for kind, numbers in integers.items()}
-    version, body = PLAIN, b"".join(plain(integers[kind], bits[kind]) for kind in found)
-    told = coded(_varied(integers, ranges), bits, D)
-    if LEAST_CODED * sum(numbers.size for numbers in found.values()) / 8 <= len(told) < len(body):
-        version, body = CODED, told
+    version, body = CODED, coded(_varied(integers, ranges), bits, D)
+    counts = {kind: numbers.shape[1] for kind, numbers in found.items()}
+    if not _least_coded_bytes(counts, K) <= len(body) < sum(_plain_bytes(counts, bits, K).values()):
+        version, body = PLAIN, b"".join(plain(integers[kind], bits[kind]) for kind in found)
     data = b"".join([
         _HEAD.pack(MAGIC, version, D, C, "slopes" in found, is_radial, K),
         struct.pack(f"<{D}I", *sizes),
         *(_RANGE.pack(bits[kind], *ranges[kind]) for kind in found), body])
     return data + _CHECKSUM.pack(zlib.crc32(data))
+
+
+def _plain_bytes(counts, bits, K):
+    """Bytes that numbers of each kind take where they are not coded."""
+    return {kind: -(-K * count * bits[kind] // 8) for kind, count in counts.items()}
+
+
+def _least_coded_bytes(counts, K):
+    return LEAST_CODED * K * sum(counts.values()) / 8
 
 
 def is_packed(path):
@@ -279,8 +288,9 @@ def _unpacked(data):
         if not (FEWEST_BITS <= bits[kind] <= MOST_BITS
                 and -MOST_STORED <= low <= high <= MOST_STORED):
             raise damaged
-    integers = (_plain_integers if version == PLAIN else _coded_integers)(
-        data[at:], counts, ranges, bits, D, K)
+    body = data[at:]
+    integers = (_plain_integers(body, counts, bits, K) if version == PLAIN
+                else _coded_integers(body, counts, ranges, bits, D, K))
     if integers is None:
         raise damaged
     found = {kind: _numbers(integers[kind], *ranges[kind], bits[kind]) for kind in counts}
@@ -288,9 +298,9 @@ def _unpacked(data):
     return arrays, {"bits": bits, "image_shape": sizes} if all(sizes) else {"bits": bits}
 
 
-def _plain_integers(body, counts, ranges, bits, D, K):
+def _plain_integers(body, counts, bits, K):
     """Whole numbers by kind from the body of a file of version 1; None if it cannot be one."""
-    lengths = {kind: -(-K * count * bits[kind] // 8) for kind, count in counts.items()}
+    lengths = _plain_bytes(counts, bits, K)
     if len(body) != sum(lengths.values()):
         return None
     integers, at = {}, 0
@@ -303,7 +313,7 @@ def _plain_integers(body, counts, ranges, bits, D, K):
 
 def _coded_integers(body, counts, ranges, bits, D, K):
     """Whole numbers by kind from the body of a file of version 2; None if it cannot be one."""
-    if 8 * len(body) < LEAST_CODED * K * sum(counts.values()):
+    if len(body) < _least_coded_bytes(counts, K):
         return None
     zeros = {kind: np.zeros((K, count), np.uint32) for kind, count in counts.items()}
     varied = _varied(zeros, ranges)

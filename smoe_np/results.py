@@ -295,7 +295,7 @@ class ModelFile:
 
     def __init__(self, path, overwrite=False, checkpoint=None, results=None, bits=None):
         self.path, self._overwrite, self._results = path_text(path), overwrite, results
-        self.bits, self.most_bytes = bits, None
+        self.bits, self.most_bytes = USUAL_BITS if bits is None else bits, None
         stem, ending = os.path.splitext(self.path)
         self.is_packed = ending == PACKED
         if ending not in (".npz", PACKED):
@@ -371,8 +371,8 @@ class ModelFile:
         """What numbers of a ``.smoe`` are rounded to, in words; of a ``.npz`` None."""
         if not self.is_packed:
             return None
-        bits = USUAL_BITS if self.bits is None else self.bits
-        return f"{bits:g} bits a number" if self.most_bytes is None else f"{self.most_bytes} bytes"
+        return (f"{self.bits:g} bits a number" if self.most_bytes is None
+                else f"{self.most_bytes} bytes")
 
     def validation(self, smoe):
         """Write what a validation leaves; a callback of ``Smoe.fit``."""
@@ -397,8 +397,8 @@ class ModelFile:
         """
         bits = None
         if self.is_packed:
-            aim = ({"bits": USUAL_BITS if self.bits is None else self.bits}
-                   if self.most_bytes is None else {"bytes": self.most_bytes})
+            aim = ({"bits": self.bits} if self.most_bytes is None
+                   else {"bytes": self.most_bytes})
             bits = smoe.quantize(**aim).bits
         if self._results is not None:
             self._results.finish(smoe)

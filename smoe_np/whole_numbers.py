@@ -65,11 +65,10 @@ def _columns(integers, bits, D):
         yield Column(integers["centres"][:, axis] & (1 << spare) - 1, even(spare))
     for kind, numbers in integers.items():
         if kind != "centres":
-            half, beyond = 1 << bits[kind] - 1, (1 << bits[kind]) - 1
             for n, column in enumerate(numbers.T):
                 before = _channel_before(kind, n, D)
                 yield Column(column.copy() if before is None
-                             else column - numbers[:, before] + half & beyond, even(bits[kind]))
+                             else _added(column, -numbers[:, before], bits[kind]), even(bits[kind]))
 
 
 def _from_columns(integers, bits, D, columns):
@@ -78,19 +77,17 @@ def _from_columns(integers, bits, D, columns):
     axis_bits = _axis_bits(bits["centres"], D)
     spare = bits["centres"] - axis_bits
     places = np.cumsum(next(columns).values)
-    for bit in range(axis_bits * D):
-        axis, rank = D - 1 - bit % D, bit // D
+    for bit, axis, rank in _in_turn(axis_bits, D):
         integers["centres"][:, axis] |= (places >> bit & 1) << spare + rank
     for axis in range(D if spare else 0):
         integers["centres"][:, axis] |= next(columns).values
     for kind, numbers in integers.items():
         if kind != "centres":
-            half, beyond = 1 << bits[kind] - 1, (1 << bits[kind]) - 1
             for n in range(numbers.shape[1]):
                 before = _channel_before(kind, n, D)
-                numbers[:, n] = next(columns).values
-                if before is not None:
-                    numbers[:, n] = numbers[:, n] + numbers[:, before] - half & beyond
+                told = next(columns).values
+                numbers[:, n] = (told if before is None
+                                 else _added(told, numbers[:, before], bits[kind]))
 
 
 def _channel_before(kind, n, D):
@@ -99,9 +96,22 @@ def _channel_before(kind, n, D):
     return None if step is None or n < step else n - step
 
 
+def _added(numbers, others, bits):
+    """The sum in so many bits, and half of their range, so that what differs little is near it.
+
+    That half is its own opposite: a difference is undone by a sum.
+    """
+    return numbers + others + (1 << bits - 1) & (1 << bits) - 1
+
+
 def _axis_bits(bits, D):
     """Bits of each axis, the first ones, that tell a place on the curve."""
     return min(bits, CURVE_BITS // D)
+
+
+def _in_turn(axis_bits, D):
+    """Of each bit of a place, from the last one on: its number, its axis, and its number there."""
+    return [(bit, D - 1 - bit % D, bit // D) for bit in range(axis_bits * D)]
 
 
 def _places(centres, bits):
@@ -109,8 +119,7 @@ def _places(centres, bits):
     D = centres.shape[1]
     axis_bits = _axis_bits(bits, D)
     places = np.zeros(len(centres), np.int64)
-    for bit in range(axis_bits * D):
-        axis, rank = D - 1 - bit % D, bit // D
+    for bit, axis, rank in _in_turn(axis_bits, D):
         places |= (centres[:, axis].astype(np.int64) >> bits - axis_bits + rank & 1) << bit
     return places
 

@@ -188,6 +188,7 @@ def test_the_kernels_have_the_same_bounds_of_weights():
     found = constants()
     assert (found["SMALLEST_WEIGHT"], found["LARGEST_WEIGHT"]) == (SMALLEST_WEIGHT, LARGEST_WEIGHT)
     assert found["LEAST_DIVISOR"] == LEAST_DIVISOR
+    assert found["LARGEST"] == LARGEST
     assert LARGEST_WEIGHT < LARGEST  # beyond which a model is refused
 
 
