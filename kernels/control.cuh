@@ -12,7 +12,7 @@
 #define BUILDS 7   // lists built so far
 #define SIGNED 8   // some gates are negative: lists leave nothing out
 #define NEEDED 9   // entries that the pairs need where they were too short; NEEDED + 1: the lists
-                   // between
+                   // between; NEEDED + 2: the rows
 #define CONTROL_WORDS 16
 
 // Values of HALT.

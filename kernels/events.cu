@@ -41,8 +41,8 @@ FUNCTION void store_weights(const Tile &tile, Terms &terms, Gates &gates, Residu
 //
 // `q` has 1/S, or 0 beyond the picture; then for each channel ρ / S.
 template <class Gates, class Residuals, class Partial>
-FUNCTION void store_half(REAL side, const REAL *slope, Gates &gates, Residuals &q, int j, int part,
-                         Partial &partial) {
+FUNCTION void store_half(REAL side, const REAL *slope, const REAL *offset, Gates &gates,
+                         Residuals &q, int j, int part, Partial &partial) {
     Moments moments = {};
     UNROLL for (int i = part * LANES; i < PIXELS; i += PARTS * LANES) {
         Pack u[NDIM], h[NCHAN], height = Pack{} + side;
@@ -55,94 +55,107 @@ FUNCTION void store_half(REAL side, const REAL *slope, Gates &gates, Residuals &
         const Pack w = gate * LOAD(q, i);  // S may be too large to be squared
         add(moments, i, u, w * w, h);
     }
-    store_moments(moments, j, part, partial);
+    store_moments(moments, offset, j, part, partial);
 }
 
-// One tile; of each pair, at row pair − start[first_tile], what `store_weights` says.
+// One patch; of each of its rows what `store_weights` says, added up over the tiles.
 KERNEL(weigh, TILE_THREADS, int *control, const int *grid, const double *records,
-       const int *start, const int *list, const int *winners, const REAL *target, int first_tile,
-       int room, REAL *rows)
+       const int *start, const int *list, const int *winners, const REAL *target, int level,
+       int first_patch, const int *first_row, const int *row_of_pair, int room, REAL *rows)
 {
     if (!GOES_ON(control)) return;
     ARRAYS_OF_A_TILE;
     SHARED(REAL, q, (2 + 2 * NCHAN) * PIXELS);
     SHARED(REAL, partial, SUMS * CHUNK);
-    const Tile tile = tile_of(control, grid, records, start, winners, first_tile + BLOCK);
-    const long long row0 = tile.first - start[first_tile];
-    if (!has_room(control, row0 + tile.pairs, room)) return;
-    forward(records, list, tile, terms, offsets, gates, steep, top, S, y);
-    FOR_PIXELS(i) {
-        Pack square = Pack{};
-        UNROLL for (int c = 0; c < NCHAN; c++) {
-            const REAL level = (REAL)tile.level[c];
-            const Pack here = AT(y[c], i);
-            const Pack t = LOAD(target, ((long long)tile.number * NCHAN + c) * PIXELS + i) - level;
-            const Pack error = least(most(here, Pack{} - level), Pack{} + (1 - level)) - t;
-            square += error * error;
-            STORE(q, (1 + c) * PIXELS + i, here);
-            STORE(q, (1 + NCHAN + c) * PIXELS + i, t);
+    const Rows own = rows_of(first_row, first_patch, first_patch + BLOCK);
+    if (!has_room(control, own, room)) return;
+    clear_rows(own, rows);
+    for (int n = 0; n < TILES_OF_PATCH(level); n++) {
+        const int number = tile_of_patch(grid, level, first_patch + BLOCK, n);
+        if (number < 0) continue;
+        const Tile tile = tile_of(control, grid, records, start, winners, number);
+        forward(records, list, tile, terms, offsets, gates, steep, top, S, y);
+        FOR_PIXELS(i) {
+            Pack square = Pack{};
+            UNROLL for (int c = 0; c < NCHAN; c++) {
+                const REAL level_c = (REAL)tile.level[c];
+                const Pack here = AT(y[c], i);
+                const Pack t = LOAD(target, ((long long)number * NCHAN + c) * PIXELS + i) - level_c;
+                const Pack error = least(most(here, Pack{} - level_c), Pack{} + (1 - level_c)) - t;
+                square += error * error;
+                STORE(q, (1 + c) * PIXELS + i, here);
+                STORE(q, (1 + NCHAN + c) * PIXELS + i, t);
+            }
+            STORE(q, i, square);
+            STORE(q, (1 + 2 * NCHAN) * PIXELS + i, inside_picture(grid, tile.corner, i) / AT(S, i));
         }
-        STORE(q, i, square);
-        STORE(q, (1 + 2 * NCHAN) * PIXELS + i, inside_picture(grid, tile.corner, i) / AT(S, i));
-    }
-    BARRIER;
-    for (int c = 0; c * CHUNK < tile.pairs; c++) {
-        const int count =
-            chunk_again(records, list, tile, c, terms, offsets, gates, top, S, y);
-        FOR_PARTS(j, part, count) store_weights(tile, terms, gates, q, j, part, partial);
         BARRIER;
-        store_rows<false>(count, offsets, partial, rows + (row0 + c * CHUNK) * ROW);
+        for (int c = 0; c * CHUNK < tile.pairs; c++) {
+            const int count =
+                chunk_again(records, list, tile, c, terms, offsets, gates, top, S, y);
+            FOR_PARTS(j, part, count) store_weights(tile, terms, gates, q, j, part, partial);
+            BARRIER;
+            store_rows(tile, c, count, partial, row_of_pair, rows + own.first * ROW);
+        }
     }
 }
 
-// One tile; of each pair, for each direction a row in a set of `room` rows of its own, at row pair −
-// start[first_tile] of it: what `store_half` says of the side that the direction, in the kernel's
-// own frame, points to, round the centre of the kernel; of both sides where it is 0.
+// One patch; of each of its rows, for each direction in a set of `room` rows of its own, what
+// `store_half` says of the side that the direction, in the kernel's own frame, points to, round the
+// centre of the kernel; of both sides where it is 0; added up over the tiles.
 KERNEL(halve, TILE_THREADS, int *control, const int *grid, const double *records,
-       const int *start, const int *list, const int *winners, const REAL *target, int first_tile,
-       const double *directions, int many, int room, REAL *rows)
+       const int *start, const int *list, const int *winners, const REAL *target, int level,
+       int first_patch, const int *first_row, const int *row_of_pair, const double *directions,
+       int many, int room, REAL *rows)
 {
     if (!GOES_ON(control)) return;
     ARRAYS_OF_A_TILE;
     SHARED(REAL, q, (1 + NCHAN) * PIXELS);
     SHARED(REAL, partial, SUMS * CHUNK);
-    const Tile tile = tile_of(control, grid, records, start, winners, first_tile + BLOCK);
-    const long long row0 = tile.first - start[first_tile];
-    if (!has_room(control, row0 + tile.pairs, room)) return;
-    forward(records, list, tile, terms, offsets, gates, steep, top, S, y);
-    FOR_PIXELS(i) {
-        const Pack whole = inside_picture(grid, tile.corner, i) / AT(S, i);
-        UNROLL for (int c = 0; c < NCHAN; c++) {
-            const Pack here = AT(y[c], i) + (REAL)tile.level[c];
-            const Pack t = LOAD(target, ((long long)tile.number * NCHAN + c) * PIXELS + i);
-            STORE(q, (1 + c) * PIXELS + i, (t - least(most(here, Pack{}), Pack{} + 1)) * whole);
-        }
-        STORE(q, i, whole);
-    }
-    BARRIER;
-    for (int c = 0; c * CHUNK < tile.pairs; c++) {
-        const int count =
-            chunk_again(records, list, tile, c, terms, offsets, gates, top, S, y);
-        for (int r = 0; r < many; r++) {
-            const double *direction = directions + r * NDIM;
-            bool both = true;
-            UNROLL for (int d = 0; d < NDIM; d++) both = both && direction[d] == 0;
-            FOR_PARTS(j, part, count) {
-                const double *A = records + OF_STEERING +
-                                  (long long)list[tile.first + c * CHUNK + j] * RECORD;
-                REAL slope[NDIM], side = both;
-                UNROLL for (int i = 0; i < NDIM; i++) {  // h = n · Aᵀ(x − μ)
-                    double along = 0;
-                    UNROLL for (int k = 0; k <= i; k++) along += A[TRIANGLE(i, k)] * direction[k];
-                    slope[i] = (REAL)along;
-                    side += (REAL)along * (REAL)offsets[i * CHUNK + j];
-                }
-                store_half(side, slope, gates, q, j, part, partial);
+    const Rows own = rows_of(first_row, first_patch, first_patch + BLOCK);
+    if (!has_room(control, own, room)) return;
+    for (int r = 0; r < many; r++) clear_rows(own, rows + (long long)r * room * ROW);
+    for (int n = 0; n < TILES_OF_PATCH(level); n++) {
+        const int number = tile_of_patch(grid, level, first_patch + BLOCK, n);
+        if (number < 0) continue;
+        const Tile tile = tile_of(control, grid, records, start, winners, number);
+        forward(records, list, tile, terms, offsets, gates, steep, top, S, y);
+        FOR_PIXELS(i) {
+            const Pack whole = inside_picture(grid, tile.corner, i) / AT(S, i);
+            UNROLL for (int c = 0; c < NCHAN; c++) {
+                const Pack here = AT(y[c], i) + (REAL)tile.level[c];
+                const Pack t = LOAD(target, ((long long)number * NCHAN + c) * PIXELS + i);
+                STORE(q, (1 + c) * PIXELS + i, (t - least(most(here, Pack{}), Pack{} + 1)) * whole);
             }
-            BARRIER;
-            store_rows<true>(count, offsets, partial,
-                             rows + ((long long)r * room + row0 + c * CHUNK) * ROW);
-            BARRIER;
+            STORE(q, i, whole);
+        }
+        BARRIER;
+        for (int c = 0; c * CHUNK < tile.pairs; c++) {
+            const int count =
+                chunk_again(records, list, tile, c, terms, offsets, gates, top, S, y);
+            for (int r = 0; r < many; r++) {
+                const double *direction = directions + r * NDIM;
+                bool both = true;
+                UNROLL for (int d = 0; d < NDIM; d++) both = both && direction[d] == 0;
+                FOR_PARTS(j, part, count) {
+                    const double *A = records + OF_STEERING +
+                                      (long long)list[tile.first + c * CHUNK + j] * RECORD;
+                    REAL slope[NDIM], offset[NDIM], side = both;
+                    UNROLL for (int i = 0; i < NDIM; i++) {  // h = n · Aᵀ(x − μ)
+                        double along = 0;
+                        UNROLL for (int k = 0; k <= i; k++)
+                            along += A[TRIANGLE(i, k)] * direction[k];
+                        slope[i] = (REAL)along;
+                        offset[i] = offsets[i * CHUNK + j];
+                        side += slope[i] * offset[i];
+                    }
+                    store_half(side, slope, offset, gates, q, j, part, partial);
+                }
+                BARRIER;
+                store_rows(tile, c, count, partial, row_of_pair,
+                           rows + ((long long)r * room + own.first) * ROW);
+                BARRIER;
+            }
         }
     }
 }

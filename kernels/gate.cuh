@@ -239,8 +239,9 @@ FUNCTION void log_gate_of(const double *record, const double *origin, double *th
 }
 
 // Moments round a tile's centre, moved to round the centre of the kernel; offset = tile − kernel.
-FUNCTION void move_moments(REAL *moments, const REAL *offset) {
-    REAL first[NDIM];
+template <class Number>
+FUNCTION void move_moments(Number *moments, const REAL *offset) {
+    Number first[NDIM];
     UNROLL for (int i = 0; i < NDIM; i++) {
         first[i] = moments[1 + i];
         moments[1 + i] += offset[i] * moments[0];
@@ -251,7 +252,7 @@ FUNCTION void move_moments(REAL *moments, const REAL *offset) {
             moments[PRODUCT(i, j)] += offset[i] * moments[1 + j] + offset[j] * first[i];
     }
     UNROLL for (int c = 0; c < NCHAN; c++) {
-        REAL *expert = moments + MOMENTS + c * (NDIM + 1);
+        Number *expert = moments + MOMENTS + c * (NDIM + 1);
         UNROLL for (int i = 0; i < NDIM; i++) expert[1 + i] += offset[i] * expert[0];
     }
 }
@@ -410,6 +411,45 @@ FUNCTION void tile_centre(const int *grid, int tile, double *centre) {
     tile_corner(grid, tile, corner);
     UNROLL for (int d = 0; d < NDIM; d++) centre[d] = corner[d] + 0.5 * SIDE;
 }
+
+// Where box `number` of a level lies among its boxes, of 2^level tiles along each axis.
+FUNCTION void place_of_box(const int *grid, int level, int number, int *corner) {
+    UNROLL for (int d = NDIM - 1; d >= 0; d--) {
+        const int boxes = (grid[NDIM + d] + (1 << level) - 1) >> level;
+        corner[d] = number % boxes;
+        number /= boxes;
+    }
+}
+
+FUNCTION int number_of_box(const int *grid, int level, const int *corner) {  // or −1: there is none
+    int number = 0;
+    UNROLL for (int d = 0; d < NDIM; d++) {
+        const int boxes = (grid[NDIM + d] + (1 << level) - 1) >> level;
+        if (corner[d] >= boxes) return -1;
+        number = number * boxes + corner[d];
+    }
+    return number;
+}
+
+// A patch is what a block goes through tile by tile: on a GPU one tile, elsewhere a box of a level.
+// The sums of its pairs have rows: one for each of its kernels, so on a GPU for each pair.
+#ifdef SCALAR_PACKS
+#define PATCHES_ARE_BOXES 0
+#define TILES_OF_PATCH(level) 1
+FUNCTION int tile_of_patch(const int *, int, int patch, int) { return patch; }
+#else
+#define PATCHES_ARE_BOXES 1
+#define TILES_OF_PATCH(level) (1 << NDIM * (level))
+FUNCTION int tile_of_patch(const int *grid, int level, int patch, int i) {  // or −1: there is none
+    int corner[NDIM];
+    place_of_box(grid, level, patch, corner);
+    UNROLL for (int d = NDIM - 1; d >= 0; d--) {
+        corner[d] = (corner[d] << level) + (i & ((1 << level) - 1));
+        i >>= level;
+    }
+    return number_of_box(grid, 0, corner);
+}
+#endif
 
 // 1 where a pixel is one of the picture, else 0.
 FUNCTION Pack inside_picture(const int *grid, const int *corner, int i) {

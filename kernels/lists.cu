@@ -1,4 +1,4 @@
-// Pair lists: for each tile the kernels that matter, and for each kernel its pairs.
+// Pair lists: for each tile the kernels that matter, and for each kernel the rows of its sums.
 //
 // A kernel is listed for a tile unless its log-gate is everywhere at least tau below a lower bound
 // of the winner's. The lists are found by descending a tree of boxes, which halve at every level.
@@ -14,7 +14,7 @@
 #define LONGEST 20.0      // steps that lists are meant to last at most
 #define NOTHING -1e37f    // a log-gate below all
 #define SAMPLE 256        // see bound
-#define FEW_PAIRS 512     // see arrange
+#define FEW_ROWS 512      // see arrange
 #define WEAK 0.5          // see anchor
 CONSTANT double LEAST[3] = {0.03, 0.15, 0.15};
 CONSTANT double MOST[3] = {0.5, 10, 10};
@@ -112,25 +112,6 @@ KERNEL(anchor, LIST_THREADS, const int *control, const double *records, const do
             wins[k] = 0;
         }
     }
-}
-
-// Where box `number` of a level lies among its boxes, of 2^level tiles along each axis.
-FUNCTION void place_of_box(const int *grid, int level, int number, int *corner) {
-    UNROLL for (int d = NDIM - 1; d >= 0; d--) {
-        const int boxes = (grid[NDIM + d] + (1 << level) - 1) >> level;
-        corner[d] = number % boxes;
-        number /= boxes;
-    }
-}
-
-FUNCTION int number_of_box(const int *grid, int level, const int *corner) {  // or −1: there is none
-    int number = 0;
-    UNROLL for (int d = 0; d < NDIM; d++) {
-        const int boxes = (grid[NDIM + d] + (1 << level) - 1) >> level;
-        if (corner[d] >= boxes) return -1;
-        number = number * boxes + corner[d];
-    }
-    return number;
 }
 
 // The pixel centres of a box: their middle, and half their extent along each axis.
@@ -396,68 +377,108 @@ KERNEL(fill, LIST_THREADS, const int *control, const int *grid, int level, const
     }
 }
 
-// The first pair of a share of them, of which there are so many.
-FUNCTION int first_of_share(int pairs, int share, int shares) {
-    return (int)((long long)pairs * share / shares);
+// The first of a share of so many things.
+FUNCTION int first_of_share(int things, int share, int shares) {
+    return (int)((long long)things * share / shares);
 }
 
-// How many pairs each kernel has in each share of the pairs, a block's. Where COUNT is not for
-// several at a time, a share has a row of counters of its own; else there is one row for all.
-KERNEL(tally, LIST_THREADS, const int *control, const int *list, int tiles, const int *start,
-       int shares, int rows, int *counters, int K)
+// Where patches are boxes of a level: the kernels of each, in the order in which its tiles have them,
+// into `found`, from first_between[patch] on; how many; and for each pair which of these is its
+// kernel, and so its row. A block does a share of the patches, with a set of counters of its own.
+KERNEL(collect, LIST_THREADS, const int *control, const int *grid, int level, int patches,
+       const int *start, const int *list, const int *first_between, int sets, int *counters,
+       int *found, int *counts, int *row_of_pair, int K)
 {
     if (!BUILDS_LISTS(control)) return;
-    const int first = first_of_share(start[tiles], BLOCK, shares);
-    const int last = first_of_share(start[tiles], BLOCK + 1, shares);
-    int *counter = counters + (rows > 1 ? (long long)BLOCK * K : 0);
-    FOR_EACH_PLAIN(j, last - first) (void)COUNT(counter + list[first + j]);
+    ONE_THREAD {
+        int *counter = counters + (long long)BLOCK * K;
+        const int last = first_of_share(patches, BLOCK + 1, sets);
+        for (int patch = first_of_share(patches, BLOCK, sets); patch < last; patch++) {
+            int *kernels = found + first_between[patch], rows = 0;
+            for (int n = 0; n < TILES_OF_PATCH(level); n++) {
+                const int tile = tile_of_patch(grid, level, patch, n);
+                for (int p = tile < 0 ? 0 : start[tile]; tile >= 0 && p < start[tile + 1]; p++) {
+                    int &row = counter[list[p]];  // counted from 1
+                    if (row == 0) {
+                        kernels[rows] = list[p];
+                        row = ++rows;
+                    }
+                    row_of_pair[p] = row - 1;
+                }
+            }
+            for (int row = 0; row < rows; row++) counter[kernels[row]] = 0;
+            counts[patch] = rows;
+        }
+    }
 }
 
-// The pairs of each kernel, and in each row of counters those in the rows before.
-KERNEL(add_up, LIST_THREADS, const int *control, int rows, int *counters, int *pairs_of_kernel,
-       int K)
+// The kernels of a patch to where its rows are.
+KERNEL(join, LIST_THREADS, const int *control, const int *found, const int *first_between,
+       const int *first_row, int *kernel_of_row)
+{
+    if (!BUILDS_LISTS(control)) return;
+    const int first = first_row[BLOCK];
+    FOR_EACH(j, first_row[BLOCK + 1] - first)
+        kernel_of_row[first + j] = found[first_between[BLOCK] + j];
+}
+
+// How many rows each kernel has in each share of the rows, a block's. Where COUNT is not for several
+// at a time, a share has a set of counters of its own; else there is one set for all.
+KERNEL(tally, LIST_THREADS, const int *control, const int *kernel_of_row, int patches,
+       const int *first_row, int shares, int sets, int *counters, int K)
+{
+    if (!BUILDS_LISTS(control)) return;
+    const int first = first_of_share(first_row[patches], BLOCK, shares);
+    const int last = first_of_share(first_row[patches], BLOCK + 1, shares);
+    int *counter = counters + (sets > 1 ? (long long)BLOCK * K : 0);
+    FOR_EACH_PLAIN(j, last - first) (void)COUNT(counter + kernel_of_row[first + j]);
+}
+
+// How many rows each kernel has, and in each set of counters those in the sets before.
+KERNEL(add_up, LIST_THREADS, const int *control, int sets, int *counters, int *counts, int K)
 {
     if (!BUILDS_LISTS(control)) return;
     FOR_EACH(j, LIST_THREADS) {
         const int k = BLOCK * LIST_THREADS + j;
         if (k < K) {
             int sum = 0;
-            for (int row = 0; row < rows; row++) {
-                int &counter = counters[(long long)row * K + k];
+            for (int set = 0; set < sets; set++) {
+                int &counter = counters[(long long)set * K + k];
                 const int here = counter;
                 counter = sum;
                 sum += here;
             }
-            pairs_of_kernel[k] = sum;
+            counts[k] = sum;
         }
     }
 }
 
-// The pairs of each kernel: in ascending order where each share has a row of counters.
-KERNEL(place, LIST_THREADS, const int *control, const int *list, int tiles, const int *start,
-       int shares, int rows, int *counters, const int *first_of_kernel, int *pairs, int K)
+// The rows of each kernel: in ascending order where each share has a set of counters.
+KERNEL(place, LIST_THREADS, const int *control, const int *kernel_of_row, int patches,
+       const int *first_row, int shares, int sets, int *counters, const int *first_of_kernel,
+       int *rows_of_kernels, int K)
 {
     if (!BUILDS_LISTS(control)) return;
-    const int first = first_of_share(start[tiles], BLOCK, shares);
-    const int last = first_of_share(start[tiles], BLOCK + 1, shares);
-    int *counter = counters + (rows > 1 ? (long long)BLOCK * K : 0);
+    const int first = first_of_share(first_row[patches], BLOCK, shares);
+    const int last = first_of_share(first_row[patches], BLOCK + 1, shares);
+    int *counter = counters + (sets > 1 ? (long long)BLOCK * K : 0);
     FOR_EACH_PLAIN(j, last - first) {
-        const int k = list[first + j];
-        pairs[first_of_kernel[k] + COUNT(counter + k)] = first + j;
+        const int k = kernel_of_row[first + j];
+        rows_of_kernels[first_of_kernel[k] + COUNT(counter + k)] = first + j;
     }
 }
 
-// The pairs of each kernel in ascending order: few of them by counting those before each; many by
+// The rows of each kernel in ascending order: few of them by counting those before each; many by
 // bitonic sorting in which the smaller one always goes first, so that what lies beyond the end
 // counts as largest and need not be there.
-KERNEL(arrange, 32, const int *control, const int *first_of_kernel, int *pairs, int rows,
+KERNEL(arrange, 32, const int *control, const int *first_of_kernel, int *rows_of_kernels, int sets,
        int *counters, int K)
 {
     if (!BUILDS_LISTS(control)) return;
     SHARED(int, unsorted, 1);
-    WATCHED(int, run, pairs + first_of_kernel[BLOCK]);
+    WATCHED(int, run, rows_of_kernels + first_of_kernel[BLOCK]);
     const int n = first_of_kernel[BLOCK + 1] - first_of_kernel[BLOCK];
-    FOR_EACH_PLAIN(row, rows) counters[(long long)row * K + BLOCK] = 0;  // for the next time
+    FOR_EACH_PLAIN(set, sets) counters[(long long)set * K + BLOCK] = 0;  // for the next time
     ONE_THREAD { unsorted[0] = 0; }
     BARRIER;
     FOR_THREADS(t) {
@@ -467,13 +488,13 @@ KERNEL(arrange, 32, const int *control, const int *first_of_kernel, int *pairs, 
     }
     BARRIER;
     if (!unsorted[0]) return;
-    SHARED(int, sorted, FEW_PAIRS);
-    if (n <= FEW_PAIRS) {
+    SHARED(int, sorted, FEW_ROWS);
+    if (n <= FEW_ROWS) {
         FOR_EACH_PLAIN(j, n) {
-            const int pair = run[j];
+            const int row = run[j];
             int before = 0;
-            for (int i = 0; i < n; i++) before += run[i] < pair;
-            sorted[before] = pair;
+            for (int i = 0; i < n; i++) before += run[i] < row;
+            sorted[before] = row;
         }
         BARRIER;
         FOR_EACH(j, n) run[j] = sorted[j];

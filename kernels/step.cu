@@ -2,10 +2,10 @@
 #include "tile.cuh"
 
 // The moments of pair j in a tile, over the pixels of one part: Σ g φ(u), and for each channel Σ w
-// r and Σ w r u, but for a factor.
-template <class Terms, class Gates, class Residuals, class Partial>
-FUNCTION void store_slopes(Terms &terms, Gates &gates, Residuals &q, int j, int part,
-                           Partial &partial) {
+// r and Σ w r u, but for a factor; u round the centre of its kernel.
+template <class Terms, class Offsets, class Gates, class Residuals, class Partial>
+FUNCTION void store_slopes(Terms &terms, Offsets &offsets, Gates &gates, Residuals &q, int j,
+                           int part, Partial &partial) {
     Moments moments = {};
     UNROLL for (int i = part * LANES; i < PIXELS; i += PARTS * LANES) {
         Pack u[NDIM], h[NCHAN];
@@ -19,56 +19,61 @@ FUNCTION void store_slopes(Terms &terms, Gates &gates, Residuals &q, int j, int 
         }
         add(moments, i, u, gate * pull, h);
     }
-    store_moments(moments, j, part, partial);
+    REAL offset[NDIM];
+    UNROLL for (int d = 0; d < NDIM; d++) offset[d] = offsets[d * CHUNK + j];
+    store_moments(moments, offset, j, part, partial);
 }
 
-// One tile: its pairs start[tile] … start[tile + 1] of `list`. Writes the sum of its squared
-// errors, and of each pair the moments round the centre of its kernel, at row pair −
-// start[first_tile], if there is room.
+// One patch: of each of its tiles the pairs, start[tile] … start[tile + 1] of `list`, and the sum of
+// the squared errors; of each of its rows, from first_row[patch] − first_row[first_patch] on, the
+// moments round the centre of its kernel, if there is room.
 KERNEL(step, TILE_THREADS, int *control, const int *grid, const double *records,
-       const int *start, const int *list, const int *winners, const REAL *target, int first_tile,
-       int backward, int room, REAL *rows, double *errors)
+       const int *start, const int *list, const int *winners, const REAL *target, int level,
+       int first_patch, const int *first_row, const int *row_of_pair, int backward, int room,
+       REAL *rows, double *errors)
 {
     if (!GOES_ON(control)) return;
     ARRAYS_OF_A_TILE;
     SHARED(REAL, q, (1 + NCHAN) * PIXELS);  // −Σ_c q_c y_c, then q_c = r_c / S but for 2 / (N C)
     SHARED(REAL, squares, PIXELS);
     SHARED(REAL, partial, SUMS * CHUNK);
-
-    const Tile tile = tile_of(control, grid, records, start, winners, first_tile + BLOCK);
-    const long long row0 = tile.first - start[first_tile];
-    if (backward && !has_room(control, row0 + tile.pairs, room)) return;
-    forward(records, list, tile, terms, offsets, gates, steep, top, S, y);
-
-    FOR_PIXELS(i) {
-        const Pack inside = inside_picture(grid, tile.corner, i), whole = (Pack{} + 1) / AT(S, i);
-        Pack square = Pack{}, both = Pack{};
-        UNROLL for (int c = 0; c < NCHAN; c++) {
-            const Pack here = AT(y[c], i) + (REAL)tile.level[c];
-            const Pack clipped = least(most(here, Pack{}), Pack{} + 1);
-            const Pack t = LOAD(target, ((long long)tile.number * NCHAN + c) * PIXELS + i);
-            const Pack residual = (clipped - t) * inside;
-            const Pack passed = where_inside(here, residual) * whole;
-            square += residual * residual;
-            both -= passed * AT(y[c], i);
-            STORE(q, (1 + c) * PIXELS + i, passed);
+    const Rows own = rows_of(first_row, first_patch, first_patch + BLOCK);
+    if (backward && !has_room(control, own, room)) return;
+    if (backward) clear_rows(own, rows);
+    for (int n = 0; n < TILES_OF_PATCH(level); n++) {
+        const int number = tile_of_patch(grid, level, first_patch + BLOCK, n);
+        if (number < 0) continue;
+        const Tile tile = tile_of(control, grid, records, start, winners, number);
+        forward(records, list, tile, terms, offsets, gates, steep, top, S, y);
+        FOR_PIXELS(i) {
+            const Pack inside = inside_picture(grid, tile.corner, i);
+            const Pack whole = (Pack{} + 1) / AT(S, i);
+            Pack square = Pack{}, both = Pack{};
+            UNROLL for (int c = 0; c < NCHAN; c++) {
+                const Pack here = AT(y[c], i) + (REAL)tile.level[c];
+                const Pack clipped = least(most(here, Pack{}), Pack{} + 1);
+                const Pack t = LOAD(target, ((long long)number * NCHAN + c) * PIXELS + i);
+                const Pack residual = (clipped - t) * inside;
+                const Pack passed = where_inside(here, residual) * whole;
+                square += residual * residual;
+                both -= passed * AT(y[c], i);
+                STORE(q, (1 + c) * PIXELS + i, passed);
+            }
+            STORE(q, i, both);
+            STORE(squares, i, square);
         }
-        STORE(q, i, both);
-        STORE(squares, i, square);
-    }
-    BARRIER;
-    ONE_THREAD {
-        Pack square = Pack{};
-        for (int i = 0; i < PIXELS; i += LANES) square += LOAD(squares, i);
-        errors[tile.number] = sum(square);
-    }
-    if (!backward) return;
-
-    for (int c = 0; c * CHUNK < tile.pairs; c++) {
-        const int count =
-            chunk_again(records, list, tile, c, terms, offsets, gates, top, S, y);
-        FOR_PARTS(j, part, count) store_slopes(terms, gates, q, j, part, partial);
         BARRIER;
-        store_rows<true>(count, offsets, partial, rows + (row0 + c * CHUNK) * ROW);
+        ONE_THREAD {
+            Pack square = Pack{};
+            for (int i = 0; i < PIXELS; i += LANES) square += LOAD(squares, i);
+            errors[number] = sum(square);
+        }
+        for (int c = 0; backward && c * CHUNK < tile.pairs; c++) {
+            const int count =
+                chunk_again(records, list, tile, c, terms, offsets, gates, top, S, y);
+            FOR_PARTS(j, part, count) store_slopes(terms, offsets, gates, q, j, part, partial);
+            BARRIER;
+            store_rows(tile, c, count, partial, row_of_pair, rows + own.first * ROW);
+        }
     }
 }

@@ -49,9 +49,6 @@ FUNCTION REAL sum_of_parts(Partial &partial, int j, int w) {
 FUNCTION void store_sums(const Pack *sums, int j, int, REAL *partial) {
     Lanes<LANES>::sum<WIDTH>(sums, partial + j * SUMS);
 }
-FUNCTION REAL sum_of_parts(const REAL *partial, int j, int w) {
-    return partial[j * SUMS + w];
-}
 #endif
 
 #define STEEP 80.0  // a spread of log2-gates in a tile beyond which a pixel needs its own maximum
@@ -111,9 +108,20 @@ FUNCTION void prepare_pair(const double *record, const Tile &tile, int j, Terms 
     UNROLL for (int d = 0; d < NDIM; d++) offsets[d * CHUNK + j] = (REAL)offset[d];
 }
 
-// Whether there is room for so many rows; else everything stops.
-FUNCTION bool has_room(int *control, long long rows, int room) {
-    if (rows <= room) return true;
+// The rows of a patch, of those of a batch of patches.
+struct Rows {
+    long long first;
+    int count;
+};
+
+FUNCTION Rows rows_of(const int *first_row, int first_patch, int patch) {
+    return {(long long)first_row[patch] - first_row[first_patch],
+            first_row[patch + 1] - first_row[patch]};
+}
+
+// Whether there is room for the rows of a patch; else everything stops.
+FUNCTION bool has_room(int *control, const Rows &own, int room) {
+    if (own.first + own.count <= room) return true;
     ONE_THREAD { control[HALT] = NO_ROOM; }
     return false;
 }
@@ -247,7 +255,7 @@ FUNCTION void accumulate(const double *records, const int *list, int count, Term
 }
 
 // Sums over pixels: Σ g φ(u), and for each channel Σ h and Σ h u. Pixels are added by `add`, i of
-// the first one of a pack; `store_moments` ends it.
+// the first one of a pack; `store_moments` ends it, with u round the centre of the kernel.
 #if WALKS
 // Along axis 0, u = ADVANCE b + c, with b of the pack and c within it, both counted from the
 // middle. The lanes of a pack that differ in c are added up last; then there is a Line of sums
@@ -287,7 +295,7 @@ FUNCTION Folded fold(Pack pack) {
     return folded;
 }
 
-FUNCTION void store_moments(const Moments &moments, int j, int, REAL *partial) {
+FUNCTION void store_moments(const Moments &moments, const REAL *offset, int j, int, REAL *partial) {
     const REAL step = ADVANCE;
     const Folded f0 = fold(moments.g[0]), f1 = fold(moments.g[1]), f2 = fold(moments.g[2]);
     Line sums[WIDTH], v[NDIM];
@@ -310,6 +318,7 @@ FUNCTION void store_moments(const Moments &moments, int j, int, REAL *partial) {
         of_channel[1] = once.once + step * of_b.sum;
         UNROLL for (int d = 1; d < NDIM; d++) of_channel[1 + d] = v[d] * of_channel[0];
     }
+    move_moments(sums, offset);
     Lanes<LINE>::sum<WIDTH>(sums, partial + j * SUMS);
 }
 #else
@@ -331,7 +340,9 @@ FUNCTION void add(Moments &moments, int i, const Pack *u, Pack g, const Pack *h)
 }
 
 template <class Partial>
-FUNCTION void store_moments(const Moments &moments, int j, int part, Partial &partial) {
+FUNCTION void store_moments(Moments &moments, const REAL *offset, int j, int part,
+                            Partial &partial) {
+    move_moments(moments.sums, offset);
     store_sums(moments.sums, j, part, partial);
 }
 #endif
@@ -423,16 +434,30 @@ FUNCTION int chunk_again(const double *records, const int *list, const Tile &til
     return count;
 }
 
-// The sums of the pairs of a chunk as their rows, round the centre of each one's kernel if they
-// are moments.
-template <bool ARE_MOMENTS, class Offsets, class Partial>
-FUNCTION void store_rows(int count, Offsets &offsets, Partial &partial, REAL *rows) {
-    FOR_EACH(j, count) {
-        REAL sums[WIDTH], back[NDIM];
-        UNROLL for (int w = 0; w < WIDTH; w++) sums[w] = sum_of_parts(partial, j, w);
-        UNROLL for (int d = 0; d < NDIM; d++) back[d] = offsets[d * CHUNK + j];
-        if (ARE_MOMENTS) move_moments(sums, back);
-        REAL *row = rows + (long long)j * ROW;
-        UNROLL for (int w = 0; w < WIDTH; w++) row[w] = sums[w];
+// The rows of a patch to which its tiles are yet to be added; where there is one, it is written.
+FUNCTION void clear_rows(const Rows &own, REAL *rows) {
+#if PATCHES_ARE_BOXES
+    memset(rows + own.first * ROW, 0, sizeof(REAL) * ROW * own.count);
+#else
+    (void)own, (void)rows;
+#endif
+}
+
+// The sums of the pairs of chunk c of a tile into their rows.
+template <class Partial>
+FUNCTION void store_rows(const Tile &tile, int c, int count, Partial &partial,
+                         const int *row_of_pair, REAL *rows) {
+#if PATCHES_ARE_BOXES
+    for (int j = 0; j < count; j++) {
+        REAL *row = rows + (long long)row_of_pair[tile.first + c * CHUNK + j] * ROW;
+        UNROLL for (int i = 0; i < ROW; i += LANES)
+            STORE(row, i, LOAD(row, i) + LOAD(partial, j * SUMS + i));
     }
+#else
+    (void)tile, (void)row_of_pair;
+    FOR_EACH(j, count) {
+        REAL *row = rows + ((long long)c * CHUNK + j) * ROW;
+        UNROLL for (int w = 0; w < WIDTH; w++) row[w] = sum_of_parts(partial, j, w);
+    }
+#endif
 }

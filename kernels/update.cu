@@ -4,13 +4,13 @@
 
 #define UPDATE_THREADS 128
 #define JUDGE_THREADS 256
-#define AHEAD 16  // rows are asked for so long before; `pairs` has as many spare entries
+#define AHEAD 16  // rows are asked for so long before; their list has as many spare entries
 
-// Where a run of ascending pairs reaches `pair`.
-FUNCTION int first_at_least(const int *pairs, int first, int last, int pair) {
+// Where a run of ascending rows reaches `row`.
+FUNCTION int first_at_least(const int *rows, int first, int last, int row) {
     while (first < last) {
         const int middle = first + (last - first) / 2;
-        if (pairs[middle] < pair)
+        if (rows[middle] < row)
             first = middle + 1;
         else
             last = middle;
@@ -18,25 +18,25 @@ FUNCTION int first_at_least(const int *pairs, int first, int last, int pair) {
     return first;
 }
 
-// The moments of a kernel over the tiles of a batch, which has the rows of the pairs of tiles
-// first_tile to last_tile − 1; they are added to those of the batches before.
-KERNEL(gather, 32, const int *control, const int *first_of_kernel, const int *pairs,
-       const int *start, int first_tile, int last_tile, const REAL *rows, double *sums)
+// The moments of a kernel over a batch, which has the rows of patches first_patch to last_patch − 1;
+// they are added to those of the batches before.
+KERNEL(gather, 32, const int *control, const int *first_of_kernel, const int *rows_of_kernels,
+       const int *first_row, int first_patch, int last_patch, const REAL *rows, double *sums)
 {
     if (!GOES_ON(control)) return;
     SHARED(double, part, WIDTH * 32);
-    const int begin = start[first_tile], end = start[last_tile];
+    const int begin = first_row[first_patch], end = first_row[last_patch];
     int first = first_of_kernel[BLOCK], last = first_of_kernel[BLOCK + 1];
     double *of_kernel = sums + (long long)BLOCK * WIDTH;
-    if (begin > 0) first = first_at_least(pairs, first, last, begin);
-    last = first_at_least(pairs, first, last, end);
+    if (begin > 0) first = first_at_least(rows_of_kernels, first, last, begin);
+    last = first_at_least(rows_of_kernels, first, last, end);
     FOR_THREADS(t) {
         double sum[ROW];
         UNROLL for (int w = 0; w < ROW; w++)
-            sum[w] = w < WIDTH && t == 0 && first_tile > 0 ? of_kernel[w] : 0;
-        STRIDED(p, first + t, last) {
-            const REAL *row = rows + (long long)(pairs[p] - begin) * ROW;
-            PREFETCH(rows + (long long)(pairs[p + AHEAD] - begin) * ROW);
+            sum[w] = w < WIDTH && t == 0 && first_patch > 0 ? of_kernel[w] : 0;
+        STRIDED(r, first + t, last) {
+            const REAL *row = rows + (long long)(rows_of_kernels[r] - begin) * ROW;
+            PREFETCH(rows + (long long)(rows_of_kernels[r + AHEAD] - begin) * ROW);
             UNROLL for (int w = 0; w < ROW; w++) sum[w] += row[w];
         }
         UNROLL for (int w = 0; w < WIDTH; w++) part[w * THREADS + t] = sum[w];
@@ -49,10 +49,11 @@ KERNEL(gather, 32, const int *control, const int *first_of_kernel, const int *pa
     }
 }
 
-// The numbers of a row of moments.
-KERNEL(row_width, 1, int *width)
+// The numbers of a row of sums, and whether patches are boxes of many tiles.
+KERNEL(layout, 1, int *found)
 {
-    width[0] = ROW;
+    found[0] = ROW;
+    found[1] = PATCHES_ARE_BOXES;
 }
 
 // The loss of the parameters as they are, and whether they may be changed.

@@ -42,7 +42,8 @@ def bytes_of_step(engine):
     """Bytes that a step must move at least: the picture, lists, and rows of moments twice."""
     pairs = engine.pairs_per_pixel * int(np.prod(engine.shape)) / engine.grid.pixels
     row = engine.row_width * engine.dtype.itemsize
-    return engine.target.nbytes + pairs * (8 + 2 * row)
+    rows = int(engine.launch.host(engine.first_row)[engine.patches])
+    return engine.target.nbytes + pairs * (8 if engine.patch_level else 4) + rows * (4 + 2 * row)
 
 
 # ---- where the time goes

@@ -7,7 +7,7 @@ Parameters of all kernels, their Adam moments and their gradients are rows (K, W
 μ, the lower triangle of A, then for each channel ν and γ; axes along which n of these step are
 (K, n, n). A step of training is the sequence
 
-    step, gather    of each batch of tiles: moments of every pair, then their sums by kernel
+    step, gather    of each batch of patches: moments of every kernel in each, then their sums
     judge           the loss, and whether it exploded
     update          the chain rule, regularisers, Adam; who leaves; whether the lists still hold
     turn            of the axes along which kernels step, where these have axes of their own
@@ -57,8 +57,8 @@ class KernelEngine(KernelBuffers):
         Precision of parameters and of everything that meets pixels. Arithmetic on kernels is
         float64.
     batches : int, optional
-        Number of parts into which the tiles are divided, the moments of only one of which are held
-        at a time. ``None`` chooses. The results do not depend on it.
+        Number of parts into which the patches are divided, the moments of only one of which are
+        held at a time. ``None`` chooses. The results do not depend on it.
 
     Attributes
     ----------
@@ -127,8 +127,8 @@ class KernelEngine(KernelBuffers):
         """The mean squared error, as ``loss_and_gradients`` gives it; needs a target."""
         self._prepare(params)
         self._ask(1)
-        self._run("step", self.tiles, TILE_THREADS, *self._tile, self.target, 0, 0, 0, self.rows,
-                  self.errors)
+        self._run("step", self.patches, TILE_THREADS, *self._tile, *self._patches_from(0), 0, 0,
+                  self.rows, self.errors)
         return self._mean_error()
 
     def picture(self):
@@ -150,14 +150,14 @@ class KernelEngine(KernelBuffers):
                               sets=len(numbers))
 
     def _sum_rows(self, kernel, *arguments, sets=1):
-        """Sums by kernel of the rows that a kernel over tiles makes of pairs: (sets, K, W)."""
+        """Sums by kernel of the rows that a kernel over patches makes: (sets, K, W)."""
         sums = self.launch.zeros((sets, self.num_slots, self.width), np.float64)
 
         def launches():
             room = self.room // sets
             for first, last in self._batch_bounds(sets):
                 yield kernel, last - first, TILE_THREADS, (
-                    *self._tile, self.target, first, *arguments, room, self.rows)
+                    *self._tile, *self._patches_from(first), *arguments, room, self.rows)
                 for number, of_set in enumerate(sums):
                     yield self._gather(
                         first, last, self.rows[number * room * self.row_width :], of_set)

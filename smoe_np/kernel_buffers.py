@@ -19,12 +19,14 @@ MOST_CHANNELS = 8
 KERNEL_THREADS, FEW_THREADS = 32, 64  # of a block; the others are in the sources
 TILE_THREADS, UPDATE_THREADS, LIST_THREADS = (
     WORDS.PIXELS, WORDS.UPDATE_THREADS, WORDS.LIST_THREADS)
-SHARE = 8 * LIST_THREADS  # pairs that a block counts where there is one row of counters
+SHARE = 8 * LIST_THREADS  # rows that a block counts where there is one set of counters
 MANY_BOXES = 1024  # of which a block needs few threads each
-ROWS_BYTES = 1 << 28  # of the moments of all pairs of a batch
+ROWS_BYTES = 1 << 28  # of the sums of a batch
 SETS_BYTES = 1 << 23  # where there are several sets of them, which is seldom
 ROOM = 1.25  # times what is needed, for lists that were too short
 FIRST_PAIRS = 32  # of a tile, for which there is room at first
+FEW_PATCHES = 256  # that can be shared among processors; of boxes the largest that are as many ...
+HIGHEST_PATCH = 3  # ... up to this level
 MOST_ENTRIES = 2**31 - 1
 
 
@@ -65,13 +67,20 @@ class KernelBuffers:
         self.counts = launch.zeros(self.tiles, np.int32)
         self.winners = launch.zeros(self.tiles, np.int32)
         self.levels = []  # of the tree of boxes from the top: level, start of each list, boxes
-        for level in reversed(range(max(1, (max(self.grid.counts) - 1).bit_length()))):
+        for level in reversed(range(max(2, (max(self.grid.counts) - 1).bit_length()))):
             boxes = math.prod(-(-n >> level) for n in self.grid.counts)
             self.levels.append((level, launch.zeros(boxes + 1, np.int32), boxes))
         self.start = self.levels[-1][1]
-        row_width = launch.zeros(1, np.int32)
-        self._run("row_width", 1, 1, row_width)
-        self.row_width = int(launch.host(row_width)[0])
+        layout = launch.zeros(2, np.int32)
+        self._run("layout", 1, 1, layout)
+        self.row_width, patches_are_boxes = map(int, launch.host(layout))
+        self.patch_level, self.first_between, self.patches = 0, self.start, self.tiles
+        self.first_row = self.start
+        if patches_are_boxes:
+            self.patch_level, self.first_between, self.patches = next(
+                found for found in self.levels
+                if found[0] <= HIGHEST_PATCH and (found[2] >= FEW_PATCHES or found[0] == 1))
+            self.first_row = launch.zeros(self.patches + 1, np.int32)
         self.rows = launch.zeros(0, self.dtype)
         self.room = self.trained = 0
         self._correct_bias_of(BETA2)
@@ -89,15 +98,17 @@ class KernelBuffers:
         self.anchors = zeros((K, 1 + D + lower + 3), np.float64)
         self.born = zeros(K, np.int32)
         self.moved, self.rates = zeros((K, 3), np.float64), zeros((K, 3), np.float64)
-        self.wins, self.pairs_of_kernel = zeros(K, np.int32), zeros(K, np.int32)
+        self.wins, self.rows_by_kernel = zeros(K, np.int32), zeros(K, np.int32)
         self.first_of_kernel = zeros(K + 1, np.int32)
-        self.counters = zeros((self.launch.counter_rows, K), np.int32)
+        self.counters = zeros((self.launch.counter_sets, K), np.int32)
         self.pace_sums = zeros(5 * self._blocks(LIST_THREADS), np.float64)
         self.all_kernels = self.launch.array(np.arange(K, dtype=np.int32))
         self.all_start = self.launch.array(np.array([0, K], np.int32))
-        pairs, between = (0, 0) if self.list is None else (self.capacity, self.between)
+        pairs, between, rows = (0, 0, 0) if self.list is None else (
+            self.capacity, self.between, self.most_rows)
         self._make_lists(max(pairs, min(K, FIRST_PAIRS) * self.tiles),
-                         max(between, K + FIRST_PAIRS * (self.tiles // 4 + 1)))
+                         max(between, K + FIRST_PAIRS * (self.tiles // 4 + 1)),
+                         max(rows, K + min(K, FIRST_PAIRS) * self.patches))
 
     def _make_axes(self):
         """Have room for the axes along which kernels step, of ``trained`` numbers, 0 for none."""
@@ -105,19 +116,24 @@ class KernelBuffers:
             self.launch.zeros((self.num_slots, self.trained, self.trained), self.dtype)
             for _ in range(2))
 
-    def _make_lists(self, pairs, between):
-        """Have room for so many pairs, and for so many entries of the lists of larger boxes."""
+    def _make_lists(self, pairs, between, rows):
+        """Have room for so many pairs, entries of the lists of larger boxes, and rows."""
         zeros, D = self.launch.zeros, len(self.shape)
         if max(pairs, between) > MOST_ENTRIES:
             raise MemoryError(f"{max(pairs, between):g} pairs of tiles and kernels; at most "
                               f"{MOST_ENTRIES:g} can be listed")
-        pairs, between = int(pairs), int(between)
-        of_tiles, of_kernels = (zeros(pairs + spare, np.int32) for spare in (0, WORDS.AHEAD))
-        of_boxes = zeros((2, between), np.int32)
+        pairs, between, rows = int(pairs), int(between), int(rows if self.patch_level else pairs)
+        of_tiles, of_boxes = zeros(pairs, np.int32), zeros((2, between), np.int32)
         kept = zeros((1 << D) * max(between, self.num_slots), np.uint8)
+        of_kernels = zeros(rows + WORDS.AHEAD, np.int32)
+        kernel_of_row = row_of_pair = of_tiles  # where each pair has a row
+        if self.patch_level:
+            kernel_of_row, row_of_pair = zeros(rows, np.int32), zeros(pairs, np.int32)
         # all at once: kernels are told of sizes that no buffer has, if memory ends in the middle
-        self.capacity, self.between = pairs, between
-        self.list, self.pairs, self.lists_between, self.kept = of_tiles, of_kernels, of_boxes, kept
+        self.capacity, self.between, self.most_rows = pairs, between, rows
+        self.list, self.lists_between, self.kept = of_tiles, of_boxes, kept
+        self.kernel_of_row, self.row_of_pair, self.rows_of_kernels = (
+            kernel_of_row, row_of_pair, of_kernels)
         self._record()
 
     def _record(self):
@@ -149,20 +165,7 @@ class KernelBuffers:
                     entries)),
             ]
             parent_start, parent, parents = start, entries, boxes
-        rows = len(self.counters)
-        shares = rows if rows > 1 else -(-self.capacity // SHARE)
-        of_tiles = self.control, self.list, self.tiles, self.start, shares, rows, self.counters
-        lists += [
-            ("tally", shares, LIST_THREADS, (*of_tiles, K)),
-            ("add_up", self._blocks(LIST_THREADS), LIST_THREADS, (
-                self.control, rows, self.counters, self.pairs_of_kernel, K)),
-            ("scan", 1, LIST_THREADS, (
-                self.control, self.pairs_of_kernel, self.first_of_kernel, K, self.capacity, 0)),
-            ("place", shares, LIST_THREADS, (*of_tiles, self.first_of_kernel, self.pairs, K)),
-            ("arrange", K, KERNEL_THREADS, (
-                self.control, self.first_of_kernel, self.pairs, rows, self.counters, K)),
-            ("settle", 1, KERNEL_THREADS, (self.control,)),
-        ]
+        lists += self._lists_of_rows()
         self._lists, self._build = record(lists), record(plan + lists)
         self._tile = (self.control, self.sizes, self.records, self.start, self.list, self.winners)
         if self.target is None:
@@ -171,7 +174,8 @@ class KernelBuffers:
         for first, last in self._batch_bounds():
             moments += [
                 ("step", last - first, TILE_THREADS, (
-                    *self._tile, self.target, first, 1, self.room, self.rows, self.errors)),
+                    *self._tile, *self._patches_from(first), 1, self.room, self.rows,
+                    self.errors)),
                 self._gather(first, last, self.rows, self.sums),
             ]
         steps = [
@@ -190,27 +194,67 @@ class KernelBuffers:
                 self.outer, self.trained, self.axes, self.v)))
         self._moments, self._step = record(moments), record(moments + steps)
 
+    def _lists_of_rows(self):
+        """The launches that find the kernel of each row and the rows of each kernel."""
+        K, sets, launches = self.num_slots, len(self.counters), []
+        if self.patch_level:
+            found = self.lists_between[0]  # the lists of tiles are made: it is free
+            launches += [
+                ("collect", sets, LIST_THREADS, (
+                    self.control, self.sizes, self.patch_level, self.patches, self.start, self.list,
+                    self.first_between, sets, self.counters, found, self.counts, self.row_of_pair,
+                    K)),
+                ("scan", 1, LIST_THREADS, (
+                    self.control, self.counts, self.first_row, self.patches, self.most_rows, 2)),
+                ("join", self.patches, FEW_THREADS, (
+                    self.control, found, self.first_between, self.first_row, self.kernel_of_row)),
+            ]
+        shares = sets if sets > 1 else -(-self.most_rows // SHARE)
+        rows = (self.control, self.kernel_of_row, self.patches, self.first_row, shares, sets,
+                self.counters)
+        return [
+            *launches,
+            ("tally", shares, LIST_THREADS, (*rows, K)),
+            ("add_up", self._blocks(LIST_THREADS), LIST_THREADS, (
+                self.control, sets, self.counters, self.rows_by_kernel, K)),
+            ("scan", 1, LIST_THREADS, (
+                self.control, self.rows_by_kernel, self.first_of_kernel, K, self.most_rows, 2)),
+            ("place", shares, LIST_THREADS, (
+                *rows, self.first_of_kernel, self.rows_of_kernels, K)),
+            ("arrange", K, KERNEL_THREADS, (
+                self.control, self.first_of_kernel, self.rows_of_kernels, sets, self.counters, K)),
+            ("settle", 1, KERNEL_THREADS, (self.control,)),
+        ]
+
+    def _patches_from(self, first):
+        """What a kernel over patches is told of them, where those of a batch start."""
+        return self.target, self.patch_level, first, self.first_row, self.row_of_pair
+
     def _gather(self, first, last, rows, sums):
-        """The launch that adds up, for each kernel, the rows of its pairs in a batch of tiles."""
+        """The launch that adds up, for each kernel, its rows in a batch of patches."""
         return "gather", self.num_slots, KERNEL_THREADS, (
-            self.control, self.first_of_kernel, self.pairs, self.start, first, last, rows, sums)
+            self.control, self.first_of_kernel, self.rows_of_kernels, self.first_row, first, last,
+            rows, sums)
 
     def _blocks(self, threads):
         return -(-self.num_slots // threads)
 
     def _batch_bounds(self, sets=1):
-        """First and last + 1 of the tiles of each batch, where a pair has so many rows."""
+        """First and last + 1 of the patches of each batch, where there are so many sets of rows."""
         batches = self.batches
         if batches is None:
             row = self.row_width * self.dtype.itemsize
             most = ROWS_BYTES if sets == 1 else SETS_BYTES // sets
-            batches = -(-self._num_pairs() * row // most) if self.listed else 1
-        batches = max(1, min(batches, self.tiles))
-        cuts = [self.tiles * b // batches for b in range(batches + 1)]
+            batches = -(-self._num_rows() * row // most) if self.listed else 1
+        batches = max(1, min(batches, self.patches))
+        cuts = [self.patches * b // batches for b in range(batches + 1)]
         return list(zip(cuts[:-1], cuts[1:]))
 
     def _num_pairs(self):
         return int(self.launch.host(self.start[self.tiles :])[0])
+
+    def _num_rows(self):
+        return int(self.launch.host(self.first_row[self.patches :])[0])
 
     def _with_room(self, run, sets=1):
         """Run, and again as long as some buffer was too short; what else halted it, or 0."""
@@ -223,7 +267,7 @@ class KernelBuffers:
                 self._build_lists(self._lists)  # from what was planned already
             elif halt == WORDS.NO_ROOM:
                 self.control[WORDS.HALT] = 0
-                starts = self.launch.host(self.start)
+                starts = self.launch.host(self.first_row)
                 bounds = self._batch_bounds(sets)
                 most = max(int(starts[last] - starts[first]) for first, last in bounds)
                 self.rows, self.room = self.launch.zeros(0, self.dtype), 0
@@ -237,9 +281,9 @@ class KernelBuffers:
 
     def _lengthen(self):
         control = self.launch.host(self.control)
-        needed, between = int(control[WORDS.NEEDED]), int(control[WORDS.NEEDED + 1])
-        self._make_lists(max(self.capacity, int(ROOM * needed)),
-                         max(self.between, int(ROOM * between)))
+        pairs, between, rows = (int(ROOM * int(control[WORDS.NEEDED + i])) for i in range(3))
+        self._make_lists(max(self.capacity, pairs), max(self.between, between),
+                         max(self.most_rows, rows))
 
     def _build_lists(self, sequence):
         self.control[WORDS.STALE] = 1

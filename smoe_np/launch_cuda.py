@@ -50,8 +50,8 @@ class CudaLauncher:
     ----------
     graphs : bool
         Whether rounds of training are captured in CUDA graphs; results do not depend on it.
-    counter_rows : int
-        Of counters of pairs: one, for all blocks.
+    counter_sets : int
+        Of counters of rows: one, for all blocks.
     lifetime : float
         Steps that lists have lasted of late.
 
@@ -72,7 +72,7 @@ class CudaLauncher:
         self.device = cupy.cuda.Device()
         self.functions = load_kernels(D, C, self.dtype.name)
         self.stream = cupy.cuda.Stream(non_blocking=True)
-        self.graphs, self.counter_rows = True, 1
+        self.graphs, self.counter_sets = True, 1
         self.lifetime = 4.0  # for a start
         self._step_seconds = None  # not known yet
 
@@ -212,9 +212,9 @@ def why_no_cuda():
         return reason
     try:
         launcher = CudaLauncher(2, 1, "float32")
-        width = launcher.zeros(1, np.int32)
-        launcher.run(launcher.record([("row_width", 1, 1, (width,))]))
-        launcher.host(width)
+        found = launcher.zeros(2, np.int32)
+        launcher.run(launcher.record([("layout", 1, 1, (found,))]))
+        launcher.host(found)
     except (MemoryError, RuntimeError) as error:
         return _brief(error)
     return None

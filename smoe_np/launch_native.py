@@ -30,7 +30,7 @@ COMPILERS = ("c++", "g++", "clang++")
 # Not -ffinite-math-only, which would hide a NaN.
 OPTIONS = ("-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros",
            "-fopenmp-simd", "-fPIC", "-shared", "-pthread")
-MOST_COUNTERS = 16  # rows of counters, of one number for each kernel of the model
+MOST_COUNTERS = 16  # sets of counters, of one number for each kernel of the model
 STEADY = 0.1  # seconds of training, times a patience, between two looks at what the user wants
 TIME_LIMIT = 300  # seconds for a compilation
 
@@ -68,8 +68,8 @@ class NativeLauncher:
     ----------
     threads : int
         Processors to use; results do not depend on it.
-    counter_rows : int
-        Of counters of pairs, each for a block of its own; or 1, for all.
+    counter_sets : int
+        Of counters of rows, each for a block of its own; or 1, for all.
 
     Raises
     ------
@@ -84,7 +84,7 @@ class NativeLauncher:
         self.library = load_kernels(D, C, self.dtype.name, tuple(options))
         self.signatures = signatures(self.dtype.name)
         self.threads = processors()
-        self.counter_rows = min(4 * self.threads, MOST_COUNTERS)
+        self.counter_sets = min(4 * self.threads, MOST_COUNTERS)
         self._seconds = {}  # arrays of one number by kernel, where time is added up
 
     def zeros(self, shape, dtype):

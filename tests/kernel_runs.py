@@ -23,7 +23,7 @@ class EmulatedLauncher(NativeLauncher):
 
     def __init__(self, D, C, dtype):
         super().__init__(D, C, dtype, EMULATED)
-        self.threads = self.counter_rows = 1
+        self.threads = self.counter_sets = 1
 
     def record(self, launches):
         if self.threads_of is not None:

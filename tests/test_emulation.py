@@ -309,7 +309,7 @@ def test_a_training_in_which_kernels_leave_goes_as_with_numpy(build):
 def test_the_number_of_threads_of_a_block_does_not_matter(monkeypatch, threads):
     # but for kernels that look at pixels, which need a thread for each
     of_pixels = ("step", "render", "gating")
-    declared = {"gather": 32, "arrange": 32, "settle": 32, "row_width": 1, "turn": 32}
+    declared = {"gather": 32, "arrange": 32, "settle": 32, "layout": 1, "turn": 32}
     monkeypatch.setattr(EmulatedLauncher, "threads_of", lambda self, kernel, wanted: (
         wanted if kernel in of_pixels else min(threads, declared.get(kernel, 128))))
     library = load_kernels(2, 1, "float32", EMULATED)

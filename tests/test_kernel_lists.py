@@ -113,25 +113,66 @@ def test_without_memory_for_longer_lists_the_shorter_ones_stay(monkeypatch):
 
     monkeypatch.setattr(engine.launch, "zeros", no_room)
     with pytest.raises(MemoryError):
-        engine._make_lists(2 * capacity, 2 * engine.between)
+        engine._make_lists(2 * capacity, 2 * engine.between, 2 * engine.most_rows)
     assert engine.capacity == capacity == len(engine.list)
     assert engine.between == engine.lists_between.shape[1]
+    assert engine.most_rows == len(engine.kernel_of_row)
 
 
 @pytest.mark.parametrize("Engine", [NativeEngine, EmulatedEngine])
-def test_the_lists_of_kernels_and_of_tiles_tell_of_the_same_pairs(Engine):
+def test_the_lists_of_kernels_and_of_rows_tell_of_the_same(Engine):
     params = random_model(1, 300, sigma=0.05)
     engine = Engine(SHAPES[2], picture(SHAPES[2]))
     engine.render(params)
-    assert len(engine.counters) == (1 if Engine is EmulatedEngine else engine.launch.counter_rows)
+    assert len(engine.counters) == (1 if Engine is EmulatedEngine else engine.launch.counter_sets)
     assert not engine.counters.any()
-    pairs = int(engine.start[-1])
-    assert pairs > 300
+    rows = int(engine.first_row[-1])
+    assert rows > 300
     for kernel, (first, last) in enumerate(itertools.pairwise(engine.first_of_kernel)):
-        of_kernel = engine.pairs[first:last]
+        of_kernel = engine.rows_of_kernels[first:last]
         assert (np.diff(of_kernel) > 0).all()
-        assert (engine.list[of_kernel] == kernel).all()
-    assert engine.first_of_kernel[-1] == pairs
+        assert (engine.kernel_of_row[of_kernel] == kernel).all()
+    assert engine.first_of_kernel[-1] == rows
     for first, last in itertools.pairwise(engine.start):
         assert (np.diff(engine.list[first:last]) > 0).all()
     assert engine.control[WORDS.BUILDS] == 1
+
+
+@pytest.mark.parametrize("K", [1, 300])
+@pytest.mark.parametrize("shape", [(5, 9), (75, 130), (500, 400), (640,), (17, 22, 30)])
+def test_each_kernel_of_a_patch_has_one_row_there_and_no_other_has(shape, K):
+    D = len(shape)
+    engine = NativeEngine(shape, picture(shape))
+    engine.loss_and_gradients(random_model(1, K, D, sigma=0.05))
+    side, counts = 1 << engine.patch_level, np.array(engine.grid.counts)
+    assert side > 1
+    tiles = np.stack(np.unravel_index(np.arange(engine.tiles), engine.grid.counts))
+    patch = np.ravel_multi_index(tuple(tiles // side), -(-counts // side))
+    patch_of_pair = np.repeat(patch, np.diff(engine.start))
+    pairs = engine.start[-1]
+    row = engine.first_row[patch_of_pair] + engine.row_of_pair[:pairs]
+    assert (row < engine.first_row[patch_of_pair + 1]).all()
+    np.testing.assert_array_equal(engine.kernel_of_row[row], engine.list[:pairs])
+    rows = np.unique(np.stack([patch_of_pair, engine.list[:pairs]]), axis=1).shape[1]
+    assert len(np.unique(row)) == rows == engine.first_row[-1]
+
+
+def test_where_patches_are_tiles_each_pair_has_a_row():
+    engine = EmulatedEngine(SHAPES[2], picture(SHAPES[2]))
+    engine.render(random_model(1, 300, sigma=0.05))
+    assert engine.patches == engine.tiles
+    assert engine.first_row is engine.start
+    assert engine.kernel_of_row is engine.list
+
+
+def test_lists_of_rows_that_are_too_short_are_lengthened():
+    few, many = (random_model(0, 300, sigma=sigma, dtype=np.float64) for sigma in (0.01, 10.0))
+    engine, other = (NativeEngine((200, 200), picture((200, 200)), "float64") for _ in range(2))
+    engine.loss_and_gradients(few)
+    engine._make_lists(1 << 20, 1 << 20, 1000)
+    loss, gradients = engine.loss_and_gradients(many)
+    assert 1000 < engine.first_row[-1] <= engine.most_rows == len(engine.kernel_of_row)
+    again, others = other.loss_and_gradients(many)
+    assert again == loss
+    for name, array in gradients.arrays().items():
+        np.testing.assert_array_equal(getattr(others, name), array)

@@ -425,8 +425,8 @@ def test_the_number_of_arguments_is_checked(arguments):
 @needs_compiler
 def test_a_launcher_checks_what_it_is_given():
     launcher = NativeLauncher(2, 1, "float32")
-    with pytest.raises(TypeError, match="width of row_width must be of int32, got float32"):
-        launcher.record([("row_width", 1, 1, (np.zeros(1, np.float32),))])
+    with pytest.raises(TypeError, match="found of layout must be of int32, got float32"):
+        launcher.record([("layout", 1, 1, (np.zeros(2, np.float32),))])
 
 
 # ---- sources
@@ -468,7 +468,7 @@ def test_an_include_within_an_include_and_one_that_comes_twice_are_expanded_once
 def test_signatures_are_what_the_sources_declare(dtype, real):
     found = signatures(dtype)
     assert set(found) == set(re.findall(r"^KERNEL\((\w+),", kernel_source(), re.MULTILINE))
-    assert found["row_width"] == (Parameter("width", np.dtype(np.int32), True, False),)
+    assert found["layout"] == (Parameter("found", np.dtype(np.int32), True, False),)
     text = re.search(r"^KERNEL\(step, \w+, ([^)]*)\)", kernel_source(), re.MULTILINE)[1]
     for parameter, declared in zip(found["step"], text.split(","), strict=True):
         *_, kind, name = declared.replace("*", " * ").replace("const", "").replace("*", "").split()
