@@ -126,6 +126,13 @@ FUNCTION void extent_of_box(const int *grid, int level, const int *corner, doubl
     }
 }
 
+FUNCTION int boxes_of_level(const int *grid, int level) {
+    int boxes = 1;
+    UNROLL for (int d = 0; d < NDIM; d++)
+        boxes *= (grid[NDIM + d] + (1 << level) - 1) >> level;
+    return boxes;
+}
+
 // How far the middles of the halves of a box lie from its own, along each axis, and half their
 // extent: together they have all its pixel centres.
 FUNCTION void halve(const double *half, double *off, double *half_of_half) {
@@ -143,12 +150,71 @@ FUNCTION int child_of_box(const int *grid, int level, const int *parent, int chi
     return number_of_box(grid, level, corner);
 }
 
+// What tiles remember: a winner of each when lists were last built, or −1. Whatever has become of
+// it, its log-gate there is a lower bound of the winner's now. `lower` has the least over the tiles
+// of each box of level 1: of each tile's own winner, or the next one's where that does better.
+KERNEL(recall, LIST_THREADS, const int *control, const int *grid, int boxes, const double *anchors,
+       const int *winners, int *remembered, double *lower)
+{
+    if (!BUILDS_LISTS(control)) return;
+    FOR_EACH_PLAIN(j, LIST_THREADS) {
+        const int box = BLOCK * LIST_THREADS + j;
+        int corner[NDIM], tile_at[NDIM], tiles[CHILDREN], number = 0;
+        double least = 1e300;
+        if (box < boxes) place_of_box(grid, 1, box, corner);
+        for (int child = 0; box < boxes && child < CHILDREN; child++) {
+            const int tile = child_of_box(grid, 0, corner, child, tile_at);
+            if (tile >= 0) tiles[number++] = tile;
+        }
+        for (int n = 0; n < number; n++) {
+            double middle[NDIM], half[NDIM], here = NOTHING;
+            remembered[tiles[n]] = winners[tiles[n]];
+            place_of_box(grid, 0, tiles[n], tile_at);
+            extent_of_box(grid, 0, tile_at, middle, half);
+            for (int next = n; next < n + 2; next++) {
+                const int winner = winners[tiles[next % number]];
+                if (winner < 0) continue;
+                const double bound =
+                    lower_bound(anchors + (long long)winner * ANCHOR, middle, half);
+                here = bound > here ? bound : here;  // for it may be no number
+            }
+            least = smaller(least, here);
+        }
+        if (box < boxes) lower[box] = least;
+    }
+}
+
+// The same of the boxes of all higher levels, one after the other: the least of their children.
+KERNEL(lift, LIST_THREADS, const int *control, const int *grid, int levels, double *lower)
+{
+    if (!BUILDS_LISTS(control)) return;
+    WATCHED(double, all, lower);
+    int below = 0, here = boxes_of_level(grid, 1);
+    for (int level = 2; level < levels; level++) {
+        const int boxes = boxes_of_level(grid, level);
+        FOR_EACH_PLAIN(box, boxes) {
+            int corner[NDIM], at[NDIM];
+            double least = 1e300;
+            place_of_box(grid, level, box, corner);
+            for (int child = 0; child < CHILDREN; child++) {
+                const int number = child_of_box(grid, level - 1, corner, child, at);
+                if (number >= 0) least = smaller(least, (double)all[below + number]);
+            }
+            all[here + box] = least;
+        }
+        BARRIER;
+        below = here;
+        here += boxes;
+    }
+}
+
 // A box of level + 1, the parent: which kernels of its list each of its children keeps, judged by a
-// winner: whoever has the largest log-gate in the middle. Children of level 0, tiles, have a winner
-// in each of their parts, and are judged by the weakest of these.
+// winner: whoever has the largest log-gate in the middle; or by what its tiles remember, `recalled`,
+// if that is more. Children of level 0, tiles, have a winner in each of their parts, and are judged
+// by the weakest of these.
 KERNEL(bound, LIST_THREADS, const int *control, const double *settings, const int *grid, int level,
-       const double *anchors, const int *parent_start, const int *parent_list, unsigned char *keep,
-       int *counts, int *winners, int *wins)
+       const double *anchors, const int *parent_start, const int *parent_list,
+       const double *recalled, unsigned char *keep, int *counts, int *winners, int *wins)
 {
     if (!BUILDS_LISTS(control)) return;
     SHARED(float, candidates, CANDIDATE_NUMBERS * COLUMN);
@@ -189,7 +255,8 @@ KERNEL(bound, LIST_THREADS, const int *control, const double *settings, const in
             for (int child = 0; child < CHILDREN; child++) {
                 int corner[NDIM];
                 double middle[NDIM], half[NDIM], off[NDIM], half_of_part[NDIM];
-                if (child_of_box(grid, level, parent, child, corner) < 0) continue;
+                const int number = child_of_box(grid, level, parent, child, corner);
+                if (number < 0) continue;
                 extent_of_box(grid, level, corner, middle, half);
                 halve(half, off, half_of_part);
                 float seen[NDIM], half_seen[NDIM], off_seen[NDIM];  // as candidates are
@@ -235,6 +302,7 @@ KERNEL(bound, LIST_THREADS, const int *control, const double *settings, const in
                 double least = 1e300;
                 for (int part = 0; part < parts; part++)
                     least = smaller(least, (double)lower_in_part[child * parts + part]);
+                if (level > 0) least = larger(least, recalled[number]);
                 least -= settings[TAU];
                 const bool bounded = !control[SIGNED] && least > NOTHING;
                 const float enough = bounded ? (float)least : NOTHING;

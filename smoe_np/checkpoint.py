@@ -161,6 +161,11 @@ def _check_lists(arrays, params):
             raise ValueError(f"its lists_tau is {lists['tau']}")
     if "anchor" in lists:
         _check_array(arrays, "lists_anchor", (slots, 1 + D + D * (D + 1) // 2))
+    if "remembered" in lists:
+        remembered = lists["remembered"]
+        _check_array(arrays, "lists_remembered", (remembered.size,))
+        if remembered.dtype.kind != "i" or (remembered < -1).any() or (remembered >= slots).any():
+            raise ValueError("its lists_remembered are not numbers of kernels")
     if "rate" in lists:
         _check_array(arrays, "lists_rate", (3, K + 1))
     if any((lists[name] < 0).any() for name in ("allowance", "moved", "rate") if name in lists):

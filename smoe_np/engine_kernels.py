@@ -264,8 +264,11 @@ class KernelEngine(KernelBuffers):
             return {}
         anchors, moved, rates, control = (self.launch.host(array) for array in (
             self.anchors, self.moved, self.rates, self.control))
+        remembered = self.launch.host(self.remembered)
         there = anchors[:, 0] != WORDS.DEAD
         anchors, number = anchors[there], np.cumsum(there) - 1
+        remembered = np.where((remembered >= 0) & there[remembered], number[remembered], -1)
+        remembered = remembered.astype(np.int32)
         D, longest, spare = len(self.shape), max(self.shape), np.zeros((3, 1))
         A = np.zeros((len(anchors), D, D))
         for place, (i, j) in enumerate(lower_entries(D), start=1 + D):
@@ -279,7 +282,7 @@ class KernelEngine(KernelBuffers):
             "slots": number[self.slots], "moved": np.hstack([moved[self.slots].T, spare]),
             "rate": np.hstack([rates[self.slots].T, spare]),
             "age": np.array(int(control[WORDS.AGE])), "stale": np.array(bool(control[WORDS.STALE])),
-            "tau": np.array(self.listed_tau),
+            "tau": np.array(self.listed_tau), "remembered": remembered,
         }
 
     def restore(self, state):
@@ -302,7 +305,9 @@ class KernelEngine(KernelBuffers):
         self.anchors[...] = self.launch.array(np.hstack([anchors, state["allowance"][:, :K].T]))
         full = self.tau
         self.tau = self.settings[WORDS.TAU] = float(state.get("tau", full))
-        self._build_lists(self._lists)
+        if np.shape(state.get("remembered")) == (self.tiles,):  # else of another engine
+            self.winners[...] = self.launch.array(state["remembered"], np.int32)
+        self._build_lists(self._planned)
         self.tau = full
         self.slots = np.asarray(state["slots"])
         slots = self.launch.array(self.slots)
@@ -345,7 +350,7 @@ class KernelEngine(KernelBuffers):
 
     def __getstate__(self):
         """All but the launcher and what it recorded, which hold addresses."""
-        addresses = ("launch", "_lists", "_build", "_step", "_moments", "_tile")
+        addresses = ("launch", "_lists", "_planned", "_build", "_step", "_moments", "_tile")
         return {name: value for name, value in vars(self).items() if name not in addresses}
 
     def __setstate__(self, state):

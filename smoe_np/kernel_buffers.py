@@ -65,12 +65,15 @@ class KernelBuffers:
         self.settings[WORDS.LEAST_EXPLOSION] = LEAST_EXPLOSION
         self.errors = launch.zeros(self.tiles, np.float64)
         self.counts = launch.zeros(self.tiles, np.int32)
-        self.winners = launch.zeros(self.tiles, np.int32)
+        self.winners, self.remembered = (launch.zeros(self.tiles, np.int32) for _ in range(2))
         self.levels = []  # of the tree of boxes from the top: level, start of each list, boxes
         for level in reversed(range(max(2, (max(self.grid.counts) - 1).bit_length()))):
             boxes = math.prod(-(-n >> level) for n in self.grid.counts)
             self.levels.append((level, launch.zeros(boxes + 1, np.int32), boxes))
         self.start = self.levels[-1][1]
+        # of the boxes of level 1, then of those above
+        self.recalled = launch.zeros(sum(boxes for level, _, boxes in self.levels if level),
+                                     np.float64)
         layout = launch.zeros(2, np.int32)
         self._run("layout", 1, 1, layout)
         self.row_width, patches_are_boxes = map(int, launch.host(layout))
@@ -98,6 +101,7 @@ class KernelBuffers:
         self.anchors = zeros((K, 1 + D + lower + 3), np.float64)
         self.born = zeros(K, np.int32)
         self.moved, self.rates = zeros((K, 3), np.float64), zeros((K, 3), np.float64)
+        self.winners[...] = -1
         self.wins, self.rows_by_kernel = zeros(K, np.int32), zeros(K, np.int32)
         self.first_of_kernel = zeros(K + 1, np.int32)
         self.counters = zeros((self.launch.counter_sets, K), np.int32)
@@ -149,14 +153,25 @@ class KernelBuffers:
                 self.control, self.records, self.rates, self.state_numbers, self.anchors,
                 self.moved, self.wins, K)),
         ]
+        boxes = self.levels[-2][2]
+        recall = [
+            ("recall", -(-boxes // LIST_THREADS), LIST_THREADS, (
+                self.control, self.sizes, boxes, self.anchors, self.winners, self.remembered,
+                self.recalled)),
+            ("lift", 1, LIST_THREADS, (
+                self.control, self.sizes, len(self.levels), self.recalled)),
+        ]
         lists, parent_start, parent, parents = [], self.all_start, self.all_kernels, 1
+        first = len(self.recalled)
         for level, start, boxes in self.levels:
+            first -= boxes if level else 0  # at level 0 it is not looked at
             entries = self.lists_between[level % 2] if level else self.list
             threads = FEW_THREADS if boxes > MANY_BOXES else LIST_THREADS
             lists += [
                 ("bound", parents, threads, (
                     self.control, self.settings, self.sizes, level, self.anchors, parent_start,
-                    parent, self.kept, self.counts, self.winners, self.wins)),
+                    parent, self.recalled[first:], self.kept, self.counts, self.winners,
+                    self.wins)),
                 ("scan", 1, LIST_THREADS, (
                     self.control, self.counts, start, boxes,
                     self.between if level else self.capacity, int(level > 0))),
@@ -166,7 +181,8 @@ class KernelBuffers:
             ]
             parent_start, parent, parents = start, entries, boxes
         lists += self._lists_of_rows()
-        self._lists, self._build = record(lists), record(plan + lists)
+        self._lists, self._build = record(lists), record(plan + recall + lists)
+        self._planned = record(recall + lists)
         self._tile = (self.control, self.sizes, self.records, self.start, self.list, self.winners)
         if self.target is None:
             return

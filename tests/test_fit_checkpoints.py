@@ -254,6 +254,18 @@ def test_axes_that_do_not_go_with_the_kernels_are_refused(checkpoint, tmp_path, 
         refused(tampered(checkpoint, tmp_path, replace), name)
 
 
+@pytest.mark.parametrize("change", [
+    lambda a: a - 2, lambda a: a + 10**6, lambda a: a.astype(float), lambda a: a[:, None]],
+    ids=["before -1", "beyond", "floats", "one axis more"])
+def test_numbers_of_kernels_that_cannot_be_remembered_are_refused(checkpoint, tmp_path, change):
+    def replace(arrays, facts):
+        if "lists_remembered" not in arrays:
+            pytest.skip("the engine remembers none")
+        arrays["lists_remembered"] = change(arrays["lists_remembered"])
+
+    refused(tampered(checkpoint, tmp_path, replace), "lists_remembered")
+
+
 @pytest.mark.parametrize("tau", [0, -1, 101, math.nan, math.inf, [6, 6]])
 def test_a_tau_of_lists_that_cannot_be_is_refused(checkpoint, tmp_path, tau):
     refused(tampered(checkpoint, tmp_path, lambda arrays, facts: arrays.update(

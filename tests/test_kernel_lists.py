@@ -20,19 +20,34 @@ TAU = 12.0
 
 def gates_left_out(engine, params):
     """Of all pairs that are not listed, the largest gate at a pixel, by the winner's there."""
-    D, longest = len(engine.shape), max(engine.shape)
     listed = np.zeros((engine.tiles, params.num_kernels), bool)
     counts = np.diff(engine.start)
     listed[np.repeat(np.arange(engine.tiles), counts), engine.list[: counts.sum()]] = True
+    tiles, gates = log_gates(engine, params)
+    behind = gates - gates.max(axis=1, keepdims=True)
+    return behind[~listed[tiles]].max(initial=-np.inf)
+
+
+def log_gates(engine, params):
+    """The tile of each pixel, and the log-gate of each kernel there."""
+    D, longest = len(engine.shape), max(engine.shape)
     points = np.stack(np.meshgrid(*map(np.arange, engine.shape), indexing="ij"), axis=-1)
     tiles = np.ravel_multi_index(tuple(np.moveaxis(points // engine.grid.tile, -1, 0)),
                                  engine.grid.counts).ravel()
     points = (points.reshape(-1, D) + 0.5) / longest
     z = np.einsum("kij,pki->pkj", params.A, points[:, None] - params.musX)
     weight = np.log(params.pis) + np.log(np.abs(np.diagonal(params.A, axis1=1, axis2=2))).sum(1)
-    gates = weight - 0.5 * (z * z).sum(-1)
-    behind = gates - gates.max(axis=1, keepdims=True)
-    return behind[~listed[tiles]].max(initial=-np.inf)
+    return tiles, weight - 0.5 * (z * z).sum(-1)
+
+
+def drawn_model(data, D, K=None):
+    """A model whose kernels are as hypothesis wants them."""
+    return random_model(
+        data.draw(st.integers(0, 10**6)), K or data.draw(st.sampled_from([1, 7, 60, 300])), D,
+        sigma=data.draw(st.sampled_from([1e-4, 3e-3, 0.02, 0.1, 1.0])),
+        anisotropy=data.draw(st.sampled_from([1, 30, 1e3, 1e5])),
+        spread=data.draw(st.sampled_from([1.0, 30.0])),
+        corner=data.draw(st.sampled_from([0.0, -15.0])))
 
 
 @pytest.mark.parametrize("Engine", [NativeEngine, EmulatedEngine])
@@ -40,16 +55,77 @@ def gates_left_out(engine, params):
 @given(data=st.data())
 def test_a_pair_that_matters_is_listed(Engine, data):
     D = data.draw(st.sampled_from([1, 2, 2, 3]))
-    params = random_model(
-        data.draw(st.integers(0, 10**6)), data.draw(st.sampled_from([1, 7, 60, 300])), D,
-        sigma=data.draw(st.sampled_from([1e-4, 3e-3, 0.02, 0.1, 1.0])),
-        anisotropy=data.draw(st.sampled_from([1, 30, 1e3, 1e5])),
-        spread=data.draw(st.sampled_from([1.0, 30.0])),
-        corner=data.draw(st.sampled_from([0.0, -15.0])))
+    params = drawn_model(data, D)
     engine = Engine(SHAPES[D], picture(SHAPES[D]))
     engine.render(params)
     assert engine.tau == TAU
     assert gates_left_out(engine, params) < -TAU
+
+
+@pytest.mark.parametrize("Engine", [NativeEngine, EmulatedEngine])
+@settings(max_examples=15)
+@given(data=st.data())
+def test_what_tiles_remember_of_another_model_leaves_no_pair_out(Engine, data):
+    D = data.draw(st.sampled_from([1, 2, 2, 3]))
+    before = drawn_model(data, D)
+    after = drawn_model(data, D, before.num_kernels)
+    engine = Engine(SHAPES[D], picture(SHAPES[D]))
+    engine.render(before)
+    engine.control[WORDS.STALE] = 1
+    engine.render(after)
+    assert (engine.remembered >= 0).all()
+    assert gates_left_out(engine, after) < -TAU
+
+
+@pytest.mark.parametrize("Engine", [NativeEngine, EmulatedEngine])
+@pytest.mark.parametrize("D", SHAPES)
+def test_what_is_recalled_of_a_box_is_a_lower_bound_of_its_winners_there(Engine, D):
+    params = random_model(4, 100, D, sigma=0.05)
+    engine = Engine(SHAPES[D])
+    engine.render(params)
+    assert (engine.recalled < -1e36).all()  # there is nothing to remember
+    engine._build_lists(engine._build)
+    tiles, gates = log_gates(engine, params)
+    best = np.full(engine.tiles, np.inf)
+    np.minimum.at(best, tiles, gates.max(axis=1) + D * np.log(1 / max(engine.shape)))
+    place, first = np.stack(np.unravel_index(np.arange(engine.tiles), engine.grid.counts)), 0
+    for level, _, boxes in reversed(engine.levels[:-1]):
+        box = np.ravel_multi_index(tuple(place >> level), -(-np.array(engine.grid.counts) >> level))
+        least = np.full(boxes, np.inf)
+        np.minimum.at(least, box, best)
+        recalled = engine.recalled[first : first + boxes]
+        assert (recalled < least + 1e-9).all()
+        assert np.median(least - recalled) < 40  # of no use if it were much less
+        first += boxes
+    assert first == len(engine.recalled)
+
+
+@pytest.mark.parametrize("Engine", [NativeEngine, EmulatedEngine])
+def test_what_tiles_remember_makes_the_lists_of_boxes_shorter_and_none_of_a_tile_longer(Engine):
+    params = random_model(1, 500, sigma=0.01)
+    engine = Engine((160, 240))
+    engine.render(params)
+    counts = np.diff(engine.start)
+    between = sum(int(start[-1]) for level, start, _ in engine.levels if level)
+    engine._build_lists(engine._build)
+    assert (np.diff(engine.start) <= counts).all()
+    assert gates_left_out(engine, params) < -TAU
+    assert sum(int(start[-1]) for level, start, _ in engine.levels if level) < 0.7 * between
+
+
+@pytest.mark.parametrize("Engine", [NativeEngine, EmulatedEngine])
+def test_a_restored_engine_remembers_the_same(Engine):
+    before, after = (random_model(seed, 300, sigma=0.05) for seed in (1, 2))
+    engine, other = Engine(SHAPES[2]), Engine(SHAPES[2])
+    engine.render(before)
+    engine.render(after)
+    other._start(1)
+    other.restore(engine.state())
+    for name in ("remembered", "recalled", "start"):
+        np.testing.assert_array_equal(getattr(other, name), getattr(engine, name))
+    assert (engine.recalled > -1e30).all()
+    pairs = int(engine.start[-1])
+    np.testing.assert_array_equal(other.list[:pairs], engine.list[:pairs])
 
 
 @pytest.mark.parametrize("sharpness", [1e9, 1e18, 1e30])
