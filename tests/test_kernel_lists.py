@@ -103,7 +103,7 @@ def test_what_is_recalled_of_a_box_is_a_lower_bound_of_its_winners_there(Engine,
 @pytest.mark.parametrize("Engine", [NativeEngine, EmulatedEngine])
 def test_what_tiles_remember_makes_the_lists_of_boxes_shorter_and_none_of_a_tile_longer(Engine):
     params = random_model(1, 500, sigma=0.01)
-    engine = Engine((160, 240))
+    engine = Engine((96, 144))
     engine.render(params)
     counts = np.diff(engine.start)
     between = sum(int(start[-1]) for level, start, _ in engine.levels if level)
