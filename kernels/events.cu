@@ -70,9 +70,7 @@ KERNEL(weigh, TILE_THREADS, int *control, const int *grid, const double *records
     const Rows own = rows_of(first_row, first_patch, first_patch + BLOCK);
     if (!has_room(control, own, room)) return;
     clear_rows(own, rows);
-    for (int n = 0; n < TILES_OF_PATCH(level); n++) {
-        const int number = tile_of_patch(grid, level, first_patch + BLOCK, n);
-        if (number < 0) continue;
+    FOR_TILES(number, grid, level, first_patch + BLOCK) {
         const Tile tile = tile_of(control, grid, records, start, winners, number);
         forward(records, list, tile, terms, offsets, gates, steep, top, S, y);
         FOR_PIXELS(i) {
@@ -115,9 +113,7 @@ KERNEL(halve, TILE_THREADS, int *control, const int *grid, const double *records
     const Rows own = rows_of(first_row, first_patch, first_patch + BLOCK);
     if (!has_room(control, own, room)) return;
     for (int r = 0; r < many; r++) clear_rows(own, rows + (long long)r * room * ROW);
-    for (int n = 0; n < TILES_OF_PATCH(level); n++) {
-        const int number = tile_of_patch(grid, level, first_patch + BLOCK, n);
-        if (number < 0) continue;
+    FOR_TILES(number, grid, level, first_patch + BLOCK) {
         const Tile tile = tile_of(control, grid, records, start, winners, number);
         forward(records, list, tile, terms, offsets, gates, steep, top, S, y);
         FOR_PIXELS(i) {

@@ -412,10 +412,15 @@ FUNCTION void tile_centre(const int *grid, int tile, double *centre) {
     UNROLL for (int d = 0; d < NDIM; d++) centre[d] = corner[d] + 0.5 * SIDE;
 }
 
-// Where box `number` of a level lies among its boxes, of 2^level tiles along each axis.
+// The boxes of a level, of 2^level tiles along each axis, that lie along one.
+FUNCTION int boxes_along(const int *grid, int level, int d) {
+    return (grid[NDIM + d] + (1 << level) - 1) >> level;
+}
+
+// Where box `number` of a level lies among its boxes.
 FUNCTION void place_of_box(const int *grid, int level, int number, int *corner) {
     UNROLL for (int d = NDIM - 1; d >= 0; d--) {
-        const int boxes = (grid[NDIM + d] + (1 << level) - 1) >> level;
+        const int boxes = boxes_along(grid, level, d);
         corner[d] = number % boxes;
         number /= boxes;
     }
@@ -424,7 +429,7 @@ FUNCTION void place_of_box(const int *grid, int level, int number, int *corner) 
 FUNCTION int number_of_box(const int *grid, int level, const int *corner) {  // or −1: there is none
     int number = 0;
     UNROLL for (int d = 0; d < NDIM; d++) {
-        const int boxes = (grid[NDIM + d] + (1 << level) - 1) >> level;
+        const int boxes = boxes_along(grid, level, d);
         if (corner[d] >= boxes) return -1;
         number = number * boxes + corner[d];
     }
@@ -450,6 +455,9 @@ FUNCTION int tile_of_patch(const int *grid, int level, int patch, int i) {  // o
     return number_of_box(grid, 0, corner);
 }
 #endif
+#define FOR_TILES(tile, grid, level, patch) \
+    for (int n_ = 0, tile = 0; n_ < TILES_OF_PATCH(level); n_++) \
+        if ((tile = tile_of_patch(grid, level, patch, n_)) >= 0)
 
 // 1 where a pixel is one of the picture, else 0.
 FUNCTION Pack inside_picture(const int *grid, const int *corner, int i) {

@@ -128,8 +128,7 @@ FUNCTION void extent_of_box(const int *grid, int level, const int *corner, doubl
 
 FUNCTION int boxes_of_level(const int *grid, int level) {
     int boxes = 1;
-    UNROLL for (int d = 0; d < NDIM; d++)
-        boxes *= (grid[NDIM + d] + (1 << level) - 1) >> level;
+    UNROLL for (int d = 0; d < NDIM; d++) boxes *= boxes_along(grid, level, d);
     return boxes;
 }
 
@@ -463,9 +462,8 @@ KERNEL(collect, LIST_THREADS, const int *control, const int *grid, int level, in
         const int last = first_of_share(patches, BLOCK + 1, sets);
         for (int patch = first_of_share(patches, BLOCK, sets); patch < last; patch++) {
             int *kernels = found + first_between[patch], rows = 0;
-            for (int n = 0; n < TILES_OF_PATCH(level); n++) {
-                const int tile = tile_of_patch(grid, level, patch, n);
-                for (int p = tile < 0 ? 0 : start[tile]; tile >= 0 && p < start[tile + 1]; p++) {
+            FOR_TILES(tile, grid, level, patch) {
+                for (int p = start[tile]; p < start[tile + 1]; p++) {
                     int &row = counter[list[p]];  // counted from 1
                     if (row == 0) {
                         kernels[rows] = list[p];
