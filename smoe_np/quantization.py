@@ -20,6 +20,7 @@ RATE = 0.3  # by that of a fit
 ENOUGH = 0.01  # dB that rounding may cost before anything is done about it
 OUTLIERS = 0.01  # of the pixels, which do not count where bits are shared out: see allocate_bits
 TRIES = 4  # to be within bytes: what is trained in between may be coded in more than was foreseen
+HARM = 0.2  # of the error, which is worth a second try without the kernels that do it
 SPARE = 8  # bytes that are left free besides, in each further try
 # Kinds in the order in which they are rounded, about what part of the error remains when what is
 # not rounded yet has made up for it, and what is trained to do so.
@@ -31,6 +32,7 @@ STAGES = (
     ("values", 0.4, ("gamma_e",)),
     ("slopes", 1.0, ()),
 )
+OF_GATES = ("extents", "shears", "centres")  # kinds whose rounding may turn kernels to harm
 
 
 def quantized(engine, params, bits=None, most_bytes=None, iterations=ITERATIONS, fixed=()):
@@ -105,16 +107,54 @@ def _compensated(engine, params, bits, iterations, fixed):
     loss = engine.loss(at_once)
     if loss <= engine.loss(params) * 10 ** (ENOUGH / 10):
         return at_once
+    done = []
     for kind, _, trained in STAGES:
         found = kinds_of(params.map(to_numpy).arrays())
         if kind not in found:
             continue
-        params = _of_kinds(params, {**found, kind: rounded({kind: found[kind]}, bits)[kind]})
         names = [name for name in trained if name not in fixed and (
             name != "gamma_e" or "slopes" in found)]
-        if names:
-            params = _trained(engine, params, names, iterations)
+        params = _stage(engine, params, kind, bits, names if iterations else (), iterations, done)
+        done.append(kind)
     return params if engine.loss(params) < loss else at_once
+
+
+def _stage(engine, params, kind, bits, names, iterations, done):
+    """The model with one more kind rounded, and what is not rounded yet trained after it."""
+    whole = _with_rounded(params, kind, bits)
+    if not names:
+        return whole
+    if kind not in OF_GATES:
+        return _trained(engine, whole, names, iterations)
+    models = [whole]
+    harmful = _harmful(engine, whole, done)
+    if harmful.any():
+        fewer = _with_rounded(params.map(to_numpy).select(~harmful), kind, bits)
+        if engine.loss(fewer) < (1 - HARM) * engine.loss(whole):
+            models.append(fewer)
+    models = [_trained(engine, model, names, iterations) for model in models]
+    best = min(models, key=engine.loss).map(to_numpy)
+    fewer = best.select(~_harmful(engine, best, [*done, kind]))
+    return min(best, fewer, key=engine.loss)
+
+
+def _with_rounded(params, kind, bits):
+    found = kinds_of(params.map(to_numpy).arrays())
+    return _of_kinds(params, {**found, kind: rounded({kind: found[kind]}, bits)[kind]})
+
+
+def _harmful(engine, params, done):
+    """Kernels without which the error would be lower, by themselves: (K,) array of bool; not all.
+
+    Those at the ends of a range are not among them where the kind is rounded already: without them
+    all its numbers would have to be rounded again.
+    """
+    cost = to_numpy(engine.weigh(params))[:, 2]
+    harmful = (cost < 0) & (cost < cost.max())
+    for kind, numbers in kinds_of(params.map(to_numpy).arrays()).items():
+        if kind in done:
+            harmful[[numbers.min(1).argmin(), numbers.max(1).argmax()]] = False
+    return harmful
 
 
 def _of_kinds(params, found):

@@ -356,8 +356,9 @@ class Smoe(TrainingLoop):
         """Have all numbers of the model be ones that a packed file of few bits can tell.
 
         They are rounded kind after kind; those that are not rounded yet are trained for a while
-        after each, and make up for it (see ``smoe_np.quantization``). Rounding all at once, as
-        ``params.save("model.smoe", bits=...)`` does with any model, costs several times as much.
+        after each, and make up for it; kernels without which the error is lower then leave (see
+        ``smoe_np.quantization``). Rounding all at once, as ``params.save("model.smoe", bits=...)``
+        does with any model, costs several times as much.
 
         Parameters
         ----------

@@ -8,7 +8,16 @@ import pytest
 from fits import COLOURS, GREY, PICTURES, VOLUME
 from helpers import assert_same_model, picture, random_model
 
-from smoe_np import Smoe, allocate_bits, load_params, packed, psnr, quantization, render
+from smoe_np import (
+    Smoe,
+    SmoeParams,
+    allocate_bits,
+    load_params,
+    packed,
+    psnr,
+    quantization,
+    render,
+)
 from smoe_np.allocation import BitsByBytes
 
 pytestmark = pytest.mark.usefixtures("each_engine")
@@ -135,13 +144,47 @@ def test_a_model_that_is_quantized_again_with_its_bits_stays_as_it_is():
 
 def test_what_is_not_trained_is_rounded_alone():
     params = random_model(5, 12, sigma=0.15, slope=0.2, dtype=np.float32)
-    smoe = Smoe(GREY, params=params, train_pis=False, train_gammas=False)
+    image = render(params, (24, 31))  # to which no kernel does harm
+    smoe = Smoe(image, params=params, train_pis=False, train_gammas=False)
     before = smoe.params.copy()
     bits = smoe.quantize(6).bits
     wanted = rounded_at_once(before, bits)
     assert packed.kinds_of(smoe.params.arrays())["weights"] == pytest.approx(
         packed.kinds_of(wanted.arrays())["weights"], abs=1e-4)
     assert smoe.history == []  # there is none whose last could be told anew
+
+
+def test_kernels_that_do_more_harm_than_good_leave(tmp_path, monkeypatch):
+    monkeypatch.setattr(quantization, "ENOUGH", -100)  # however little rounding costs
+    image = picture((40, 50))[..., 0]
+    smoe = Smoe(image).fit(kernels=40, iterations=200)
+    arrays = {name: np.concatenate([array, array[:1]])
+              for name, array in smoe.params.arrays().items()}
+    arrays["nu_e"][-1] += 9  # a kernel that is already there, but far too light
+    harmed = Smoe(image, params=SmoeParams(**arrays, image_shape=smoe.shape))
+    assert harmed.engine.weigh(harmed.params)[-1, 2] < 0
+    bits = harmed.quantize(8, 1).bits
+    assert harmed.params.num_kernels <= 40
+    assert psnr(image, harmed.reconstruction) > smoe.history[-1].psnr - 3
+    harmed.params.save(tmp_path / "model.smoe", bits=bits)
+    found = Smoe(image, params=load_params(tmp_path / "model.smoe"))
+    assert np.abs(found.reconstruction - harmed.reconstruction).max() < 2e-3
+
+
+def test_kernels_at_the_ends_of_what_is_rounded_stay(monkeypatch):
+    smoe = fitted()
+    smoe.quantize(9)
+    monkeypatch.setattr(smoe.engine, "weigh", lambda params: np.tile(
+        -1.0 - np.arange(params.num_kernels)[:, None], 3))
+    kinds = packed.kinds_of(smoe.params.arrays())
+    every = quantization._harmful(smoe.engine, smoe.params, [])
+    assert every[1:].all()
+    assert not every[0]  # the least of the evils
+    left = smoe.params.select(~quantization._harmful(smoe.engine, smoe.params, ["extents"]))
+    assert left.num_kernels <= 3
+    for end in (np.min, np.max):
+        kept = packed.kinds_of(left.arrays())["extents"]
+        assert end(kept) == pytest.approx(end(kinds["extents"]), abs=1e-6)
 
 
 def test_radial_kernels_stay_radial():
