@@ -1,11 +1,18 @@
 """What several tests share: models, pictures, the complex step, and how errors are measured."""
 
+import os
+
 import numpy as np
+import pytest
 
 from smoe_np import SmoeParams, dense, engine
+from smoe_np.launch_native import why_no_native
 from smoe_np.params import NAMES, unchecked
 
 STEP = 1e-30  # of a complex step: no difference is formed, so it can be as small as one likes
+needs_native = pytest.mark.skipif(why_no_native() is not None,
+                                  reason=f"kernels do not run here: {why_no_native()}")
+needs_posix = pytest.mark.skipif(os.name != "posix", reason="needs POSIX")
 
 
 def random_model(seed, K, D=2, C=1, sigma=0.15, anisotropy=1.0, spread=1.0, corner=0.0,

@@ -7,16 +7,13 @@ import sys
 import fake_cupy
 import numpy as np
 import pytest
-from helpers import assert_gradients_agree, random_model, relative_error
+from helpers import assert_gradients_agree, needs_native, random_model, relative_error
 
 import smoe_np
 from smoe_np import bench, bench_dense, bench_kernels, bench_measure, bench_report, dense
 from smoe_np.cli import main
 from smoe_np.initialize import kernel_grid
-from smoe_np.launch_native import NativeLauncher, why_no_native
-
-needs_native = pytest.mark.skipif(why_no_native() is not None,
-                                  reason=f"kernels do not run here: {why_no_native()}")
+from smoe_np.launch_native import NativeLauncher
 
 
 @pytest.fixture(scope="module", autouse=True)

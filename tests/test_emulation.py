@@ -15,6 +15,7 @@ from helpers import (
     assert_same_model,
     gradient_errors,
     gradient_floors,
+    needs_native,
     picture,
     random_model,
 )
@@ -38,10 +39,9 @@ from smoe_np.launch_native import (
     compile_kernels,
     find_compiler,
     load_kernels,
-    why_no_native,
 )
 
-pytestmark = pytest.mark.skipif(why_no_native() is not None, reason=str(why_no_native()))
+pytestmark = needs_native
 
 IMAGE_TOLERANCE = {"float32": 1e-5, "float64": 1e-10}
 GRADIENT_TOLERANCE = {"float32": 1e-4, "float64": 1e-9}

@@ -8,7 +8,13 @@ import math
 import fake_cupy
 import numpy as np
 import pytest
-from helpers import assert_gradients_agree, assert_same_model, picture, random_model
+from helpers import (
+    assert_gradients_agree,
+    assert_same_model,
+    needs_native,
+    picture,
+    random_model,
+)
 
 import smoe_np
 from smoe_np import Smoe, engine, launch_cuda
@@ -16,13 +22,12 @@ from smoe_np.engine_cupy import CupyEngine
 from smoe_np.engine_numpy import NumpyEngine
 from smoe_np.kernel_files import constants
 from smoe_np.launch_cuda import CudaLauncher, _Sequence, compiler_options, why_no_cuda
-from smoe_np.launch_native import NativeLauncher, why_no_native
+from smoe_np.launch_native import NativeLauncher
 
 WORD = constants()
 IMAGE = picture((40, 33))[..., 0].astype(np.float32)
 
-pytestmark = pytest.mark.skipif(why_no_native() is not None,
-                                reason=f"kernels do not run here: {why_no_native()}")
+pytestmark = needs_native
 
 
 @pytest.fixture

@@ -9,8 +9,6 @@ import stat
 import subprocess
 import sys
 import tempfile
-import threading
-import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,22 +17,21 @@ import numpy as np
 import pytest
 from helpers import (
     assert_gradients_agree,
-    assert_same_model,
     gradient_floors,
+    needs_native,
+    needs_posix,
     picture,
     random_model,
 )
 
 import smoe_np
-from smoe_np import Smoe, engine, kernel_files, launch_native
+from smoe_np import Smoe, engine, launch_native
 from smoe_np.engine_kernels import KernelEngine
 from smoe_np.engine_native import NativeEngine
 from smoe_np.engine_numpy import NumpyEngine
-from smoe_np.kernel_files import Parameter, check_arguments, constants, kernel_source, signatures
+from smoe_np.kernel_files import kernel_source
 from smoe_np.launch_native import NativeLauncher, cache_folder, why_no_native
 
-needs_compiler = pytest.mark.skipif(why_no_native() is not None, reason=str(why_no_native()))
-posix = pytest.mark.skipif(os.name != "posix", reason="needs POSIX")
 FEW_LINES = """
 extern "C" void smoe_run() {}
 extern "C" double smoe_train() { return 7; }
@@ -83,7 +80,7 @@ def count_compilations(monkeypatch):
 # ---- where compiled kernels are kept
 
 
-@posix
+@needs_posix
 @pytest.mark.parametrize(("system", "environment", "wanted"), [
     ("linux", {"XDG_CACHE_HOME": "/{tmp}/x"}, "/{tmp}/x/smoe_np"),
     ("linux", {"XDG_CACHE_HOME": ""}, "/{tmp}/home/.cache/smoe_np"),
@@ -109,7 +106,7 @@ def test_the_cache_lies_where_each_system_has_it(
         assert list(tmp_path.iterdir()) == []
 
 
-@needs_compiler
+@needs_native
 def test_what_was_compiled_is_loaded_the_next_time(monkeypatch, cache):
     done = count_compilations(monkeypatch)
     load()
@@ -118,7 +115,7 @@ def test_what_was_compiled_is_loaded_the_next_time(monkeypatch, cache):
     assert len(done) == 1
 
 
-@needs_compiler
+@needs_native
 @pytest.mark.parametrize("change", ["source", "options", "compiler", "processor"])
 def test_all_that_compiled_kernels_depend_on_is_in_their_name(monkeypatch, cache, change):
     done = count_compilations(monkeypatch)
@@ -137,7 +134,7 @@ def test_all_that_compiled_kernels_depend_on_is_in_their_name(monkeypatch, cache
     assert len(list(cache.glob("*.so"))) == 2
 
 
-@needs_compiler
+@needs_native
 @pytest.mark.parametrize("damage", [
     lambda so, note: so.write_bytes(so.read_bytes()[:-1] + b"\x00\x01"),
     lambda so, note: so.write_bytes(so.read_bytes()[:100]),
@@ -160,8 +157,8 @@ def test_a_file_that_is_not_as_it_was_is_compiled_anew(monkeypatch, cache, damag
     assert len(done) == 2  # the one that took its place is good
 
 
-@posix
-@needs_compiler
+@needs_posix
+@needs_native
 def test_a_folder_that_others_may_write_to_is_not_used_and_that_is_said_once(monkeypatch, cache):
     done = count_compilations(monkeypatch)
     cache.mkdir(parents=True)
@@ -175,8 +172,8 @@ def test_a_folder_that_others_may_write_to_is_not_used_and_that_is_said_once(mon
     assert list(cache.iterdir()) == []
 
 
-@posix
-@needs_compiler
+@needs_posix
+@needs_native
 def test_a_file_of_another_user_is_not_loaded(monkeypatch, cache):
     done = count_compilations(monkeypatch)
     load()
@@ -187,7 +184,7 @@ def test_a_file_of_another_user_is_not_loaded(monkeypatch, cache):
     assert len(done) == 2
 
 
-@needs_compiler
+@needs_native
 @pytest.mark.parametrize("where", ["folder", "file"])
 def test_where_nothing_can_be_written_kernels_work_all_the_same(monkeypatch, cache, where):
     def fail(*arguments, **options):
@@ -202,7 +199,7 @@ def test_where_nothing_can_be_written_kernels_work_all_the_same(monkeypatch, cac
     assert not cache.is_dir() or list(cache.iterdir()) == []  # nor is anything half done left
 
 
-@needs_compiler
+@needs_native
 def test_processes_that_compile_at_once_all_work_and_leave_one_file(tmp_path):
     code = ("from smoe_np import launch_native\n"
             f"launch_native.kernel_source = lambda: {FEW_LINES!r}\n"
@@ -237,8 +234,8 @@ COMPILERS = [
 ]
 
 
-@posix
-@needs_compiler
+@needs_posix
+@needs_native
 @pytest.mark.parametrize(("script", "words"), COMPILERS)
 def test_a_compiler_that_does_not_work_is_said_in_one_sentence(
         monkeypatch, tmp_path, cache, caplog, script, words):
@@ -249,7 +246,7 @@ def test_a_compiler_that_does_not_work_is_said_in_one_sentence(
     assert_numpy_takes_over(caplog, words)
 
 
-@posix
+@needs_posix
 @pytest.mark.parametrize(("command", "words"), [
     ("/no/such/compiler", r"\$CXX = '/no/such/compiler' is not there; set CXX"),
     ("no-such-compiler -m64", r"\$CXX = 'no-such-compiler -m64' is not there"),
@@ -264,7 +261,7 @@ def test_no_compiler_is_said_in_one_sentence(monkeypatch, tmp_path, cache, caplo
     assert_numpy_takes_over(caplog, words)
 
 
-@posix
+@needs_posix
 def test_a_compiler_that_cannot_be_started_is_said_in_one_sentence(
         monkeypatch, tmp_path, cache, caplog):
     compiler(monkeypatch, tmp_path, "").write_bytes(b"\x00\x01 no program")
@@ -300,8 +297,8 @@ def assert_numpy_takes_over(caplog, words):
         assert reason in str(error.value)
 
 
-@posix
-@needs_compiler
+@needs_posix
+@needs_native
 def test_cxx_may_hold_options_and_is_what_compiles(monkeypatch, tmp_path, cache):
     real = launch_native.find_compiler()[0]
     path = compiler(monkeypatch, tmp_path, f'echo "$*" >> {tmp_path}/log; exec {real} "$@"')
@@ -344,7 +341,7 @@ def load_with_compiler(command, options):
         return launch_native._open(path)
 
 
-@needs_compiler
+@needs_native
 @pytest.mark.parametrize("name", OTHERS)
 def test_other_compilers_and_processors_give_the_same(monkeypatch, other_builds, name):
     if isinstance(other_builds[name], str):
@@ -371,216 +368,8 @@ def test_other_compilers_and_processors_give_the_same(monkeypatch, other_builds,
         np.testing.assert_array_equal(found.gating(params), wanted.gating(params))
 
 
-# ---- arguments
-
-
-PARAMETERS = (Parameter("numbers", np.dtype(np.float32), True, False),
-              Parameter("given", np.dtype(np.int32), True, True),
-              Parameter("count", np.dtype(np.int32), False, True),
-              Parameter("scale", np.dtype(np.float64), False, True))
-
-
-def good():
-    return [np.zeros((4, 6), np.float32), np.zeros(3, np.int32), 3, 0.5]
-
-
-def read_only(array):
-    array.flags.writeable = False
-    return array
-
-
-def test_arguments_as_declared_are_taken_and_numbers_cast():
-    arguments = good()
-    checked = check_arguments("step", PARAMETERS, arguments, np.ndarray)
-    assert checked[0] is arguments[0]
-    assert [type(number) for number in checked[2:]] == [np.int32, np.float64]
-    read_only(arguments[1])  # what is const may be read-only
-    check_arguments("step", PARAMETERS, arguments, np.ndarray)
-    check_arguments("step", PARAMETERS, [*arguments[:3], 2], np.ndarray)
-
-
-@pytest.mark.parametrize(("place", "argument", "words"), [
-    (0, np.zeros((4, 6)), "numbers of step must be of float32, got float64"),
-    (0, np.zeros((4, 12), np.float32)[:, ::2], "numbers of step must be contiguous"),
-    (0, np.zeros((6, 4), np.float32).T, "numbers of step must be contiguous"),
-    (0, read_only(np.zeros(3, np.float32)), "numbers of step is read-only"),
-    (0, [0.0], "numbers of step must be a ndarray"),
-    (0, None, "numbers of step must be a ndarray"),
-    (1, np.zeros(3, np.int64), "given of step must be of int32, got int64"),
-    (1, np.zeros(3, np.uint32), "given of step must be of int32, got uint32"),
-    (2, 2.5, "count of step must be a int32, got 2.5")])
-def test_arguments_that_are_not_as_declared_are_refused(place, argument, words):
-    arguments = good()
-    arguments[place] = argument
-    with pytest.raises(TypeError, match=words):
-        check_arguments("step", PARAMETERS, arguments, np.ndarray)
-
-
-@pytest.mark.parametrize("arguments", [good()[:3], [*good(), 1]])
-def test_the_number_of_arguments_is_checked(arguments):
-    with pytest.raises(TypeError, match=f"step takes 4 arguments, got {len(arguments)}"):
-        check_arguments("step", PARAMETERS, arguments, np.ndarray)
-
-
-@needs_compiler
+@needs_native
 def test_a_launcher_checks_what_it_is_given():
     launcher = NativeLauncher(2, 1, "float32")
     with pytest.raises(TypeError, match="found of layout must be of int32, got float32"):
         launcher.record([("layout", 1, 1, (np.zeros(2, np.float32),))])
-
-
-# ---- sources
-
-
-def test_every_file_of_the_sources_stands_once_in_the_text():
-    text = kernel_source()
-    assert not re.search(r'#include "|#pragma once', text)
-    for path in kernel_files.kernel_folder().glob("*.cu*"):
-        assert text.count(path.read_text(encoding="utf-8").splitlines()[0] + "\n") == 1, path
-
-
-def test_a_changed_file_changes_the_text(monkeypatch, tmp_path):
-    folder = tmp_path / "kernels"
-    shutil.copytree(kernel_files.kernel_folder(), folder)
-    monkeypatch.setattr(kernel_files, "kernel_folder", lambda: folder)
-    expand = kernel_source.__wrapped__
-    assert expand() == kernel_source()
-    for path in folder.glob("*.cu*"):
-        before = path.read_text(encoding="utf-8")
-        path.write_text(before + "// changed\n", encoding="utf-8")
-        assert expand() != kernel_source(), path
-        path.write_text(before, encoding="utf-8")
-
-
-def test_an_include_within_an_include_and_one_that_comes_twice_are_expanded_once(
-        monkeypatch, tmp_path):
-    monkeypatch.setattr(kernel_files, "kernel_folder", lambda: tmp_path)
-    monkeypatch.setattr(kernel_files, "SOURCES", ("a.cu", "b.cu"))
-    for name, text in {"a.cu": '#include "c.cuh"\nA\n',
-                       "c.cuh": '#pragma once\n#include "d.cuh"\nC\n',
-                       "b.cu": '#include "d.cuh"\n#include <math.h>\n#include "c.cuh"\nB\n',
-                       "d.cuh": "#pragma once\nD\n"}.items():
-        (tmp_path / name).write_text(text)
-    assert kernel_source.__wrapped__() == "D\nC\nA\n#include <math.h>\nB\n"
-
-
-@pytest.mark.parametrize(("dtype", "real"), [("float32", np.float32), ("float64", np.float64)])
-def test_signatures_are_what_the_sources_declare(dtype, real):
-    found = signatures(dtype)
-    assert set(found) == set(re.findall(r"^KERNEL\((\w+),", kernel_source(), re.MULTILINE))
-    assert found["layout"] == (Parameter("found", np.dtype(np.int32), True, False),)
-    text = re.search(r"^KERNEL\(step, \w+, ([^)]*)\)", kernel_source(), re.MULTILINE)[1]
-    for parameter, declared in zip(found["step"], text.split(","), strict=True):
-        *_, kind, name = declared.replace("*", " * ").replace("const", "").replace("*", "").split()
-        wanted = {"int": np.int32, "double": np.float64, "REAL": real}[kind]
-        assert parameter == Parameter(name, np.dtype(wanted), "*" in declared,
-                                      "const" in declared or "*" not in declared)
-
-
-def test_constants_are_the_numbers_that_the_sources_define():
-    found = constants()
-    assert found["PIXELS"] == 64
-    assert isinstance(found["PIXELS"], int)
-    assert found["DEAD"] == -1e30
-    assert isinstance(found["BETA1"], float)
-    assert "SIDE" not in found  # depends on the dimensions
-    kinds = {found[name] for name in ("STALE", "HALT", "STEP", "TARGET", "APPLY", "ALIVE", "AGE",
-                                      "BUILDS", "SIGNED", "NEEDED")}
-    assert len(kinds) == 10  # words of control, none of which is two
-    assert max(kinds) + 1 < found["CONTROL_WORDS"]
-
-
-# ---- threads, processes, signals
-
-
-def trained(seed=0, threads=None, steps=60):
-    smoe = Smoe(picture((61, 83), seed=seed), 9, backend="native")
-    if threads is not None:
-        smoe.engine.threads = threads
-    return smoe.train(steps, val_iter=20, l1reg=0.3, lr_div=2)
-
-
-@needs_compiler
-def test_a_training_gives_the_same_bits_with_any_number_of_threads():
-    one, *others = (trained(threads=threads) for threads in (1, 2, 5))
-    assert one.params.num_kernels < 9 * 7
-    for other in others:
-        assert_same_model(other.params, one.params)
-        assert [(r.loss, r.kernels) for r in other.history] == [
-            (r.loss, r.kernels) for r in one.history]
-
-
-@needs_compiler
-def test_trainings_in_two_threads_at_once_give_what_they_give_alone():
-    alone = [trained(seed) for seed in range(2)]
-    together = {}
-    threads = [threading.Thread(target=lambda seed=seed: together.update({seed: trained(seed)}))
-               for seed in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for seed in range(2):
-        assert_same_model(together[seed].params, alone[seed].params)
-
-
-SMALL = ("import os, signal, sys, threading, time\n"
-         "import numpy as np\n"
-         "from smoe_np import Smoe\n"
-         "image = np.add.outer(np.sin(np.arange(60) / 5), np.cos(np.arange(50) / 7)) / 4 + 0.5\n")
-
-
-@posix
-@needs_compiler
-@pytest.mark.filterwarnings("ignore")
-def test_a_child_that_was_forked_trains_as_its_parent_does():
-    code = SMALL + (
-        "def train():\n"
-        "    smoe = Smoe(image, 7, backend='native')\n"
-        "    smoe.engine.threads = 2\n"
-        "    return smoe.train(30).params.musX\n"
-        "wanted = train()\n"  # so that there are threads, which the child does not have
-        "child = os.fork()\n"
-        "if child == 0:\n"
-        "    same, tasks = (train() == wanted).all(), '/proc/self/task'\n"
-        "    helped = not os.path.isdir(tasks) or len(os.listdir(tasks)) > 1\n"
-        "    os._exit(0 if same and helped else 3)\n"
-        "assert (train() == wanted).all()\n"
-        "assert os.waitpid(child, 0)[1] == 0\n")
-    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, timeout=60)
-
-
-@posix
-@needs_compiler
-def test_ctrl_c_ends_a_long_training_soon_and_in_good_order():
-    code = SMALL + (
-        "smoe = Smoe(image, 7, backend='native')\n"
-        "print('ready', flush=True)\n"
-        "try:\n"
-        "    smoe.train(10**8, val_iter=10**8)\n"
-        "except KeyboardInterrupt:\n"
-        "    assert smoe.iteration > 0\n"
-        "    assert smoe.stopped == 'interrupted'\n"
-        "    assert np.isfinite(smoe.params.musX).all()\n"
-        "    print('interrupted', flush=True)\n")
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-    assert process.stdout.readline() == "ready\n"
-    time.sleep(0.5)
-    process.send_signal(2)
-    # far less, but for a machine that has other things to do: a training would take hours
-    assert process.communicate(timeout=20)[0] == "interrupted\n"
-    assert process.returncode == 0
-    assert launch_native.STEADY <= 0.3  # which is how seldom a training looks up
-
-
-@needs_compiler
-def test_small_numbers_are_as_exact_after_a_call_as_before():
-    # kernels count numbers as 0 that are too small for full precision; that is their own affair
-    tiny = np.full(64, 1e-40, np.float32)
-    smoe = Smoe(picture((30, 30)), 4, backend="native")
-    for threads in (1, 2):
-        smoe.engine.threads = threads
-        smoe.train(3)
-        smoe.reconstruction, smoe.gating, smoe.engine.loss_and_gradients(smoe.params)  # noqa: B018
-        assert (tiny * np.float32(1) == tiny).all()
-        assert (tiny * np.float32(1) > 0).all()
