@@ -47,12 +47,47 @@ class Adam:
         Moments of the gradients.
     """
 
+    moments = "m", "v"
+
     def __init__(self, params, beta2=BETA2):
         xp = array_module(params.pis)
         self.steps, self.beta2 = 0, beta2
         self.born = np.zeros(params.num_kernels, np.int32)
         self.m = params.map(xp.zeros_like)
         self.v = params.map(xp.zeros_like)
+
+    def lend(self, fetch):
+        """Leave the moments to who changes them; they are fetched when somebody looks at them.
+
+        Parameters
+        ----------
+        fetch : callable
+            Gives them by name, a dict; called once at most.
+        """
+        for name in self.moments:
+            vars(self).pop(name, None)
+        self._fetch = fetch
+
+    @property
+    def lent(self):
+        """Whether the moments are elsewhere."""
+        return "m" not in vars(self)
+
+    def settle(self):
+        """Have the moments here."""
+        if self.lent:
+            vars(self).update(self._fetch())
+        vars(self).pop("_fetch", None)
+
+    def __getattr__(self, name):  # called for what is not here
+        if name not in type(self).moments or "_fetch" not in vars(self):
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        self.settle()
+        return vars(self)[name]
+
+    def __getstate__(self):
+        self.settle()
+        return vars(self)
 
     def changes(self, gradients, rates, eps, fading=1.0):
         """What a step takes off the parameters, by name: −Δp.
@@ -147,12 +182,14 @@ class Adam:
 
     def copy(self):
         """A copy that shares no memory."""
+        self.settle()
         copied = copy.copy(self)
         copied.born, copied.m, copied.v = self.born.copy(), self.m.copy(), self.v.copy()
         return copied
 
     def become(self, other):
         """Go on as another one."""
+        other.settle()
         vars(self).update(vars(other))
 
     def arrays(self):

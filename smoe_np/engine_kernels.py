@@ -20,6 +20,7 @@ others leave.
 
 import math
 import time
+import weakref
 
 import numpy as np
 
@@ -40,8 +41,12 @@ from .turned_adam import TurnedAdam
 
 # A training lasts ``STEADY`` seconds where models and moments go to and fro in fewer than these,
 # else longer in proportion, but at most so many times.
-ASIDE, MOST_PATIENCE = 0.01, 20.0
+ASIDE, MOST_PATIENCE = 0.005, 20.0
 MOST_ALLOWED = np.array([0.5, 10.0, 10.0])  # see restore: a forged allowance could exhaust memory
+
+
+def _nobody():
+    """Instead of a weak reference to an Adam, where there is none."""
 
 
 class KernelEngine(KernelBuffers):
@@ -90,7 +95,8 @@ class KernelEngine(KernelBuffers):
         self._aside = 0.0  # seconds of the last ``advance`` besides training
         self.tau = self.listed_tau = TAU[self.dtype]
         self.list_life, self.may_be_overdue = 0, False
-        self.channels = self.slots = self.target = self.list = None
+        self.channels = self.slots = self.target = self.list = self.spare = None
+        self._borrowed_from = _nobody
         if target is not None:
             beyond = [(0, whole - n) for whole, n in zip(self.grid.shape, self.shape)]
             target = np.pad(np.asarray(target, self.dtype), [*beyond, (0, 0)])
@@ -200,10 +206,11 @@ class KernelEngine(KernelBuffers):
         -------
         Progressed
         """
+        began, built = time.perf_counter(), self.build_seconds
         self._prepare(params)
-        began = time.perf_counter()
+        began += self.build_seconds - built
         self._set_training(settings, lowest_loss, adam)
-        if adam.m is not self._moments_given:
+        if not self._has_moments_of(adam):
             self._take_moments(adam)
         self._ask(steps)
         training = time.perf_counter()
@@ -218,15 +225,18 @@ class KernelEngine(KernelBuffers):
             taken -= 1  # the step that failed was counted
             failure = NOT_FINITE if halt == WORDS.NOT_FINITE else NO_KERNEL
         if failure is not None:
+            self._settle()
             self.slots = None  # what the kernels are now is of no use
             return Progressed(params, taken, lowest_loss, failure)
         rows = self.launch.host(self.params)
         if control[WORDS.ALIVE] < len(self.slots):
             staying = rows[self.slots, 0] > 0
             self.slots, adam.born = self.slots[staying], adam.born[staying]
-        self.held = rows[self.slots]
+        self._hold(self._of_slots(rows))
         adam.steps += taken
-        self._give_moments(adam)
+        if not adam.lent:
+            adam.lend(self._moments_now)
+            self._borrowed_from, self._moments_given = weakref.ref(adam), None
         params = params_of_rows(self.held, len(self.shape), params.image_shape)
         self._aside = training - began + time.perf_counter() - trained
         return Progressed(params, taken, lowest_loss, None)
@@ -235,6 +245,7 @@ class KernelEngine(KernelBuffers):
         """Go on with some kernels only, the mask (K,): the others have left the model."""
         if self.slots is None:
             return
+        self._settle()
         lost, self.slots = self.slots[~kernels], self.slots[kernels]
         self._moments_given = None
         if self.held is not None:
@@ -248,6 +259,7 @@ class KernelEngine(KernelBuffers):
 
     def forget(self):
         """Go on with a model that has nothing to do with those before."""
+        self._settle()
         self.slots = None
 
     def succeed(self, parents):
@@ -350,11 +362,14 @@ class KernelEngine(KernelBuffers):
 
     def __getstate__(self):
         """All but the launcher and what it recorded, which hold addresses."""
-        addresses = ("launch", "_lists", "_planned", "_build", "_step", "_moments", "_tile")
+        self._settle()
+        addresses = ("launch", "_lists", "_planned", "_build", "_step", "_moments", "_tile",
+                     "_borrowed_from")
         return {name: value for name, value in vars(self).items() if name not in addresses}
 
     def __setstate__(self, state):
         vars(self).update(state)
+        self._borrowed_from = _nobody
         if self.channels is not None:
             self.launch = type(self).launcher(len(self.shape), self.channels, self.dtype.name)
         if self.slots is not None:
@@ -363,13 +378,20 @@ class KernelEngine(KernelBuffers):
     # ---- training
 
     def _train_on(self):
-        built, self.may_be_overdue = int(self.launch.host(self.control)[WORDS.BUILDS]), True
+        built = int(self.launch.host(self.control)[WORDS.BUILDS])
+        self.may_be_overdue |= self.list_life >= 2  # with less, each step looks
         patience = min(max(1.0, self._aside / ASIDE), MOST_PATIENCE)
         self.build_seconds += self.launch.train(self._build, self._step, self.control, patience)
         if int(self.launch.host(self.control)[WORDS.BUILDS]) > built:
             self.listed_tau = self.tau
 
+    def _has_moments_of(self, adam):
+        if adam.lent:
+            return self._borrowed_from() is adam
+        return adam.m is self._moments_given
+
     def _take_moments(self, adam):
+        self._settle()
         self.m[...], self.v[...] = (self.launch.array(self._in_slots(rows_of(moment)), self.dtype)
                                     for moment in (adam.m, adam.v))
         self.born[...] = self.launch.array(self._in_slots(adam.born))
@@ -377,13 +399,21 @@ class KernelEngine(KernelBuffers):
             self.outer[...] = self.launch.array(self._in_slots(adam.outer), self.dtype)
             self.axes[...] = self.launch.array(self._in_slots(adam.axes), self.dtype)
 
-    def _give_moments(self, adam):
-        adam.m, adam.v = (params_of_rows(self.launch.host(moment)[self.slots], len(self.shape))
-                          for moment in (self.m, self.v))
+    def _moments_now(self):
+        """The moments by name, as `Adam.lend` has them fetched."""
+        found = {name: params_of_rows(self._of_slots(self.launch.host(moment)), len(self.shape))
+                 for name, moment in (("m", self.m), ("v", self.v))}
         if self.trained:
-            adam.outer, adam.axes = (self.launch.host(array)[self.slots]
-                                     for array in (self.outer, self.axes))
-        self._moments_given = adam.m
+            found.update({name: self._of_slots(self.launch.host(array)).copy()
+                          for name, array in (("outer", self.outer), ("axes", self.axes))})
+        self._borrowed_from, self._moments_given = _nobody, found["m"]
+        return found
+
+    def _settle(self):
+        """Give moments back to whom they belong, before they are changed here."""
+        adam = self._borrowed_from()
+        if adam is not None:
+            adam.settle()
 
     def _set_training(self, settings, lowest_loss, adam):
         rates = [settings.rates.get(name, -1.0) for name in ("pis", "musX", "A", "gamma_e", "nu_e")]
@@ -409,6 +439,7 @@ class KernelEngine(KernelBuffers):
         self.settings[WORDS.MOST_BEYOND], self.settings[WORDS.MOST_SLOPE] = (
             bound if name in settings.rates else math.inf for name, bound in bounds.items())
         if (adam.beta2, trained) != (self.beta2, self.trained):
+            self._settle()
             self._correct_bias_of(adam.beta2)
             self.trained, self._moments_given = trained, None
             self._make_axes()

@@ -4,6 +4,7 @@ The other half of ``engine_kernels``, which says what an engine does with them.
 """
 
 import math
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -52,6 +53,7 @@ class KernelBuffers:
 
     def _start(self, channels):
         """Have the kernels for a number of channels."""
+        self._settle()
         D = len(self.shape)
         demand(why_not_these(D, channels), self.name)
         self.channels, self.slots = channels, None
@@ -90,10 +92,11 @@ class KernelBuffers:
 
     def _begin(self, K):
         """Make room for another model, of K kernels."""
+        self._settle()
         zeros, D = self.launch.zeros, len(self.shape)
         lower = len(lower_entries(D))
         self.num_slots, self.slots, self.listed = K, np.arange(K), False
-        self.held = self._moments_given = None
+        self.held = self.spare = self._moments_given = None
         self.params, self.m, self.v = (zeros((K, self.width), self.dtype) for _ in range(3))
         self.sums = zeros((K, self.width), np.float64)
         self._make_axes()
@@ -302,6 +305,7 @@ class KernelBuffers:
                          max(self.most_rows, rows))
 
     def _build_lists(self, sequence):
+        began = time.perf_counter()
         self.control[WORDS.STALE] = 1
         self.counters[...] = 0  # where a build was interrupted they are not
         while True:
@@ -312,12 +316,13 @@ class KernelBuffers:
             self._lengthen()
             sequence = self._lists
         self.listed, self.listed_tau = True, self.tau
+        self.build_seconds += time.perf_counter() - began
 
     # ---- models in and out
 
     def _prepare(self, params):
         """Have a model's records, and lists that hold for it."""
-        rows = rows_of(params)
+        rows = rows_of(params, self.spare)
         if params.num_channels != self.channels:
             self._start(params.num_channels)
         if self.slots is None or len(self.slots) != len(rows):
@@ -327,6 +332,8 @@ class KernelBuffers:
             self._upload(rows)
             if (before != self.launch.host(self.moved)).any():
                 self.control[WORDS.AGE] += 1
+        else:
+            self.spare = rows
         self._ask(0)
         self.settings[WORDS.TAU], self.settings[WORDS.LEAST_LIFE] = self.tau, self.list_life
         if self.may_be_overdue and self.list_life < 2:
@@ -335,19 +342,25 @@ class KernelBuffers:
         if not self.listed or control[WORDS.STALE] or self.tau > self.listed_tau:
             self._build_lists(self._build)
 
+    def _hold(self, rows):
+        """Remember the rows that are the model's now; memory that is there costs less than new."""
+        held = self.held
+        if held is None or (held.shape, held.dtype) != (rows.shape, rows.dtype):
+            self.held = np.empty_like(rows)
+        self.held[...] = rows
+
     def _see_whether_lists_hold(self):
         self.may_be_overdue = False
         if self.listed:
-            slots = self.launch.array(self.slots)
-            allowances = self.anchors[slots, -3:]
-            if bool((self.moved[slots] > allowances).any()):
+            beyond = (self.moved > self.anchors[:, -3:]).any(axis=1)
+            if bool(beyond[self.launch.array(self.slots)].any()):
                 self.control[WORDS.STALE] = 1
 
     def _upload(self, rows):
         exact = self.launch.array(self._in_slots(rows), np.float64)
         self.params[...] = exact
         life = self.list_life if self.held is None else 0  # of a model that was restored
-        self.held = rows
+        self.held, self.spare = rows, self.held
         self.control[WORDS.SIGNED], self.control[WORDS.ALIVE] = 0, len(rows)
         self._run("follow", self._blocks(UPDATE_THREADS), UPDATE_THREADS, self.control, self.sizes,
                   exact, self.records, self.anchors, self.moved, int(self.listed), life,
@@ -362,6 +375,10 @@ class KernelBuffers:
 
     def _correct_bias_of(self, beta2):
         self.beta2, self.corrections = beta2, self.launch.array(bias_corrections(beta2))
+
+    def _of_slots(self, rows):
+        """Rows of the kernels that are there, of rows of all slots; these themselves if all are."""
+        return rows if len(self.slots) == self.num_slots else rows[self.slots]
 
     def _in_slots(self, rows):
         """Rows of the kernels that are there as rows of all slots; the others are 0."""

@@ -4,6 +4,8 @@ import numpy as np
 
 from .params import unchecked
 
+PART = 2048  # rows
+
 
 def lower_entries(D):
     """The (i, j), i ≥ j, of a lower triangle, row by row."""
@@ -16,32 +18,55 @@ def names_of_row(D, C):
             *["nu_e", *["gamma_e"] * D] * C]
 
 
-def rows_of(params):
+def rows_of(params, spare=None):
     """The parameters of a model as rows.
+
+    Parameters
+    ----------
+    params : SmoeParams
+    spare : array, optional
+        Taken for them if it is of their shape and dtype: new memory costs more than to fill it.
 
     Returns
     -------
     (K, W) array in the dtype of the model
         π, μ, the lower triangle of A, then for each channel ν and γ.
     """
-    K, D = params.musX.shape
-    lower = lower_entries(D)
-    rows = np.empty((K, 1 + D + len(lower) + params.num_channels * (D + 1)), params.dtype)
-    rows[:, 0], rows[:, 1 : 1 + D] = params.pis, params.musX
-    for place, (i, j) in enumerate(lower, start=1 + D):
-        rows[:, place] = params.A[:, i, j]
-    experts = rows[:, 1 + D + len(lower) :].reshape(K, -1, D + 1)
-    experts[:, :, 0], experts[:, :, 1:] = params.nu_e, params.gamma_e
+    columns = _columns(params)
+    rows, shape = spare, (params.num_kernels, len(columns))
+    if spare is None or (spare.shape, spare.dtype) != (shape, params.dtype):
+        rows = np.empty(shape, params.dtype)
+    for part in _parts(len(rows)):
+        of_part = rows[part]
+        for place, column in enumerate(columns):
+            of_part[:, place] = column[part]
     return rows
 
 
 def params_of_rows(rows, D, image_shape=None):
     """The SmoeParams, not checked, of ``rows_of`` a model of D dimensions; all is copied."""
-    K, lower = len(rows), lower_entries(D)
-    A = np.zeros((K, D, D), rows.dtype)
-    for place, (i, j) in enumerate(lower, start=1 + D):
-        A[:, i, j] = rows[:, place]
-    experts = rows[:, 1 + D + len(lower) :].reshape(K, -1, D + 1)
-    return unchecked({"pis": rows[:, 0].copy(), "musX": rows[:, 1 : 1 + D].copy(), "A": A,
-                      "gamma_e": experts[:, :, 1:].copy(), "nu_e": experts[:, :, 0].copy()},
-                     image_shape)
+    (K, W), dtype = rows.shape, rows.dtype
+    C = (W - 1 - D - len(lower_entries(D))) // (D + 1)
+    params = unchecked({"pis": np.empty(K, dtype), "musX": np.empty((K, D), dtype),
+                        "A": np.zeros((K, D, D), dtype), "gamma_e": np.empty((K, C, D), dtype),
+                        "nu_e": np.empty((K, C), dtype)}, image_shape)
+    columns = _columns(params)
+    for part in _parts(K):
+        of_part = rows[part]
+        for place, column in enumerate(columns):
+            column[part] = of_part[:, place]
+    return params
+
+
+def _columns(params):
+    """Views of what makes up the columns of ``rows_of``: (K,) each."""
+    D = params.num_dims
+    columns = [params.pis, *params.musX.T, *(params.A[:, i, j] for i, j in lower_entries(D))]
+    for nu_e, gamma_e in zip(params.nu_e.T, params.gamma_e.transpose(1, 2, 0)):
+        columns += [nu_e, *gamma_e]
+    return columns
+
+
+def _parts(K):
+    """Slices of K rows, each of which stays in the cache while its columns are copied."""
+    return [slice(first, first + PART) for first in range(0, K, PART)]

@@ -45,6 +45,8 @@ class TurnedAdam(Adam):
         S, and Q, in the order of ``rows_of``.
     """
 
+    moments = "m", "v", "outer", "axes"
+
     def __init__(self, params, beta2, turn_every, trained):
         super().__init__(params, beta2)
         self.turn_every, self.trained = turn_every, tuple(trained)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from helpers import assert_same_model, random_model
 
+from smoe_np import param_rows
 from smoe_np.param_rows import lower_entries, params_of_rows, rows_of
 
 
@@ -25,6 +26,11 @@ def test_a_row_has_the_weight_the_centre_the_triangle_and_the_experts():
     np.testing.assert_array_equal(rows_of(params)[k], [
         params.pis[k], *params.musX[k], params.A[k, 0, 0], params.A[k, 1, 0], params.A[k, 1, 1],
         params.nu_e[k, 0], *params.gamma_e[k, 0], params.nu_e[k, 1], *params.gamma_e[k, 1]])
+
+
+def test_models_of_many_parts_are_whole():
+    params = random_model(3, K=2 * param_rows.PART + 5, C=3)
+    assert_same_model(params_of_rows(rows_of(params), 2), params)
 
 
 def test_a_model_of_rows_shares_no_memory_with_them():
