@@ -79,11 +79,12 @@ class BitsByBytes:
     """
 
     def __init__(self, params, shape=None, backend="auto", outliers=0.0, remaining=None):
-        errors, counts = _errors_of(params, shape, backend, outliers, remaining)
+        self.errors, self.counts = _errors_of(params, shape, backend, outliers, remaining)
         self.arrays = params.map(to_numpy).arrays()
-        self.choices = [dict.fromkeys(counts, FEWEST_BITS)]  # from the fewest bits to the most
+        # from the fewest bits to the most
+        self.choices = [dict.fromkeys(self.counts, FEWEST_BITS)]
         self.least = packed_bytes(self.arrays, self.choices[0])
-        while (kind := _most_useful(self.choices[-1], errors, counts)) is not None:
+        while (kind := _most_useful(self.choices[-1], self.errors, self.counts)) is not None:
             self.choices.append({**self.choices[-1], kind: self.choices[-1][kind] + 1})
 
     def within(self, most):
@@ -100,7 +101,15 @@ class BitsByBytes:
             raise ValueError(f"bytes must be at least {self.least} for these "
                              f"{len(self.arrays['pis'])} kernels, with {FEWEST_BITS} bits a "
                              f"number, got {most}")
-        return self.choices[fitting - 1]
+        bits, counts = self.choices[fitting - 1], dict(self.counts)
+        # where the next bit has no room, that of another kind, of fewer numbers, may have
+        while (kind := _most_useful(bits, self.errors, counts)) is not None:
+            more = {**bits, kind: bits[kind] + 1}
+            if packed_bytes(self.arrays, more) <= most:
+                bits = more
+            else:
+                del counts[kind]
+        return bits
 
 
 def _errors_of(params, shape, backend, outliers, remaining):

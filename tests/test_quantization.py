@@ -90,6 +90,21 @@ def test_a_file_has_room_for_so_many_bytes_and_they_are_used(image, tmp_path):
         smoe.quantize(bytes=100)
 
 
+def test_no_kind_of_numbers_could_have_a_bit_more_in_so_many_bytes():
+    smoe = fitted(COLOURS)
+    shared = BitsByBytes(smoe.params, *quantization._how_to_allocate(
+        smoe.engine, packed.kinds_of(smoe.params.arrays())))
+    filled = 0
+    for most in range(shared.least, 3 * shared.least, 19):
+        bits = shared.within(most)
+        assert packed.packed_bytes(shared.arrays, bits) <= most
+        for kind in bits:
+            more = {**bits, kind: bits[kind] + 1}
+            assert packed.packed_bytes(shared.arrays, more) > most, (most, bits, kind)
+        filled += bits not in shared.choices
+    assert filled > 3
+
+
 def test_the_fewest_bytes_that_hold_a_model_are_enough(tmp_path, monkeypatch):
     smoe = fitted()
     least = packed.packed_bytes(smoe.params.arrays(), packed.FEWEST_BITS)
