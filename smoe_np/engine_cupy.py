@@ -1,6 +1,7 @@
 """The engine of compiled kernels on a GPU, through CuPy."""
 
 import functools
+import inspect
 
 from .engine_kernels import KernelEngine, why_not_these
 from .launch_cuda import CudaLauncher, why_no_cuda
@@ -17,6 +18,11 @@ class CupyEngine(KernelEngine):
 
         self.device = cupy.cuda.Device().id
         super().__init__(shape, target, dtype, batches)
+
+    def __setstate__(self, state):
+        import cupy
+
+        super().__setstate__({**state, "device": cupy.cuda.Device().id})  # where its arrays are now
 
     @staticmethod
     def why_not(D=2, C=1):
@@ -35,6 +41,6 @@ def _on_its_device(method):
     return there
 
 
-for _name in ("loss_and_gradients", "loss", "render", "gating", "advance", "keep", "state",
-              "restore", "memory_needed"):
-    setattr(CupyEngine, _name, _on_its_device(getattr(KernelEngine, _name)))
+for _name, _method in vars(KernelEngine).items():
+    if inspect.isfunction(_method) and not _name.startswith("_"):
+        setattr(CupyEngine, _name, _on_its_device(_method))

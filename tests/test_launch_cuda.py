@@ -424,6 +424,19 @@ def test_an_engine_stays_on_its_device(cupy):
     assert cupy.machine.current == 0
 
 
+@pytest.mark.parametrize("use", [
+    lambda smoe: smoe.fit(kernels=30, iterations=60),
+    lambda smoe: smoe.quantize(bits=5),
+    lambda smoe: smoe.sparsify(target_kernels=10, iterations=(10, 20, 20)),
+    lambda smoe: copy.deepcopy(smoe).train(4)], ids=["fit", "quantize", "sparsify", "copy"])
+def test_whatever_an_engine_is_for_it_does_on_its_device(cupy, use):
+    cupy.machine.devices, cupy.machine.current = 2, 1
+    smoe = Smoe(IMAGE, 6, backend="cupy").train(4)
+    cupy.machine.current = 0
+    use(smoe)
+    assert cupy.machine.current == 0
+
+
 # ---- what lies on the GPU stays there
 
 
