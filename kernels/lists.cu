@@ -153,7 +153,7 @@ FUNCTION int child_of_box(const int *grid, int level, const int *parent, int chi
 // it, its log-gate there is a lower bound of the winner's now. `lower` has the least over the tiles
 // of each box of level 1: of each tile's own winner, or the next one's where that does better.
 KERNEL(recall, LIST_THREADS, const int *control, const int *grid, int boxes, const double *anchors,
-       const int *winners, int *remembered, double *lower)
+       const int *winners, int *remembered, double *lower, int *wins)
 {
     if (!BUILDS_LISTS(control)) return;
     FOR_EACH_PLAIN(j, LIST_THREADS) {
@@ -167,6 +167,7 @@ KERNEL(recall, LIST_THREADS, const int *control, const int *grid, int boxes, con
         }
         for (int n = 0; n < number; n++) {
             double middle[NDIM], half[NDIM], here = NOTHING;
+            int best = -1;
             remembered[tiles[n]] = winners[tiles[n]];
             place_of_box(grid, 0, tiles[n], tile_at);
             extent_of_box(grid, 0, tile_at, middle, half);
@@ -175,8 +176,9 @@ KERNEL(recall, LIST_THREADS, const int *control, const int *grid, int boxes, con
                 if (winner < 0) continue;
                 const double bound =
                     lower_bound(anchors + (long long)winner * ANCHOR, middle, half);
-                here = bound > here ? bound : here;  // for it may be no number
+                if (bound > here) best = winner, here = bound;  // for it may be no number
             }
+            if (best >= 0) wins[best] = 1;
             least = smaller(least, here);
         }
         if (box < boxes) lower[box] = least;
@@ -349,6 +351,7 @@ KERNEL(bound, LIST_THREADS, const int *control, const double *settings, const in
         const int number = child_of_box(grid, level, parent, child, corner);
         if (number < 0) continue;
         counts[number] = kept[child];
+        for (int part = 0; part < parts; part++) wins[best_of[child * parts + part]] = 1;
         if (level > 0) continue;
         double best = 0;
         for (int part = 0; part < parts; part++) {
@@ -358,7 +361,6 @@ KERNEL(bound, LIST_THREADS, const int *control, const double *settings, const in
                 best = here;
                 winners[number] = k;
             }
-            wins[k] = 1;
         }
     }
 }

@@ -44,7 +44,7 @@ class Adam:
     born : (K,) int32 array
         How many had been taken when a kernel was born.
     m, v : SmoeParams
-        Moments of the gradients.
+        Moments of the gradients. They may lie with an engine until somebody looks (``lend``).
     """
 
     moments = "m", "v"
@@ -70,14 +70,14 @@ class Adam:
 
     @property
     def lent(self):
-        """Whether the moments are elsewhere."""
-        return "m" not in vars(self)
+        """Whether all moments are elsewhere."""
+        return not any(name in vars(self) for name in self.moments)
 
     def settle(self):
-        """Have the moments here."""
-        if self.lent:
-            vars(self).update(self._fetch())
-        vars(self).pop("_fetch", None)
+        """Have the moments here; those that were set meanwhile stay as they are."""
+        fetch = vars(self).pop("_fetch", None)
+        for name, moment in ({} if fetch is None else fetch()).items():
+            vars(self).setdefault(name, moment)
 
     def __getattr__(self, name):  # called for what is not here
         if name not in type(self).moments or "_fetch" not in vars(self):
@@ -190,6 +190,7 @@ class Adam:
     def become(self, other):
         """Go on as another one."""
         other.settle()
+        vars(self).pop("_fetch", None)
         vars(self).update(vars(other))
 
     def arrays(self):

@@ -195,7 +195,8 @@ class KernelEngine(KernelBuffers):
         ----------
         params : SmoeParams
         adam : Adam
-            Its moments and its number of steps change.
+            Its moments, which may stay here (``Adam.lend``), and its number of steps change; after
+            a failure moments are those of the step that failed.
         settings : StepSettings
         lowest_loss : float
             Of those seen so far.
@@ -214,7 +215,10 @@ class KernelEngine(KernelBuffers):
             self._take_moments(adam)
         self._ask(steps)
         training = time.perf_counter()
+        # if this is broken off, another model and other moments are left behind
+        held, self.held, self._moments_given = self.held, None, None
         halt = self._with_room(self._train_on)
+        self.held = held
         trained = time.perf_counter()
         control, state = self.launch.host(self.control), self.launch.host(self.state_numbers)
         taken, lowest_loss = int(control[WORDS.STEP]), float(state[WORDS.LOWEST])
@@ -236,7 +240,7 @@ class KernelEngine(KernelBuffers):
         adam.steps += taken
         if not adam.lent:
             adam.lend(self._moments_now)
-            self._borrowed_from, self._moments_given = weakref.ref(adam), None
+            self._borrowed_from = weakref.ref(adam)
         params = params_of_rows(self.held, len(self.shape), params.image_shape)
         self._aside = training - began + time.perf_counter() - trained
         return Progressed(params, taken, lowest_loss, None)
@@ -364,7 +368,7 @@ class KernelEngine(KernelBuffers):
         """All but the launcher and what it recorded, which hold addresses."""
         self._settle()
         addresses = ("launch", "_lists", "_planned", "_build", "_step", "_moments", "_tile",
-                     "_borrowed_from")
+                     "_borrowed_from", "rows")
         return {name: value for name, value in vars(self).items() if name not in addresses}
 
     def __setstate__(self, state):
@@ -372,6 +376,7 @@ class KernelEngine(KernelBuffers):
         self._borrowed_from = _nobody
         if self.channels is not None:
             self.launch = type(self).launcher(len(self.shape), self.channels, self.dtype.name)
+            self._lay_out()  # another processor may have wider rows
         if self.slots is not None:
             self._record()
 

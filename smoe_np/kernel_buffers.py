@@ -76,9 +76,7 @@ class KernelBuffers:
         # of the boxes of level 1, then of those above
         self.recalled = launch.zeros(sum(boxes for level, _, boxes in self.levels if level),
                                      np.float64)
-        layout = launch.zeros(2, np.int32)
-        self._run("layout", 1, 1, layout)
-        self.row_width, patches_are_boxes = map(int, launch.host(layout))
+        patches_are_boxes = self._lay_out()
         self.patch_level, self.first_between, self.patches = 0, self.start, self.tiles
         self.first_row = self.start
         if patches_are_boxes:
@@ -86,9 +84,16 @@ class KernelBuffers:
                 found for found in self.levels
                 if found[0] <= HIGHEST_PATCH and (found[2] >= FEW_PATCHES or found[0] == 1))
             self.first_row = launch.zeros(self.patches + 1, np.int32)
-        self.rows = launch.zeros(0, self.dtype)
-        self.room = self.trained = 0
+        self.trained = 0
         self._correct_bias_of(BETA2)
+
+    def _lay_out(self):
+        """Have rows as wide as these kernels write them, none yet; whether patches are boxes."""
+        layout = self.launch.zeros(2, np.int32)
+        self._run("layout", 1, 1, layout)
+        self.row_width, patches_are_boxes = map(int, self.launch.host(layout))
+        self.rows, self.room = self.launch.zeros(0, self.dtype), 0
+        return patches_are_boxes
 
     def _begin(self, K):
         """Make room for another model, of K kernels."""
@@ -160,7 +165,7 @@ class KernelBuffers:
         recall = [
             ("recall", -(-boxes // LIST_THREADS), LIST_THREADS, (
                 self.control, self.sizes, boxes, self.anchors, self.winners, self.remembered,
-                self.recalled)),
+                self.recalled, self.wins)),
             ("lift", 1, LIST_THREADS, (
                 self.control, self.sizes, len(self.levels), self.recalled)),
         ]

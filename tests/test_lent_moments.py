@@ -100,6 +100,70 @@ def test_they_are_saved_before_the_engine_does_something_else(use):
     assert_same_arrays(arrays(smoe.adam), wanted)
 
 
+def broken_off(engine, *arguments):
+    """An advance that ends in the middle, when steps have been taken."""
+    train_on = engine._train_on
+
+    def out_of_memory():
+        train_on()
+        raise MemoryError
+
+    engine._train_on = out_of_memory
+    with pytest.raises(MemoryError):
+        engine.advance(*arguments)
+    engine._train_on = train_on
+
+
+def test_a_training_that_was_broken_off_leaves_no_other_model_behind():
+    smoe, steps = started(), started()._step_settings()
+    before = smoe.engine.loss(smoe.params)
+    broken_off(smoe.engine, smoe.params, smoe.adam, steps, 1, 3)
+    assert smoe.engine.loss(smoe.params) == pytest.approx(before, rel=1e-6)
+
+
+def test_a_training_that_was_broken_off_leaves_others_their_moments():
+    smoe, wanted = started(), started()
+    steps = wanted._step_settings()
+    broken_off(smoe.engine, smoe.params, Adam(smoe.params), steps, 1, 3)
+    found, expected = (one.engine.advance(one.params, one.adam, steps, 1, 1).params
+                       for one in (smoe, wanted))
+    assert_same_model(found, expected)
+
+
+def test_moments_of_their_own_go_on_after_a_training_that_was_broken_off():
+    smoe, wanted = started(), started()
+    steps = wanted._step_settings()
+    moments = arrays(smoe.adam)  # which are looked at, and so not lent
+    broken_off(smoe.engine, smoe.params, smoe.adam, steps, 1, 3)
+    assert_same_arrays(arrays(smoe.adam), moments)
+    found, expected = (one.engine.advance(one.params, one.adam, steps, 1, 1).params
+                       for one in (smoe, wanted))
+    assert_same_model(found, expected)
+
+
+def test_an_engine_goes_on_in_a_process_whose_kernels_have_wider_rows():
+    smoe = started()
+    state = {**smoe.engine.__getstate__(), "row_width": 1}
+    assert "rows" not in state
+    engine = type(smoe.engine).__new__(type(smoe.engine))
+    engine.__setstate__(state)
+    assert engine.row_width == smoe.engine.row_width
+    assert engine.loss_and_gradients(smoe.params)[0] == smoe.engine.loss(smoe.params)
+
+
+def test_moments_that_are_set_while_others_are_lent_are_as_set():
+    smoe, wanted = started(), arrays(started().adam)
+    mine = smoe.params.map(np.ones_like)
+    smoe.adam.m = mine
+    assert not smoe.adam.lent
+    np.testing.assert_array_equal(smoe.adam.v.A, wanted["adam_v_A"])
+    assert smoe.adam.m is mine
+    smoe = started(fit=True)
+    kept = arrays(started(fit=True).adam)
+    smoe.adam.restore(kept, 30)
+    assert_same_arrays(arrays(smoe.adam), kept)
+
+
 def test_a_copy_has_its_own():
     smoe = started(fit=True)
     assert isinstance(smoe.adam, TurnedAdam)
