@@ -33,9 +33,9 @@ SIDE = {1: 64, 2: 16, 3: 4}  # pixels along an axis of a tile, by dimensions
 TINY = 1e-19  # a sum of signed gates, relative to the largest, that is not positive
 # 1 − gate below which nobody knows what the other kernels are like there
 ALONE = {np.dtype(np.float32): 1e-5, np.dtype(np.float64): 1e-12}
-# Log-gates that are so far below tau count as that: beside the largest gate, which is 1 or more, it
-# is nothing, and products near the least number of a precision would take a hundred times longer.
-FAINT = 20.0
+# Log-gates below count as none: beside the largest gate, which is 1 or more, they are nothing, and
+# products near the least number of a precision would take a hundred times longer.
+FAINTEST = {np.dtype(np.float32): -60.0, np.dtype(np.float64): -600.0}
 THREAD = 1 << 20  # pairs × pixels for which another thread is worth waking
 CHUNK = 1 << 13  # pairs of a chunk at most: its rows stay in a core's L2 cache
 BATCH = 1 << 18  # pairs of a batch at most
@@ -420,9 +420,10 @@ class NumpyEngine:
         if block.steep or self.live.signed or self.live.overdue:
             # exp of an advantage over the tile's winner would overflow, or hide what is tiny
             p -= p.max(axis=1, keepdims=True)
-        if not self.live.signed:  # where little may be left of large sums
-            np.maximum(p, -(self.tau + FAINT), out=p)
-        np.exp(p, out=p)
+        if self.live.signed:  # little may be left of large sums
+            np.exp(p, out=p)
+        else:
+            _exp_of_advantage(p)
         return block.view(pairs.expert), p
 
     def _forward(self, block, pairs, scratch):
@@ -519,3 +520,11 @@ class NumpyEngine:
                 np.matmul(error, half.transpose(0, 2, 1), out=of_channel)
             half *= half
             np.matmul(self.phi, half.transpose(0, 2, 1), out=of_side[:, :M])
+
+
+def _exp_of_advantage(p):
+    """Take exp of log-gates less some winner's, in place; of the faintest 0."""
+    faintest = np.full(1, FAINTEST[p.dtype], p.dtype)
+    np.maximum(p, faintest, out=p)
+    np.exp(p, out=p)
+    p -= np.exp(faintest)

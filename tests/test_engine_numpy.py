@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from helpers import assert_gradients_agree, gradient_floors, picture, random_model
 
-from smoe_np import dense
+from smoe_np import Smoe, SmoeParams, dense
 from smoe_np.engine_numpy import NumpyEngine
 
 
@@ -26,8 +26,25 @@ def test_gates_too_small_for_full_precision_are_multiplied_nowhere(
     engine.threads = 1
     gradients = engine.loss_and_gradients(params)[1]
     least = np.finfo(dtype).tiny
-    assert min(p.min() for p, _ in found) < 1e-12
+    assert min(p.min() for p, _ in found) == 0
     for numbers in (*(p for p, _ in found), found[-1][1]):
         assert not ((numbers != 0) & (np.abs(numbers) < least)).any()
     assert_gradients_agree(gradients, dense.gradients(params, target), tolerance,
                            gradient_floors(params, target))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_kernel_that_no_pixel_sees_stays_where_it_is(dtype):
+    wide = np.stack(np.meshgrid(range(5), range(5), indexing="ij"), -1).reshape(-1, 2) / 5 + 0.1
+    A = np.tile(10 * np.eye(2), (26, 1, 1))
+    A[25] *= 200
+    musX = np.vstack([wide, [8 / 32, 9 / 32]])  # the corner of four pixels
+    params = SmoeParams(np.full(26, 1 / 26), musX, A, np.zeros((26, 2)), np.full(26, 0.5))
+    params = params.astype(dtype)
+    target = np.random.default_rng(0).random((32, 32)).astype(dtype)
+    hidden = Smoe(target, params=params, backend="numpy", dtype=dtype).train(20).params
+    for name, array in params.arrays().items():
+        np.testing.assert_array_equal(hidden.arrays()[name][25], array[25], err_msg=name)
+    params.nu_e[25] = 1e9
+    drawn = NumpyEngine((32, 32), target[..., None], dtype).render(params)
+    np.testing.assert_allclose(drawn, dense.render(params, (32, 32)), atol=1e-5)
