@@ -195,8 +195,8 @@ class KernelEngine(KernelBuffers):
         ----------
         params : SmoeParams
         adam : Adam
-            Its moments, which may stay here (``Adam.lend``), and its number of steps change; after
-            a failure moments are those of the step that failed.
+            Its moments, which may stay here (``Adam.lend``), and its number of steps change; where
+            a step fails or an exception ends this, moments may be ahead of the parameters.
         settings : StepSettings
         lowest_loss : float
             Of those seen so far.
@@ -211,12 +211,11 @@ class KernelEngine(KernelBuffers):
         self._prepare(params)
         began += self.build_seconds - built
         self._set_training(settings, lowest_loss, adam)
-        if not self._has_moments_of(adam):
+        if not (adam.lent and self._borrowed_from() is adam):
             self._take_moments(adam)
         self._ask(steps)
         training = time.perf_counter()
-        # if this is broken off, another model and other moments are left behind
-        held, self.held, self._moments_given = self.held, None, None
+        held, self.held = self.held, None  # another model is left behind if this is broken off
         halt = self._with_room(self._train_on)
         self.held = held
         trained = time.perf_counter()
@@ -251,7 +250,6 @@ class KernelEngine(KernelBuffers):
             return
         self._settle()
         lost, self.slots = self.slots[~kernels], self.slots[kernels]
-        self._moments_given = None
         if self.held is not None:
             self.held = self.held[kernels]
         lost = self.launch.array(lost)
@@ -390,11 +388,6 @@ class KernelEngine(KernelBuffers):
         if int(self.launch.host(self.control)[WORDS.BUILDS]) > built:
             self.listed_tau = self.tau
 
-    def _has_moments_of(self, adam):
-        if adam.lent:
-            return self._borrowed_from() is adam
-        return adam.m is self._moments_given
-
     def _take_moments(self, adam):
         self._settle()
         self.m[...], self.v[...] = (self.launch.array(self._in_slots(rows_of(moment)), self.dtype)
@@ -411,7 +404,7 @@ class KernelEngine(KernelBuffers):
         if self.trained:
             found.update({name: self._of_slots(self.launch.host(array)).copy()
                           for name, array in (("outer", self.outer), ("axes", self.axes))})
-        self._borrowed_from, self._moments_given = _nobody, found["m"]
+        self._borrowed_from = _nobody  # whoever has asked may change them
         return found
 
     def _settle(self):
@@ -446,7 +439,7 @@ class KernelEngine(KernelBuffers):
         if (adam.beta2, trained) != (self.beta2, self.trained):
             self._settle()
             self._correct_bias_of(adam.beta2)
-            self.trained, self._moments_given = trained, None
+            self.trained = trained
             self._make_axes()
             self._record()
 

@@ -101,7 +101,7 @@ class KernelBuffers:
         zeros, D = self.launch.zeros, len(self.shape)
         lower = len(lower_entries(D))
         self.num_slots, self.slots, self.listed = K, np.arange(K), False
-        self.held = self.spare = self._moments_given = None
+        self.held = self.spare = None
         self.params, self.m, self.v = (zeros((K, self.width), self.dtype) for _ in range(3))
         self.sums = zeros((K, self.width), np.float64)
         self._make_axes()
