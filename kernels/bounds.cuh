@@ -217,3 +217,10 @@ FUNCTION_ONCE void drift(const double *anchor, const double *record, double *mov
     moved[1] = sqrt(shift);
     moved[2] = fabs(record[0] - anchor[0]);
 }
+
+// Whether lists hold for a kernel that has moved so far.
+FUNCTION bool still_holds(const double *anchor, const double *moved) {
+    bool holds = true;
+    UNROLL for (int r = 0; r < 3; r++) holds = holds && moved[r] <= anchor[ALLOWANCE + r];
+    return holds;
+}

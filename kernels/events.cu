@@ -37,7 +37,7 @@ FUNCTION void store_weights(const Tile &tile, Terms &terms, Gates &gates, Residu
 }
 
 // Of pair j over the pixels of one part that lie on one side of its kernel, `side` + slope · u > 0:
-// Σ w² φ(u), and for each channel Σ w ρ and Σ w ρ u.
+// Σ w² φ(u), and for each channel Σ w ρ and Σ w ρ u, u round the centre of the kernel.
 //
 // `q` has 1/S, or 0 beyond the picture; then for each channel ρ / S.
 template <class Gates, class Residuals, class Partial>
@@ -60,26 +60,27 @@ FUNCTION void store_half(REAL side, const REAL *slope, const REAL *offset, Gates
 
 // One patch; of each of its rows what `store_weights` says, added up over the tiles.
 KERNEL(weigh, TILE_THREADS, int *control, const int *grid, const double *records,
-       const int *start, const int *list, const int *winners, const REAL *target, int level,
-       int first_patch, const int *first_row, const int *row_of_pair, int room, REAL *rows)
+       const int *start, const int *list, const int *winners, const REAL *target,
+       int patch_level, int first_patch, const int *first_row, const int *row_of_pair, int room,
+       REAL *rows)
 {
     if (!GOES_ON(control)) return;
     ARRAYS_OF_A_TILE;
     SHARED(REAL, q, (2 + 2 * NCHAN) * PIXELS);
     SHARED(REAL, partial, SUMS * CHUNK);
-    const Rows own = rows_of(first_row, first_patch, first_patch + BLOCK);
+    const Rows own = rows_of_patch(first_row, first_patch, first_patch + BLOCK);
     if (!has_room(control, own, room)) return;
-    clear_rows(own, rows);
-    FOR_TILES(number, grid, level, first_patch + BLOCK) {
+    clear_rows(own, rows, partial);
+    FOR_TILES(number, grid, patch_level, first_patch + BLOCK) {
         const Tile tile = tile_of(control, grid, records, start, winners, number);
         forward(records, list, tile, terms, offsets, gates, steep, top, S, y);
         FOR_PIXELS(i) {
             Pack square = Pack{};
             UNROLL for (int c = 0; c < NCHAN; c++) {
-                const REAL level_c = (REAL)tile.level[c];
+                const REAL level = (REAL)tile.level[c];
                 const Pack here = AT(y[c], i);
-                const Pack t = LOAD(target, ((long long)number * NCHAN + c) * PIXELS + i) - level_c;
-                const Pack error = least(most(here, Pack{} - level_c), Pack{} + (1 - level_c)) - t;
+                const Pack t = LOAD(target, ((long long)number * NCHAN + c) * PIXELS + i) - level;
+                const Pack error = least(most(here, Pack{} - level), Pack{} + (1 - level)) - t;
                 square += error * error;
                 STORE(q, (1 + c) * PIXELS + i, here);
                 STORE(q, (1 + NCHAN + c) * PIXELS + i, t);
@@ -102,18 +103,18 @@ KERNEL(weigh, TILE_THREADS, int *control, const int *grid, const double *records
 // `store_half` says of the side that the direction, in the kernel's own frame, points to, round the
 // centre of the kernel; of both sides where it is 0; added up over the tiles.
 KERNEL(halve, TILE_THREADS, int *control, const int *grid, const double *records,
-       const int *start, const int *list, const int *winners, const REAL *target, int level,
-       int first_patch, const int *first_row, const int *row_of_pair, const double *directions,
-       int many, int room, REAL *rows)
+       const int *start, const int *list, const int *winners, const REAL *target,
+       int patch_level, int first_patch, const int *first_row, const int *row_of_pair,
+       const double *directions, int many, int room, REAL *rows)
 {
     if (!GOES_ON(control)) return;
     ARRAYS_OF_A_TILE;
     SHARED(REAL, q, (1 + NCHAN) * PIXELS);
     SHARED(REAL, partial, SUMS * CHUNK);
-    const Rows own = rows_of(first_row, first_patch, first_patch + BLOCK);
+    const Rows own = rows_of_patch(first_row, first_patch, first_patch + BLOCK);
     if (!has_room(control, own, room)) return;
-    for (int r = 0; r < many; r++) clear_rows(own, rows + (long long)r * room * ROW);
-    FOR_TILES(number, grid, level, first_patch + BLOCK) {
+    for (int r = 0; r < many; r++) clear_rows(own, rows + (long long)r * room * ROW, partial);
+    FOR_TILES(number, grid, patch_level, first_patch + BLOCK) {
         const Tile tile = tile_of(control, grid, records, start, winners, number);
         forward(records, list, tile, terms, offsets, gates, steep, top, S, y);
         FOR_PIXELS(i) {

@@ -399,17 +399,12 @@ FUNCTION void retract(const double *change, double least, double most, double be
 // ---- tiles
 
 // A grid: the picture's pixels along each axis, then the tiles along each axis.
-FUNCTION void tile_corner(const int *grid, int tile, int *corner) {
-    UNROLL for (int d = NDIM - 1; d >= 0; d--) {
-        corner[d] = tile % grid[NDIM + d] * SIDE;
-        tile /= grid[NDIM + d];
-    }
-}
 
-FUNCTION void tile_centre(const int *grid, int tile, double *centre) {
-    int corner[NDIM];
-    tile_corner(grid, tile, corner);
-    UNROLL for (int d = 0; d < NDIM; d++) centre[d] = corner[d] + 0.5 * SIDE;
+// The picture's pixels along its longest axis.
+FUNCTION int longest_of(const int *grid) {
+    int longest = 0;
+    UNROLL for (int d = 0; d < NDIM; d++) longest = longest < grid[d] ? grid[d] : longest;
+    return longest;
 }
 
 // The boxes of a level, of 2^level tiles along each axis, that lie along one.
@@ -424,6 +419,18 @@ FUNCTION void place_of_box(const int *grid, int level, int number, int *corner) 
         corner[d] = number % boxes;
         number /= boxes;
     }
+}
+
+// The first pixel of a tile, and its middle.
+FUNCTION void tile_corner(const int *grid, int tile, int *corner) {
+    place_of_box(grid, 0, tile, corner);
+    UNROLL for (int d = 0; d < NDIM; d++) corner[d] *= SIDE;
+}
+
+FUNCTION void tile_centre(const int *grid, int tile, double *centre) {
+    int corner[NDIM];
+    tile_corner(grid, tile, corner);
+    UNROLL for (int d = 0; d < NDIM; d++) centre[d] = corner[d] + 0.5 * SIDE;
 }
 
 FUNCTION int number_of_box(const int *grid, int level, const int *corner) {  // or −1: there is none

@@ -134,7 +134,7 @@ FUNCTION int boxes_of_level(const int *grid, int level) {
 
 // How far the middles of the halves of a box lie from its own, along each axis, and half their
 // extent: together they have all its pixel centres.
-FUNCTION void halve(const double *half, double *off, double *half_of_half) {
+FUNCTION void halves_of_box(const double *half, double *off, double *half_of_half) {
     UNROLL for (int d = 0; d < NDIM; d++) {
         const double spare = (int)(2 * half[d] + 1.5) % 2 ? 0 : 0.25;  // between two pixels
         off[d] = 0.5 * half[d] + spare;
@@ -209,10 +209,126 @@ KERNEL(lift, LIST_THREADS, const int *control, const int *grid, int levels, doub
     }
 }
 
+// A child of a box as candidates see it, from the middle of its parent, `origin`.
+struct Child {
+    int number;  // or −1: there is none
+    float middle[NDIM], half[NDIM], off[NDIM];  // off: see halves_of_box
+};
+
+FUNCTION Child child_from(const int *grid, int level, const int *parent, const double *origin,
+                          int child) {
+    Child seen = {};
+    int corner[NDIM];
+    double middle[NDIM], half[NDIM], off[NDIM], half_of_part[NDIM];
+    seen.number = child_of_box(grid, level, parent, child, corner);
+    if (seen.number < 0) return seen;
+    extent_of_box(grid, level, corner, middle, half);
+    halves_of_box(half, off, half_of_part);
+    UNROLL for (int d = 0; d < NDIM; d++) {
+        seen.middle[d] = (float)(middle[d] - origin[d]);
+        seen.half[d] = (float)half[d];
+        seen.off[d] = (float)off[d];
+    }
+    return seen;
+}
+
+// `count` candidates, every stride-th entry of a list. No BARRIER: each thread goes on with its own.
+template <class Candidates>
+FUNCTION void take_candidates(const double *anchors, const int *list, int stride, int count,
+                              const double *origin, Candidates &candidates) {
+    FOR_EACH_PLAIN(j, count)
+        take_candidate(anchors + (long long)list[j * stride] * ANCHOR, origin, j, candidates);
+    FOR_THREADS(t) STRIDED(j, count + t, PADDED(count)) no_candidate(j, candidates);
+    FOR_EACH_PADDED(j, count) complete_candidate(j, candidates);
+}
+
+// Which candidate has the largest log-gate in the middle of each part of a child, if it beats who had
+// it so far: in best_gate and best_of, from the child's first part on. Of equal ones the first.
+template <int PARTS_, class Candidates, class Gates, class Bests, class Found, class BestGate,
+          class BestOf>
+FUNCTION void find_winners(Candidates &candidates, int count, const Child &seen, const int *list,
+                           int stride, int first_part, Gates &gates, Bests &bests, Found &found,
+                           BestGate &best_gate, BestOf &best_of) {
+    FOR_EACH_PADDED(j, count)
+        log_gates_in_parts<PARTS_>(candidates, j, seen.middle, seen.off, gates);
+    for (int part = 0; part < PARTS_; part++) {
+        FOR_THREADS(t) {
+            float best = NOTHING;
+            int at = count - 1;
+            STRIDED_MAX(j, t, count, best)
+                best = larger_float(best, (float)gates[part * COLUMN + j]);
+            STRIDED_MIN(j, t, count, at)
+                at = (float)gates[part * COLUMN + j] == best && j < at ? j : at;
+            bests[t] = best;
+            found[t] = at;
+        }
+        BARRIER;
+        ONE_THREAD {
+            const int e = first_part + part;
+            for (int t = 0; t < THREADS; t++) {
+                const float best = bests[t], so_far = best_gate[e];
+                const int k = list[found[t] * stride];
+                if (best > so_far || (best == so_far && k < best_of[e])) {
+                    best_gate[e] = best;
+                    best_of[e] = k;
+                }
+            }
+        }
+        BARRIER;
+    }
+}
+
+// Lower bounds of the log-gates of the winners: over the whole of their child, and over their part.
+template <class BestOf, class Lower>
+FUNCTION void bound_winners(const int *grid, int level, int parts, const int *parent,
+                            const double *anchors, BestOf &best_of, Lower &lower,
+                            Lower &lower_in_part) {
+    FOR_EACH_PLAIN(e, CHILDREN * parts) {
+        const int part = e % parts;
+        int corner[NDIM];
+        double middle[NDIM], half[NDIM], off[NDIM], half_of_part[NDIM], of_part[NDIM];
+        child_of_box(grid, level, parent, e / parts, corner);
+        extent_of_box(grid, level, corner, middle, half);
+        halves_of_box(half, off, half_of_part);
+        UNROLL for (int d = 0; d < NDIM; d++)
+            of_part[d] = middle[d] + (part >> (NDIM - 1 - d) & 1 ? off[d] : -off[d]);
+        const double *winner = anchors + (long long)best_of[e] * ANCHOR;
+        lower[e] = lower_bound(winner, middle, half);
+        const double in_part =
+            parts > 1 ? lower_bound(winner, of_part, half_of_part) : (double)lower[e];
+        lower_in_part[e] = in_part == in_part ? in_part : NOTHING;  // no number: no bound
+    }
+    BARRIER;
+}
+
+// Which candidates may reach `enough` somewhere in a child, into `kept_here`, and how many more.
+template <class Candidates, class Keeps, class Found, class Kept>
+FUNCTION void keep_candidates(Candidates &candidates, int count, const Child &seen, float enough,
+                              unsigned char *kept_here, Keeps &keeps, Found &found, int child,
+                              Kept &kept) {
+    FOR_EACH_PADDED(j, count)
+        keeps[j] = may_reach(candidates, j, seen.middle, seen.half, enough);
+    FOR_THREADS(t) {
+        int sum = 0;
+        STRIDED_SUM(j, t, count, sum) {
+            kept_here[j] = (unsigned char)keeps[j];
+            sum += keeps[j];
+        }
+        found[t] = sum;
+    }
+    BARRIER;
+    ONE_THREAD {
+        int sum = kept[child];
+        for (int t = 0; t < THREADS; t++) sum += found[t];
+        kept[child] = sum;
+    }
+    BARRIER;
+}
+
 // A box of level + 1, the parent: which kernels of its list each of its children keeps, judged by a
-// winner: whoever has the largest log-gate in the middle; or by what its tiles remember, `recalled`,
-// if that is more. Children of level 0, tiles, have a winner in each of their parts, and are judged
-// by the weakest of these.
+// winner: whoever has the largest log-gate in the middle; larger boxes also by what their tiles
+// remember, `recalled`, if that is more. Children of level 0, tiles, have a winner in each of their
+// parts, and are judged by the weakest of these.
 KERNEL(bound, LIST_THREADS, const int *control, const double *settings, const int *grid, int level,
        const double *anchors, const int *parent_start, const int *parent_list,
        const double *recalled, unsigned char *keep, int *counts, int *winners, int *wins)
@@ -240,111 +356,42 @@ KERNEL(bound, LIST_THREADS, const int *control, const double *settings, const in
         best_gate[e] = NOTHING;
         best_of[e] = n > 0 ? list[0] : 0;  // kernels may be too narrow for numbers
     }
-    for (int keeping = 0; keeping < 2; keeping++) {
-        // of many kernels in a large box, a winner among some is as good
-        const int stride = !keeping && level > 0 && n > SAMPLE ? n / SAMPLE : 1;
-        const int looked_at = (n + stride - 1) / stride;
-        for (int from = 0; from < looked_at; from += CANDIDATES) {
-            const int count = looked_at - from < CANDIDATES ? looked_at - from : CANDIDATES;
-            if (!keeping || n > CANDIDATES) {
-                FOR_EACH_PLAIN(j, count)
-                    take_candidate(anchors + (long long)list[(from + j) * stride] * ANCHOR,
-                                   origin, j, candidates);
-                FOR_THREADS(t) STRIDED(j, count + t, PADDED(count)) no_candidate(j, candidates);
-                FOR_EACH_PADDED(j, count) complete_candidate(j, candidates);
-            }  // each thread goes on with its own candidates
-            for (int child = 0; child < CHILDREN; child++) {
-                int corner[NDIM];
-                double middle[NDIM], half[NDIM], off[NDIM], half_of_part[NDIM];
-                const int number = child_of_box(grid, level, parent, child, corner);
-                if (number < 0) continue;
-                extent_of_box(grid, level, corner, middle, half);
-                halve(half, off, half_of_part);
-                float seen[NDIM], half_seen[NDIM], off_seen[NDIM];  // as candidates are
-                UNROLL for (int d = 0; d < NDIM; d++) {
-                    seen[d] = (float)(middle[d] - origin[d]);
-                    half_seen[d] = (float)half[d];
-                    off_seen[d] = (float)off[d];
-                }
-                if (!keeping) {
-                    if (parts > 1)
-                        FOR_EACH_PADDED(j, count)
-                            log_gates_in_parts<CHILDREN>(candidates, j, seen, off_seen, gates);
-                    else
-                        FOR_EACH_PADDED(j, count)
-                            log_gates_in_parts<1>(candidates, j, seen, off_seen, gates);
-                    for (int part = 0; part < parts; part++) {
-                        FOR_THREADS(t) {
-                            float best = NOTHING;
-                            int at = count - 1;
-                            STRIDED_MAX(j, t, count, best)
-                                best = larger_float(best, (float)gates[part * COLUMN + j]);
-                            STRIDED_MIN(j, t, count, at)
-                                at = (float)gates[part * COLUMN + j] == best && j < at ? j : at;
-                            bests[t] = best;
-                            found[t] = at;
-                        }
-                        BARRIER;
-                        ONE_THREAD {
-                            const int e = child * parts + part;
-                            for (int t = 0; t < THREADS; t++) {
-                                const float best = bests[t], so_far = best_gate[e];
-                                const int k = list[(from + found[t]) * stride];
-                                if (best > so_far || (best == so_far && k < best_of[e])) {
-                                    best_gate[e] = best;
-                                    best_of[e] = k;
-                                }
-                            }
-                        }
-                        BARRIER;
-                    }
-                    continue;
-                }
-                double least = 1e300;
-                for (int part = 0; part < parts; part++)
-                    least = smaller(least, (double)lower_in_part[child * parts + part]);
-                if (level > 0) least = larger(least, recalled[number]);
-                least -= settings[TAU];
-                const bool bounded = !control[SIGNED] && least > NOTHING;
-                const float enough = bounded ? (float)least : NOTHING;
-                unsigned char *kept_here =
-                    keep + ((long long)first * CHILDREN + (long long)child * n + from);
-                FOR_EACH_PADDED(j, count)
-                    keeps[j] = may_reach(candidates, j, seen, half_seen, enough);
-                FOR_THREADS(t) {
-                    int sum = 0;
-                    STRIDED_SUM(j, t, count, sum) {
-                        kept_here[j] = (unsigned char)keeps[j];
-                        sum += keeps[j];
-                    }
-                    found[t] = sum;
-                }
-                BARRIER;
-                ONE_THREAD {
-                    int sum = kept[child];
-                    for (int t = 0; t < THREADS; t++) sum += found[t];
-                    kept[child] = sum;
-                }
-                BARRIER;
-            }
+    // of many kernels in a large box, a winner among some is as good
+    const int stride = level > 0 && n > SAMPLE ? n / SAMPLE : 1;
+    const int looked_at = (n + stride - 1) / stride, most = CANDIDATES;
+    for (int from = 0; from < looked_at; from += most) {
+        const int count = least_int(most, looked_at - from);
+        const int *some = list + from * stride;
+        take_candidates(anchors, some, stride, count, origin, candidates);
+        for (int child = 0; child < CHILDREN; child++) {
+            const Child seen = child_from(grid, level, parent, origin, child);
+            if (seen.number < 0) continue;
+            if (parts > 1)
+                find_winners<CHILDREN>(candidates, count, seen, some, stride, child * parts, gates,
+                                       bests, found, best_gate, best_of);
+            else
+                find_winners<1>(candidates, count, seen, some, stride, child, gates, bests, found,
+                                best_gate, best_of);
         }
-        if (keeping) continue;
-        FOR_EACH_PLAIN(e, CHILDREN * parts) {
-            const int part = e % parts;
-            int corner[NDIM];
-            double middle[NDIM], half[NDIM], off[NDIM], half_of_part[NDIM], of_part[NDIM];
-            child_of_box(grid, level, parent, e / parts, corner);
-            extent_of_box(grid, level, corner, middle, half);
-            halve(half, off, half_of_part);
-            UNROLL for (int d = 0; d < NDIM; d++)
-                of_part[d] = middle[d] + (part >> (NDIM - 1 - d) & 1 ? off[d] : -off[d]);
-            const double *winner = anchors + (long long)best_of[e] * ANCHOR;
-            lower[e] = lower_bound(winner, middle, half);
-            const double in_part =
-                parts > 1 ? lower_bound(winner, of_part, half_of_part) : (double)lower[e];
-            lower_in_part[e] = in_part == in_part ? in_part : NOTHING;  // no number: no bound
+    }
+    bound_winners(grid, level, parts, parent, anchors, best_of, lower, lower_in_part);
+    for (int from = 0; from < n; from += most) {
+        const int count = least_int(most, n - from);
+        if (n > most) take_candidates(anchors, list + from, 1, count, origin, candidates);
+        for (int child = 0; child < CHILDREN; child++) {
+            const Child seen = child_from(grid, level, parent, origin, child);
+            if (seen.number < 0) continue;
+            double least = 1e300;
+            for (int part = 0; part < parts; part++)
+                least = smaller(least, (double)lower_in_part[child * parts + part]);
+            if (level > 0) least = larger(least, recalled[seen.number]);
+            least -= settings[TAU];
+            const bool bounded = !control[SIGNED] && least > NOTHING;
+            unsigned char *kept_here =
+                keep + ((long long)first * CHILDREN + (long long)child * n + from);
+            keep_candidates(candidates, count, seen, bounded ? (float)least : NOTHING, kept_here,
+                            keeps, found, child, kept);
         }
-        BARRIER;
     }
     FOR_EACH_PLAIN(child, CHILDREN) {
         int corner[NDIM];
@@ -355,11 +402,10 @@ KERNEL(bound, LIST_THREADS, const int *control, const double *settings, const in
         if (level > 0) continue;
         double best = 0;
         for (int part = 0; part < parts; part++) {
-            const int k = best_of[child * parts + part];
             const double here = lower[child * parts + part];
             if (part == 0 || here > best) {  // for it may be no number
                 best = here;
-                winners[number] = k;
+                winners[number] = best_of[child * parts + part];
             }
         }
     }

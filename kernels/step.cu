@@ -28,19 +28,19 @@ FUNCTION void store_slopes(Terms &terms, Offsets &offsets, Gates &gates, Residua
 // the squared errors; of each of its rows, from first_row[patch] − first_row[first_patch] on, the
 // moments round the centre of its kernel, if there is room.
 KERNEL(step, TILE_THREADS, int *control, const int *grid, const double *records,
-       const int *start, const int *list, const int *winners, const REAL *target, int level,
-       int first_patch, const int *first_row, const int *row_of_pair, int backward, int room,
-       REAL *rows, double *errors)
+       const int *start, const int *list, const int *winners, const REAL *target,
+       int patch_level, int first_patch, const int *first_row, const int *row_of_pair,
+       int backward, int room, REAL *rows, double *errors)
 {
     if (!GOES_ON(control)) return;
     ARRAYS_OF_A_TILE;
     SHARED(REAL, q, (1 + NCHAN) * PIXELS);  // −Σ_c q_c y_c, then q_c = r_c / S but for 2 / (N C)
     SHARED(REAL, squares, PIXELS);
     SHARED(REAL, partial, SUMS * CHUNK);
-    const Rows own = rows_of(first_row, first_patch, first_patch + BLOCK);
+    const Rows own = rows_of_patch(first_row, first_patch, first_patch + BLOCK);
     if (backward && !has_room(control, own, room)) return;
-    if (backward) clear_rows(own, rows);
-    FOR_TILES(number, grid, level, first_patch + BLOCK) {
+    if (backward) clear_rows(own, rows, partial);
+    FOR_TILES(number, grid, patch_level, first_patch + BLOCK) {
         const Tile tile = tile_of(control, grid, records, start, winners, number);
         forward(records, list, tile, terms, offsets, gates, steep, top, S, y);
         FOR_PIXELS(i) {

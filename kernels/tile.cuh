@@ -61,7 +61,7 @@ FUNCTION void store_sums(const Pack *sums, int j, int, REAL *partial) {
 // Its level is the winner's expert at the tile's centre, from which the experts of its neighbours
 // differ by little. Where signed gates may add up to nothing it is 0.
 struct Tile {
-    int number, first, pairs, corner[NDIM];
+    int first, pairs, corner[NDIM];
     bool is_signed;
     double centre[NDIM], winner[MOMENTS], level[NCHAN];
 };
@@ -70,7 +70,6 @@ FUNCTION Tile tile_of(const int *control, const int *grid, const double *records
                       const int *winners, int number) {
     Tile tile;
     double offset[NDIM];
-    tile.number = number;
     tile.first = start[number];
     tile.pairs = start[number + 1] - tile.first;
     tile.is_signed = control[SIGNED] != 0;
@@ -114,7 +113,7 @@ struct Rows {
     int count;
 };
 
-FUNCTION Rows rows_of(const int *first_row, int first_patch, int patch) {
+FUNCTION Rows rows_of_patch(const int *first_row, int first_patch, int patch) {
     return {(long long)first_row[patch] - first_row[first_patch],
             first_row[patch + 1] - first_row[patch]};
 }
@@ -434,12 +433,14 @@ FUNCTION int chunk_again(const double *records, const int *list, const Tile &til
     return count;
 }
 
-// The rows of a patch to which its tiles are yet to be added; where there is one, it is written.
-FUNCTION void clear_rows(const Rows &own, REAL *rows) {
+// Rows to which several tiles add begin at 0; where a patch is one tile, they are written instead.
+template <class Partial>
+FUNCTION void clear_rows(const Rows &own, REAL *rows, Partial &partial) {
 #if PATCHES_ARE_BOXES
     memset(rows + own.first * ROW, 0, sizeof(REAL) * ROW * own.count);
+    memset(partial, 0, sizeof partial);  // what fills up rows is written by nobody
 #else
-    (void)own, (void)rows;
+    (void)own, (void)rows, (void)partial;
 #endif
 }
 

@@ -1,4 +1,4 @@
-// From moments to parameters: sums over the tiles, the loss, gradients, Adam, and who must leave.
+// From moments to parameters: sums over the rows of patches, the loss, gradients, Adam, and who must leave.
 #include "adam.cuh"
 #include "bounds.cuh"
 
@@ -190,9 +190,8 @@ FUNCTION void take_step(int *control, const double *settings, double rate, int l
         if (ATOMIC_ADD(control + ALIVE, -1) == 1) control[HALT] = NO_KERNEL;
     } else {
         drift(anchor, record, moved);
-        bool holds = true;
-        UNROLL for (int r = 0; r < 3; r++) holds = holds && moved[r] <= anchor[ALLOWANCE + r];
-        if (!holds && control[AGE] >= settings[LEAST_LIFE]) control[STALE] = 1;
+        if (!still_holds(anchor, moved) && control[AGE] >= settings[LEAST_LIFE])
+            control[STALE] = 1;
     }
 }
 
@@ -204,8 +203,7 @@ KERNEL(update, UPDATE_THREADS, int *control, const double *state, const double *
        const int *wins, const int *born, const double *corrections, int ages, int K)
 {
     if (!control[APPLY]) return;
-    int longest = 0;
-    UNROLL for (int d = 0; d < NDIM; d++) longest = longest < grid[d] ? grid[d] : longest;
+    const int longest = longest_of(grid);
     const int steps = (int)state[ADAM_STEPS];
     const double part = fading(settings, steps);
     FOR_EACH_PLAIN(j, UPDATE_THREADS) {
@@ -224,8 +222,7 @@ KERNEL(update, UPDATE_THREADS, int *control, const double *state, const double *
 KERNEL(differentiate, UPDATE_THREADS, const double *settings, const int *grid, const double *sums,
        const double *rows, double *gradients, int K)
 {
-    int longest = 0;
-    UNROLL for (int d = 0; d < NDIM; d++) longest = longest < grid[d] ? grid[d] : longest;
+    const int longest = longest_of(grid);
     FOR_EACH_PLAIN(j, UPDATE_THREADS) {
         const long long k = (long long)BLOCK * UPDATE_THREADS + j;
         if (k < K)
@@ -239,8 +236,7 @@ KERNEL(differentiate, UPDATE_THREADS, const double *settings, const int *grid, c
 KERNEL(follow, UPDATE_THREADS, int *control, const int *grid, const double *rows, double *records,
        const double *anchors, double *moved, int listed, int life, int K)
 {
-    int longest = 0;
-    UNROLL for (int d = 0; d < NDIM; d++) longest = longest < grid[d] ? grid[d] : longest;
+    const int longest = longest_of(grid);
     FOR_EACH_PLAIN(j, UPDATE_THREADS) {
         const long long k = (long long)BLOCK * UPDATE_THREADS + j;
         if (k < K) {
@@ -248,11 +244,10 @@ KERNEL(follow, UPDATE_THREADS, int *control, const int *grid, const double *rows
             derive(rows + k * WIDTH, longest, record);
             if (record[1] < 0) control[SIGNED] = 1;
             if (listed && record[0] != DEAD) {
-                drift(anchors + k * ANCHOR, record, moved + 3 * k);
-                bool holds = true;
-                UNROLL for (int r = 0; r < 3; r++)
-                    holds = holds && moved[3 * k + r] <= anchors[k * ANCHOR + ALLOWANCE + r];
-                if (!holds && control[AGE] >= life) control[STALE] = 1;
+                const double *anchor = anchors + k * ANCHOR;
+                drift(anchor, record, moved + 3 * k);
+                if (!still_holds(anchor, moved + 3 * k) && control[AGE] >= life)
+                    control[STALE] = 1;
             }
         }
     }

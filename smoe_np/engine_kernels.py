@@ -336,10 +336,10 @@ class KernelEngine(KernelBuffers):
         self._prepare(params)
         self._ask(1)
         self._with_room(lambda: self.launch.run(self._moments))
-        buffers = [a for a in vars(self).values() if hasattr(a, "nbytes")]
-        buffers += [start for _, start, _ in self.levels]
+        arrays = [*vars(self).values(), *(start for _, start, _ in self.levels)]
+        buffers = {id(array): array.nbytes for array in arrays if hasattr(array, "nbytes")}
         on_the_way = 6 * self.num_slots * self.width * self.dtype.itemsize
-        return sum(array.nbytes for array in buffers) + on_the_way
+        return sum(buffers.values()) + on_the_way
 
     @property
     def threads(self):

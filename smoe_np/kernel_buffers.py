@@ -77,6 +77,7 @@ class KernelBuffers:
         self.recalled = launch.zeros(sum(boxes for level, _, boxes in self.levels if level),
                                      np.float64)
         patches_are_boxes = self._lay_out()
+        # what a block goes through tile by tile: a tile, or a box, and where its kernels are listed
         self.patch_level, self.first_between, self.patches = 0, self.start, self.tiles
         self.first_row = self.start
         if patches_are_boxes:
@@ -203,7 +204,7 @@ class KernelBuffers:
                 self._gather(first, last, self.rows, self.sums),
             ]
         steps = [
-            ("judge", 1, LIST_THREADS, (
+            ("judge", 1, WORDS.JUDGE_THREADS, (
                 self.control, self.state_numbers, self.settings, self.errors, self.tiles,
                 self.params, self.records, K)),
             ("update", self._blocks(UPDATE_THREADS), UPDATE_THREADS, (
@@ -251,7 +252,7 @@ class KernelBuffers:
         ]
 
     def _patches_from(self, first):
-        """What a kernel over patches is told of them, where those of a batch start."""
+        """What a kernel over patches is told: the target, the patches, where a batch starts."""
         return self.target, self.patch_level, first, self.first_row, self.row_of_pair
 
     def _gather(self, first, last, rows, sums):
@@ -348,7 +349,7 @@ class KernelBuffers:
             self._build_lists(self._build)
 
     def _hold(self, rows):
-        """Remember the rows that are the model's now; memory that is there costs less than new."""
+        """Remember the rows that are the model's now, in memory that is there, if it fits."""
         held = self.held
         if held is None or (held.shape, held.dtype) != (rows.shape, rows.dtype):
             self.held = np.empty_like(rows)

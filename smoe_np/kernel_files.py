@@ -1,5 +1,6 @@
 """The kernel sources: where they lie, as one text, and the signatures that they declare."""
 
+import collections
 import re
 from functools import cache
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 SOURCES = ("step.cu", "lists.cu", "update.cu", "axes.cu", "events.cu", "render.cu", "ceilings.cu")
 _INCLUDE = re.compile(r'^#include "([^"]+)"\n', re.MULTILINE)
 _KERNEL = re.compile(r"^KERNEL\((\w+), (\w+), ([^)]*)\)", re.MULTILINE)
+_DEFINED = re.compile(r"^#define ([A-Z]\w+)\b", re.MULTILINE)
 _NUMBER = re.compile(r"^#define ([A-Z]\w+) (-?[\d.]+(?:e-?\d+)?)(?: |$)", re.MULTILINE)
 _TYPES = {"int": np.int32, "double": np.float64, "unsigned char": np.uint8}
 
@@ -65,9 +67,10 @@ def kernel_source():
 
 @cache
 def constants():
-    """The numbers that the sources define: ``#define NAME number``, by name."""
+    """The numbers that the sources define: ``#define NAME number``, by name; if always the same."""
+    often = collections.Counter(_DEFINED.findall(kernel_source()))
     return {name: float(value) if "." in value or "e" in value else int(value)
-            for name, value in _NUMBER.findall(kernel_source())}
+            for name, value in _NUMBER.findall(kernel_source()) if often[name] == 1}
 
 
 @cache

@@ -69,7 +69,7 @@ class NativeLauncher:
     threads : int
         Processors to use; results do not depend on it.
     counter_sets : int
-        Of counters of rows, each for a block of its own; or 1, for all.
+        Of counters of rows, each for a block of its own; or 1, where one thread does all.
 
     Raises
     ------

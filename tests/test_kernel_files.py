@@ -112,6 +112,8 @@ def test_constants_are_the_numbers_that_the_sources_define():
     assert found["DEAD"] == -1e30
     assert isinstance(found["BETA1"], float)
     assert "SIDE" not in found  # depends on the dimensions
+    assert "PATCHES_ARE_BOXES" not in found  # depends on the machine
+    assert "CHUNK" not in found
     kinds = {found[name] for name in ("STALE", "HALT", "STEP", "TARGET", "APPLY", "ALIVE", "AGE",
                                       "BUILDS", "SIGNED", "NEEDED")}
     assert len(kinds) == 10  # words of control, none of which is two
