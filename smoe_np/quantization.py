@@ -4,6 +4,7 @@ Of a model that is rounded all at once, errors add up; and a few needles of kern
 the picture is far from their centres, then miss it. Here the kinds of numbers (``packed``) are
 rounded one after the other, those first for which it costs most; after each, the kinds that are not
 rounded yet are trained for a while, in each kernel's own frame, so that they make up for it.
+Kernels without which the error is lower then leave: needles, mostly.
 """
 
 import math
@@ -55,7 +56,7 @@ def quantized(engine, params, bits=None, most_bytes=None, iterations=ITERATIONS,
     Returns
     -------
     SmoeParams
-        Saving it with these bits, as a packed file, changes it no more.
+        Saving it with these bits, as a packed file, changes it no more. It may have fewer kernels.
     dict
         The bits of each kind.
 
@@ -64,10 +65,10 @@ def quantized(engine, params, bits=None, most_bytes=None, iterations=ITERATIONS,
     ValueError, TypeError
         If bits or bytes are out of range, or the model cannot be packed.
     """
-    found = kinds_of(params.map(to_numpy).arrays())
+    params = params.map(to_numpy)
+    found = _kinds(params)
     if most_bytes is not None:
-        allocation = BitsByBytes(params, *_how_to_allocate(engine, found))
-        return _within(engine, params, allocation, most_bytes, iterations, fixed)
+        return _within(engine, params, most_bytes, iterations, fixed)
     if isinstance(bits, dict):
         bits = bits_of(found, bits)
     else:
@@ -82,13 +83,25 @@ def _how_to_allocate(engine, kinds):
     return engine.shape, engine.name, OUTLIERS, remaining
 
 
-def _within(engine, params, allocation, most_bytes, iterations, fixed):
+def _within(engine, params, most_bytes, iterations, fixed):
     """What ``quantized`` gives, in a file of so many bytes at most."""
+    allocation = BitsByBytes(params, *_how_to_allocate(engine, _kinds(params)))
+    result, bits = _fitting(engine, params, allocation, most_bytes, iterations, fixed)
+    if result.num_kernels < params.num_kernels:  # there may be room for more bits
+        allocation = BitsByBytes(result, *_how_to_allocate(engine, _kinds(result)))
+        if allocation.within(most_bytes) != bits:
+            other = _fitting(engine, result, allocation, most_bytes, iterations, fixed)
+            return min((result, bits), other, key=lambda found: engine.loss(found[0]))
+    return result, bits
+
+
+def _fitting(engine, params, allocation, most_bytes, iterations, fixed):
+    """A model of as many bits as there is room for, and they."""
     allowed, bits = most_bytes, allocation.within(most_bytes)
     first = bits
     for _ in range(TRIES):
         result = _compensated(engine, params, bits, iterations, fixed)
-        beyond = packed_bytes(result.map(to_numpy).arrays(), bits) - most_bytes
+        beyond = packed_bytes(result.arrays(), bits) - most_bytes
         if beyond <= 0:
             return result, bits
         allowed -= beyond + SPARE
@@ -100,7 +113,7 @@ def _within(engine, params, allocation, most_bytes, iterations, fixed):
 
 def _compensated(engine, params, bits, iterations, fixed):
     """The model rounded kind after kind, and trained in between; or at once, if that is better."""
-    found = kinds_of(params.map(to_numpy).arrays())
+    found = _kinds(params)
     at_once = _of_kinds(params, rounded(found, bits))
     if iterations == 0 or params.num_kernels == 0:
         return at_once
@@ -109,12 +122,12 @@ def _compensated(engine, params, bits, iterations, fixed):
         return at_once
     done = []
     for kind, _, trained in STAGES:
-        found = kinds_of(params.map(to_numpy).arrays())
+        found = _kinds(params)
         if kind not in found:
             continue
         names = [name for name in trained if name not in fixed and (
             name != "gamma_e" or "slopes" in found)]
-        params = _stage(engine, params, kind, bits, names if iterations else (), iterations, done)
+        params = _stage(engine, params, kind, bits, names, iterations, done)
         done.append(kind)
     return params if engine.loss(params) < loss else at_once
 
@@ -126,20 +139,19 @@ def _stage(engine, params, kind, bits, names, iterations, done):
         return whole
     if kind not in OF_GATES:
         return _trained(engine, whole, names, iterations)
-    models = [whole]
+    loss = engine.loss(whole)
     harmful = _harmful(engine, whole, done)
+    best = _trained(engine, whole, names, iterations)
     if harmful.any():
-        fewer = _with_rounded(params.map(to_numpy).select(~harmful), kind, bits)
-        if engine.loss(fewer) < (1 - HARM) * engine.loss(whole):
-            models.append(fewer)
-    models = [_trained(engine, model, names, iterations) for model in models]
-    best = min(models, key=engine.loss).map(to_numpy)
-    fewer = best.select(~_harmful(engine, best, [*done, kind]))
-    return min(best, fewer, key=engine.loss)
+        fewer = _with_rounded(params.select(~harmful), kind, bits)
+        if engine.loss(fewer) < (1 - HARM) * loss:
+            best = min(best, _trained(engine, fewer, names, iterations), key=engine.loss)
+    harmful = _harmful(engine, best, [*done, kind])
+    return min(best, best.select(~harmful), key=engine.loss) if harmful.any() else best
 
 
 def _with_rounded(params, kind, bits):
-    found = kinds_of(params.map(to_numpy).arrays())
+    found = _kinds(params)
     return _of_kinds(params, {**found, kind: rounded({kind: found[kind]}, bits)[kind]})
 
 
@@ -149,12 +161,16 @@ def _harmful(engine, params, done):
     Those at the ends of a range are not among them where the kind is rounded already: without them
     all its numbers would have to be rounded again.
     """
-    cost = to_numpy(engine.weigh(params))[:, 2]
+    cost = engine.weigh(params)[:, 2]
     harmful = (cost < 0) & (cost < cost.max())
-    for kind, numbers in kinds_of(params.map(to_numpy).arrays()).items():
+    for kind, numbers in _kinds(params).items():
         if kind in done:
             harmful[[numbers.min(1).argmin(), numbers.max(1).argmax()]] = False
     return harmful
+
+
+def _kinds(params):
+    return kinds_of(params.arrays())
 
 
 def _of_kinds(params, found):

@@ -62,7 +62,7 @@ def test_what_is_not_rounded_yet_makes_up_for_what_is(experts):
     assert smoe.quantize(8).bits == bits
     lost = whole - smoe.history[-1].psnr
     assert lost < (whole - at_once) / 2
-    assert whole - at_once > 0.5
+    assert whole - at_once > 0.3
     assert bool(smoe.params.gamma_e.any()) == (experts == "affine")
 
 
@@ -169,14 +169,27 @@ def test_what_is_not_trained_is_rounded_alone():
     assert smoe.history == []  # there is none whose last could be told anew
 
 
+def with_harmful(params, count):
+    """A model and its first kernels once more, but far too light."""
+    arrays = {name: np.concatenate([array, array[:count]])
+              for name, array in params.arrays().items()}
+    arrays["nu_e"][-count:] += 9
+    return SmoeParams(**arrays, image_shape=params.image_shape)
+
+
+def test_the_room_of_kernels_that_leave_is_used():
+    image = picture((40, 50))[..., 0]
+    params = with_harmful(Smoe(image).fit(kernels=40, iterations=200).params, 20)
+    smoe = Smoe(image, params=params).quantize(bytes=400)
+    assert smoe.params.num_kernels <= 45
+    assert 360 < packed.packed_bytes(smoe.params.arrays(), smoe.bits) <= 400
+
+
 def test_kernels_that_do_more_harm_than_good_leave(tmp_path, monkeypatch):
     monkeypatch.setattr(quantization, "ENOUGH", -100)  # however little rounding costs
     image = picture((40, 50))[..., 0]
     smoe = Smoe(image).fit(kernels=40, iterations=200)
-    arrays = {name: np.concatenate([array, array[:1]])
-              for name, array in smoe.params.arrays().items()}
-    arrays["nu_e"][-1] += 9  # a kernel that is already there, but far too light
-    harmed = Smoe(image, params=SmoeParams(**arrays, image_shape=smoe.shape))
+    harmed = Smoe(image, params=with_harmful(smoe.params, 1))
     assert harmed.engine.weigh(harmed.params)[-1, 2] < 0
     bits = harmed.quantize(8, 1).bits
     assert harmed.params.num_kernels <= 40
