@@ -34,6 +34,7 @@ from .kernel_buffers import (
     demand,
     why_not_these,
 )
+from .live_lists import too_loose
 from .param_rows import lower_entries, params_of_rows, rows_of
 from .steps import NO_KERNEL, NOT_FINITE, OwnFrame, Progressed, explosion
 from .tiling import TAU, Grid
@@ -42,7 +43,6 @@ from .turned_adam import TurnedAdam
 # A training lasts ``STEADY`` seconds where models and moments go to and fro in fewer than these,
 # else longer in proportion, but at most so many times.
 ASIDE, MOST_PATIENCE = 0.005, 20.0
-MOST_ALLOWED = np.array([0.5, 10.0, 10.0])  # see restore: a forged allowance could exhaust memory
 
 
 def _nobody():
@@ -301,7 +301,7 @@ class KernelEngine(KernelBuffers):
 
     def restore(self, state):
         """Put the engine into the state that ``state`` gave."""
-        if "pis" not in state or (np.median(state["allowance"], axis=1) > MOST_ALLOWED).any():
+        if "pis" not in state or too_loose(state["allowance"]):  # forged, perhaps
             return
         K, D = state["musX"].shape
         self._begin(K)

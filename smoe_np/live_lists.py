@@ -18,7 +18,7 @@ WEAK = 0.5  # of its distance below the usual log weight a weak kernel gets besi
 FADING = 0.7  # of an earlier, faster motion is remembered at each build
 
 
-def _too_loose(allowance):
+def too_loose(allowance):
     """Whether most kernels may move so far that bounds are loose, and their winners arbitrary."""
     return bool((np.median(allowance, axis=1) > MOST).any())
 
@@ -79,7 +79,7 @@ class LiveLists:
         weak = np.median(self.now.log_weight) - self.now.log_weight
         allowance[2, :-1] += WEAK * np.maximum(weak, 0)[:-1]
         needless = steps < 2 and self.life < 2
-        return np.zeros((3, K + 1)) if needless or _too_loose(allowance) else allowance
+        return np.zeros((3, K + 1)) if needless or too_loose(allowance) else allowance
 
     def _note_rate(self):
         """Motion a step: that of these lists' time, or what is left of an earlier, faster one."""
@@ -156,7 +156,7 @@ class LiveLists:
     def restore(self, state):
         """Build the lists again that gave ``state``, so that results go on bit for bit."""
         # no lists are built with such an allowance; a forged one could exhaust memory
-        if "pis" not in state or _too_loose(state["allowance"]):
+        if "pis" not in state or too_loose(state["allowance"]):
             return
         self.rate = state.get("rate")
         K, D = state["musX"].shape
