@@ -17,8 +17,8 @@ from .cli_training_options import (
     SPARSIFYING,
     TRAINING,
 )
-from .engine import check_image, check_number
-from .fit import TARGETS, fit_settings, kernels_for, usual_recipe
+from .engine import check_image
+from .fit import TARGETS, fit_settings, kernels_for
 from .gallery import Gallery
 from .images import read_image
 from .params import load_params
@@ -150,15 +150,7 @@ def train(given):
 
 def _fitting(given):
     """What ``Smoe.fit`` is given."""
-    found = those_of(given, (*FITTING, "bits") if "bytes" in given else FITTING)
-    if "sharpness" in given:
-        check_number("--sharpness", given["sharpness"], above=True)
-        recipe = usual_recipe(fit_settings(**found)["iterations"])
-        if given["sharpness"] < recipe.least_diagonal:
-            raise UsageError(f"--sharpness must be at least {recipe.least_diagonal:g}, got "
-                             f"{given['sharpness']:g}")
-        found["recipe"] = recipe._replace(most_sharpness=given["sharpness"])
-    return found
+    return those_of(given, (*FITTING, "bits") if "bytes" in given else FITTING)
 
 
 def _refuse_two_starts(given):

@@ -63,15 +63,23 @@ def denoise(image, sigma=None, fits=FITS, seed=0, backend="auto", channel_axis="
         If an argument is of the wrong kind or range.
     ImportError
         If ``sigma`` is not given, and scikit-image is not installed.
+
+    Warns
+    -----
+    RuntimeWarning
+        If ``sigma`` seems to be on the scale of 0 to 1.
     """
     fits, seed = check_whole("fits", fits, 1), check_whole("seed", seed, 0)
     noisy, has_channels = check_image(image, "float32", channel_axis)
-    if sigma is None:
-        sigma = estimate_sigma(noisy, -1)
-    sigma = check_number("sigma", sigma)
+    is_given = sigma is not None
+    sigma = check_number("sigma", sigma if is_given else estimate_sigma(noisy, -1))
     if sigma > MOST_SIGMA:
         raise ValueError(f"sigma must be at most {MOST_SIGMA:g}, on the scale of 0 to 255, got "
                          f"{sigma:g}")
+
+    if is_given and 0 < sigma < 1 and array_module(image).asarray(image).dtype.kind == "f":
+        warnings.warn(f"sigma is on the scale of 0 to 255, also for an image in [0, 1]; {sigma:g} "
+                      f"is hardly any noise", RuntimeWarning, stacklevel=2)
 
     def given_back(pixels):
         shown = pixels.astype(np.float32) if has_channels else pixels[..., 0].astype(np.float32)

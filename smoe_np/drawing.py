@@ -82,7 +82,7 @@ def _draw_reconstruction(panel, scene):
 def _draw_error(panel, scene):
     highest = highest_error(scene.error)
     _draw_picture(panel, scaled(scene.error / highest, MAGMA), scene.size, "Error",
-                  "of 255 grey levels")
+                  f"of 255 grey levels, {number(float(round(scene.error.max())))} at most")
     _bar(panel, MAGMA, highest)
 
 

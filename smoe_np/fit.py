@@ -171,7 +171,7 @@ def scalars_of(D, C, affine):
 
 
 def fit_settings(kernels=None, psnr=None, scalars=None, bytes=None, iterations=None, seconds=None,
-                 experts="affine", seed=0, val_iter=100, recipe=None, bits=None):
+                 experts="affine", seed=0, val_iter=100, recipe=None, bits=None, sharpness=None):
     """The settings of ``Smoe.fit`` by name, checked, as a checkpoint keeps them.
 
     Raises
@@ -209,6 +209,13 @@ def fit_settings(kernels=None, psnr=None, scalars=None, bytes=None, iterations=N
         recipe = Recipe(**recipe)
     if recipe is not None and not isinstance(recipe, Recipe):
         raise TypeError(f"recipe must be a smoe_np.fit.Recipe, got {recipe!r}")
+    recipe = recipe or usual_recipe(iterations)
+    if sharpness is not None:
+        sharpness = check_number("sharpness", sharpness, above=True)
+        if sharpness < recipe.least_diagonal:
+            raise ValueError(f"sharpness must be at least {recipe.least_diagonal:g}, got "
+                             f"{sharpness:g}")
+        recipe = recipe._replace(most_sharpness=sharpness)
     return {
         "target": name, "value": value,
         "iterations": None if iterations is None else check_whole("iterations", iterations, 1),
@@ -216,7 +223,7 @@ def fit_settings(kernels=None, psnr=None, scalars=None, bytes=None, iterations=N
         "experts": experts, "seed": check_whole("seed", seed, 0),
         "val_iter": check_whole("val_iter", val_iter, 1),
         "bits": bits,
-        "recipe": _checked(recipe or usual_recipe(iterations))._asdict(),
+        "recipe": _checked(recipe)._asdict(),
     }
 
 

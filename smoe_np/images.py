@@ -69,7 +69,7 @@ def as_float(image, dtype="float32", name="image"):
     if image.dtype.kind != "f":
         raise TypeError(
             f"{name} has dtype {image.dtype}; give uint8, uint16, bool or floats in [0, 1] "
-            "(for values from 0 to 255: image.astype('uint8'))"
+            "(for values from 0 to 255: np.asarray(image, 'uint8'))"
         )
     low, high = float(image.min()), float(image.max())
     if not (math.isfinite(low) and math.isfinite(high)):
@@ -133,6 +133,8 @@ def split_channels(image, channel_axis="auto", name="image"):
 
 
 def _as_image(image, name):
+    if isinstance(image, str | os.PathLike):
+        raise TypeError(f"{name} is a path; read_image reads the picture there")
     try:
         image = np.asarray(to_numpy(image))
     except ValueError as error:  # rows of different lengths

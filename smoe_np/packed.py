@@ -15,6 +15,7 @@ slopes (1) and whether kernels are radial (1), K (4), the picture's sizes or zer
 """
 
 import math
+import os
 import struct
 import zlib
 
@@ -231,6 +232,11 @@ def _plain_bytes(counts, bits, K):
 
 def _least_coded_bytes(counts, K):
     return LEAST_CODED * K * sum(counts.values()) / 8
+
+
+def is_packed_name(path):
+    """Whether a file is to be packed, by its name."""
+    return os.path.splitext(path_text(path))[1].lower() == ENDING
 
 
 def is_packed(path):

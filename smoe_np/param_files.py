@@ -36,6 +36,7 @@ _OPCODES = """
 """
 
 _DTYPE_NAMES = ["b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8"]
+PICTURES = b"\x89PNG", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"BM", b"GIF8"  # how they begin
 _KEY_TYPES = (str, bytes, int, float, bool, type(None))
 _MAX_AXES = 8
 
@@ -279,9 +280,14 @@ def load_param_arrays(path):
         begin = stream.read(len(MAGIC))
     if begin == MAGIC:
         return load_packed(path)
+    if begin.startswith(PICTURES):
+        raise ValueError(f"{path_text(path)!r} is a picture, not a model; smoe fit makes one of it")
     arrays, meta = (load_arrays(path) if begin[:2] == b"PK" else
                     (load_tf_smoe_pickle(path), {}))
     missing = [name for name in PARAM_NAMES if name not in arrays]
+    if missing and "adam_born" in arrays:
+        raise ValueError(f"{path_text(path)!r} is a checkpoint, not a model; go on with it, or "
+                         f"take the model that its training has written")
     if missing:
         raise ValueError(
             f"{path_text(path)!r} has no array {', '.join(missing)}; "

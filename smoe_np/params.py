@@ -1,7 +1,6 @@
 """The parameters of a model: their shapes, their checks, their files."""
 
 import operator
-import os
 
 import numpy as np
 
@@ -169,7 +168,7 @@ class SmoeParams:
             If the file cannot be written; an older file of that name is then left as it was.
         """
         arrays = {name: to_numpy(array) for name, array in self.arrays().items()}
-        if os.path.splitext(files.path_text(path))[1].lower() == packed.ENDING:
+        if packed.is_packed_name(path):
             packed.save_packed(path, arrays, self.image_shape,
                                packed.USUAL_BITS if bits is None else bits)
             return

@@ -126,7 +126,8 @@ def _pictures(scene):
     if scene.target is not None:
         highest = highest_error(scene.error)
         levels = to_bytes(scene.error / highest)
-        figures.append(("Error", f"in grey levels of 255: {_scale(MAGMA, highest)}",
+        figures.append(("Error", f"in grey levels of 255, {scene.error.max():.0f} at most: "
+                        f"{_scale(MAGMA, highest)}",
                         _img(levels, "Error", steps_of(MAGMA))))
     figures.append(_ellipses(scene))
     indices, colours = in_indexed_colours(scene.owners)

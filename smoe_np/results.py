@@ -14,6 +14,7 @@ from dataclasses import asdict, fields
 import numpy as np
 
 from . import __version__
+from .allocation import check_bits
 from .engine import render
 from .files import atomic_write, path_text
 from .images import write_image
@@ -304,6 +305,8 @@ class ModelFile:
         if bits is not None and not self.is_packed:
             raise ValueError(f"bits are those of a {PACKED} file; give the model a name that ends "
                              f"so instead of {self.path!r}")
+        if bits is not None:
+            check_bits(bits)
         if checkpoint is not None and os.path.realpath(checkpoint) == os.path.realpath(self.path):
             raise ValueError(f"{self.path!r} is the checkpoint; give the model another name")
         if results is not None and results.owns(self.path):

@@ -77,12 +77,18 @@ def test_integers_are_the_floats_that_they_stand_for():
                                   denoise((noisy / 255).astype(np.float32), 10, fits=1))
 
 
+@pytest.mark.filterwarnings("ignore:sigma is on the scale")
 @pytest.mark.parametrize("sigma", [0, 0.01])
 def test_where_there_is_no_noise_nothing_changes(sigma):
     noisy = noisy_of(CLEAN)
     found = denoise(noisy, sigma)
     np.testing.assert_array_equal(found, noisy)
     assert not np.shares_memory(found, noisy)
+
+
+def test_sigma_on_the_scale_of_0_to_1_is_noticed():
+    with pytest.warns(RuntimeWarning, match="sigma is on the scale of 0 to 255, also for an image"):
+        denoise(noisy_of(CLEAN), 0.04)
 
 
 def test_noise_is_estimated_where_it_is_not_given():

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smoe_np import files, param_files
+from smoe_np import Smoe, files, param_files
 
 ARRAYS = {
     "pis": np.array([0.25, 0.75], dtype=np.float32),
@@ -793,6 +793,18 @@ def test_the_contents_decide_how_a_file_is_read_not_its_name(tmp_path):
     found, meta = param_files.load_param_arrays(tmp_path / "b.pkl")
     assert_same(found, ARRAYS)
     assert meta == {"k": 1}
+
+
+def test_pictures_and_checkpoints_are_called_so(tmp_path):
+    path = tmp_path / "file"
+    for begin in (b"\x89PNG\r\n", b"\xff\xd8\xff\xe0", b"II*\0", b"MM\0*", b"BM1234", b"GIF89a"):
+        path.write_bytes(begin + bytes(99))
+        with pytest.raises(ValueError, match="file' is a picture, not a model; smoe fit makes one"):
+            param_files.load_param_arrays(path)
+    path = tmp_path / "run.npz"
+    Smoe(np.eye(8), 2).save_checkpoint(path)
+    with pytest.raises(ValueError, match="run.npz' is a checkpoint, not a model; go on with it"):
+        param_files.load_param_arrays(path)
 
 
 @pytest.mark.parametrize("as_pickle", [False, True])

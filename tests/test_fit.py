@@ -215,6 +215,14 @@ def test_between_its_pixels_a_picture_is_what_it_is_at_them(each_engine):
     assert anywhere < 0.03
 
 
+def test_by_far_more_kernels_than_pixels_are_refused():
+    with pytest.raises(ValueError, match="kernels must stand for at most 6440 kernels for 644 "
+                                         "pixels, got 10000, which stands for 10000"):
+        Smoe(GREY).fit(kernels=10000)
+    with pytest.raises(ValueError, match="bytes must stand for at most 6440 .* got 1000000, which"):
+        Smoe(GREY).fit(bytes=10**6)
+
+
 @pytest.mark.parametrize("image", [GREY, VOLUME], ids=["grey", "volume"])
 def test_there_may_be_more_kernels_than_pixels(each_engine, image):
     small = image[:4, :5] if image.ndim == 2 else image[:3, :2, :3]

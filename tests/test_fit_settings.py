@@ -174,6 +174,18 @@ def test_the_file_of_a_model_has_no_more_bytes_than_are_wanted(tmp_path_factory,
     assert mean > (bits or 10) - 4.5  # channels of this model have nothing to do with each other
 
 
+def test_sharpness_is_that_of_the_recipe():
+    assert fit_settings(kernels=3, sharpness=1.5)["recipe"]["most_sharpness"] == 1.5
+    assert fit_settings(kernels=3)["recipe"]["most_sharpness"] == 3
+    image = GREY[:12, :12]
+    sharpest = [Smoe(image, backend="numpy").fit(kernels=20, iterations=60, sharpness=most).params.A
+                for most in (None, 0.3)]
+    found = [np.sqrt((A * A).sum(2)).max() / 12 for A in sharpest]
+    assert found[1] < 0.3001 < found[0]
+    with pytest.raises(ValueError, match="sharpness must be at least 0.01, got 0.001"):
+        fit_settings(kernels=3, sharpness=1e-3)
+
+
 def test_radial_kernels_are_not_fitted():
     smoe = Smoe(GREY, 3, radial=True, backend="numpy")
     with pytest.raises(ValueError, match="radial is True, but fit steers kernels"):

@@ -140,6 +140,20 @@ def test_many_bits_are_given_at_once_and_steps_need_not_be_taken(monkeypatch):
     assert_same_model(smoe.params, rounded_at_once(before, bits))
 
 
+def test_a_model_is_saved_with_its_bits_unless_others_are_given(tmp_path):
+    smoe = fitted()
+    for name, bits, wanted in (("plain", None, 16), ("nine", 9, None), ("few", None, None)):
+        if wanted is None and smoe.bits is None:
+            smoe.quantize(7)
+        smoe.save(tmp_path / f"{name}.smoe", bits)
+        load_params(tmp_path / f"{name}.smoe")
+        size = (tmp_path / f"{name}.smoe").stat().st_size
+        wanted = wanted or bits or smoe.bits
+        assert size == packed.packed_bytes(smoe.params.arrays(), wanted)
+    smoe.save(tmp_path / "model.npz")
+    assert_same_model(load_params(tmp_path / "model.npz"), smoe.params)
+
+
 def test_the_same_call_gives_the_same_bits(each_engine):
     models = []
     for _ in range(2):
