@@ -91,7 +91,8 @@ def _render(commands):
                       help="times the size of the picture that was fitted (default: 1)")
     parser.add_argument("--crop", type=float, nargs="+", metavar="N",
                         help="draw a part alone: where it begins, then its size, in pixels of the "
-                             "picture that was fitted: top, left, height, width")
+                             "picture that was fitted: top, left, height, width; beyond it the "
+                             "model goes on")
     parser.add_argument("--samples", type=_samples, metavar="N",
                         help="of a pixel along each axis, whose mean it is; 1 is the model at its "
                              "centre (default: auto, as many as nothing is missed with where it is "

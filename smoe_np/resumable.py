@@ -94,8 +94,8 @@ class Resumable:
             dtype = check_dtype(facts["options"]["dtype"])
         given = check_image(image, dtype, channel_axis)[0].shape
         if given != shape:
-            raise ValueError(f"{path} does not fit: it is of an image of shape {shape} with "
-                             f"channels, the image given has {given}")
+            raise ValueError(f"{path} does not fit: it is of {_in_words(shape)}, the image given "
+                             f"has {_in_words(given)}")
         with naming(path):
             start = params.map(array_module(image).asarray)
             smoe = cls(image, params=start, backend=backend, channel_axis=channel_axis,
@@ -121,3 +121,9 @@ class Resumable:
             if facts.get("bits") is not None:
                 smoe._quantized = params, bits_of(kinds_of(params.arrays()), facts["bits"])
         return smoe
+
+
+def _in_words(shape):
+    """The size of an image (*shape, C)."""
+    *size, channels = shape
+    return f"{' x '.join(map(str, size))} pixels and {channels} channel{'s' * (channels > 1)}"

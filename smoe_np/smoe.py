@@ -32,7 +32,8 @@ class Smoe(TrainingLoop):
     Parameters
     ----------
     image : array
-        (*shape,) or (*shape, C): float in [0, 1], or uint8/uint16 (scaled by its type's maximum).
+        (*shape,) or (*shape, C): float in [0, 1], or uint8/uint16 (divided by 255/65535; divide
+        yourself where the camera has other bits).
     kernels_per_dim : int
         Kernels of the starting grid along the longest axis; the others get the same spacing.
     params : SmoeParams, optional
@@ -59,8 +60,8 @@ class Smoe(TrainingLoop):
     params : SmoeParams
         The model as it is now.
     best_params : SmoeParams
-        Of the last call of ``train``, the model of the validation with the lowest loss; of an
-        earlier call where the last one has had no validation.
+        Of the last call of ``train``, ``fit`` or ``sparsify`` the model of the validation with the
+        lowest loss; of an earlier call where the last one has had no validation.
     history : list of Record
         One a validation; the first of iteration 0, before any step.
     initial_kernels : int
@@ -72,7 +73,7 @@ class Smoe(TrainingLoop):
     iteration : int
         Steps taken.
     until : int
-        The iteration at which the last call of ``train`` was to end.
+        The iteration at which the last call of ``train``, ``fit`` or ``sparsify`` was to end.
     stopped : None, "interrupted" or "diverged"
         Why the last training ended before its time, if it did.
     bits : None or dict of str to int

@@ -210,7 +210,7 @@ def test_another_image_is_refused(checkpoint, image):
 
 @pytest.mark.parametrize("shape", [(40, 36), (35, 40), (40, 35, 3), (40,), (40, 35, 2, 5)])
 def test_an_image_of_another_shape_is_refused(checkpoint, shape):
-    refused(checkpoint, np.zeros(shape), "shape")
+    refused(checkpoint, np.zeros(shape), "does not fit: it is of .* pixels and .* channel")
 
 
 def test_a_file_of_parameters_is_refused_with_the_way_to_read_it(tmp_path, image):
