@@ -18,6 +18,7 @@ in batches.
 """
 
 import itertools
+import math
 import time
 
 import numpy as np
@@ -36,6 +37,9 @@ ALONE = {np.dtype(np.float32): 1e-5, np.dtype(np.float64): 1e-12}
 # Log-gates below count as none: beside the largest gate, which is 1 or more, they are nothing, and
 # products near the least number of a precision would take a hundred times longer.
 FAINTEST = {np.dtype(np.float32): -60.0, np.dtype(np.float64): -600.0}
+# That costs two passes, which are spared where hardly a kernel falls by so much along an axis of a
+# tile that it reaches with ‖z‖ = 6.
+REACH, HARDLY_ANY = 6.0, 0.01
 THREAD = 1 << 20  # pairs × pixels for which another thread is worth waking
 CHUNK = 1 << 13  # pairs of a chunk at most: its rows stay in a core's L2 cache
 BATCH = 1 << 18  # pairs of a batch at most
@@ -80,7 +84,7 @@ class NumpyEngine:
         self.live = LiveLists(self.grid, TAU[self.dtype], map_on_pool)
         self.chunks = []  # in batches
         self.build_seconds = 0.0  # spent on lists so far
-        self.target = None
+        self.target, self.faint = None, False
         if target is not None:
             self.target = self.grid.cut(np.asarray(target, self.dtype))  # (T, C, P)
             tiles = np.arange(self.grid.num_tiles)
@@ -296,7 +300,11 @@ class NumpyEngine:
         if self.live.update(params):
             self.chunks = self._cut_lists(self.live.lists)
             self.build_seconds += time.perf_counter() - started
-        return self.live.in_slots()
+        kernels = self.live.in_slots()
+        far = math.sqrt(-1.8 * math.log(np.finfo(self.dtype).tiny)) - REACH  # ‖z‖, with a margin
+        across = np.sqrt((kernels.A * kernels.A).sum(2)) * np.subtract(self.grid.tile, 1)
+        self.faint = (across > far).any(axis=1).mean() > HARDLY_ANY
+        return kernels
 
     def _cut_lists(self, lists):
         """Batches of chunks of neighbouring tiles: lists of lists."""
@@ -420,10 +428,10 @@ class NumpyEngine:
         if block.steep or self.live.signed or self.live.overdue:
             # exp of an advantage over the tile's winner would overflow, or hide what is tiny
             p -= p.max(axis=1, keepdims=True)
-        if self.live.signed:  # little may be left of large sums
-            np.exp(p, out=p)
-        else:
+        if self.faint and not self.live.signed:  # of large sums little may be left
             _exp_of_advantage(p)
+        else:
+            np.exp(p, out=p)
         return block.view(pairs.expert), p
 
     def _forward(self, block, pairs, scratch):

@@ -26,7 +26,7 @@ def test_gates_too_small_for_full_precision_are_multiplied_nowhere(
     engine.threads = 1
     gradients = engine.loss_and_gradients(params)[1]
     least = np.finfo(dtype).tiny
-    assert min(p.min() for p, _ in found) == 0
+    assert min(p.min() for p, _ in found) < 1e-25
     for numbers in (*(p for p, _ in found), found[-1][1]):
         assert not ((numbers != 0) & (np.abs(numbers) < least)).any()
     assert_gradients_agree(gradients, dense.gradients(params, target), tolerance,
