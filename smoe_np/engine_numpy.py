@@ -37,9 +37,9 @@ ALONE = {np.dtype(np.float32): 1e-5, np.dtype(np.float64): 1e-12}
 # Log-gates below count as none: beside the largest gate, which is 1 or more, they are nothing, and
 # products near the least number of a precision would take a hundred times longer.
 FAINTEST = {np.dtype(np.float32): -60.0, np.dtype(np.float64): -600.0}
-# That costs two passes, which are spared where hardly a kernel falls by so much along an axis of a
-# tile that it reaches with ‖z‖ = 6.
-REACH, HARDLY_ANY = 6.0, 0.01
+# That costs two passes, which are spared where hardly a kernel falls so far along an axis of a tile
+# at whose edge it ends.
+HARDLY_ANY = 0.01
 THREAD = 1 << 20  # pairs × pixels for which another thread is worth waking
 CHUNK = 1 << 13  # pairs of a chunk at most: its rows stay in a core's L2 cache
 BATCH = 1 << 18  # pairs of a batch at most
@@ -301,7 +301,8 @@ class NumpyEngine:
             self.chunks = self._cut_lists(self.live.lists)
             self.build_seconds += time.perf_counter() - started
         kernels = self.live.in_slots()
-        far = math.sqrt(-1.8 * math.log(np.finfo(self.dtype).tiny)) - REACH  # ‖z‖, with a margin
+        end = math.sqrt(2 * self.tau) + 1  # ‖z‖ beyond which a kernel usually matters no longer
+        far = math.sqrt(-1.8 * math.log(np.finfo(self.dtype).tiny)) - end  # with a margin
         across = np.sqrt((kernels.A * kernels.A).sum(2)) * np.subtract(self.grid.tile, 1)
         self.faint = (across > far).any(axis=1).mean() > HARDLY_ANY
         return kernels
