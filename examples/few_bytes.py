@@ -40,7 +40,6 @@ def as_model(picture, most):
     """The same of a fit."""
     smoe = smoe_np.Smoe(picture)
     smoe.fit(bytes=most, iterations=60 if SMALL else 3000,
-             experts="constant" if picture.ndim == 3 else "affine",
              callbacks=[lambda smoe: print(smoe.history[-1])])
     smoe.quantize(bytes=most)
     return written(picture, smoe.params, "few_bytes.smoe", smoe.bits)

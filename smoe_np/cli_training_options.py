@@ -59,7 +59,8 @@ def add_fit(commands):
     budget.add_argument("--seconds", type=float, metavar="S",
                         help="time to take instead; the model then depends on the machine")
     option(group, None, "--experts", str, "of a kernel: constant ones have no slopes, and fewer "
-           "numbers; in colour 0.3 to 1.4 dB better in the same bytes", choices=EXPERTS)
+           "numbers; auto: those in colour with --scalars or --bytes, where they are better",
+           choices=EXPERTS)
     group.add_argument("--sharpness", type=float, metavar="S",
                        help="most of a kernel, 1/σ for each pixel (default: "
                             f"{Recipe().most_sharpness:g}); with 1.5 a fit may be enlarged "

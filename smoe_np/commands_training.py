@@ -57,7 +57,7 @@ def fit(given):
         fit_settings(**_fitting(given))
     files, results = _model_files(given)
     smoe = _smoe_of(given, files, "fit", ("batches", "dtype"))
-    settings = smoe.settings or fit_settings(**_fitting(given))
+    settings = smoe.settings or fit_settings(**_fitting(given), channels=smoe.channels)
     if settings["target"] == "bytes" and files.is_packed:
         files.most_bytes = settings["value"]
     aim = _aim(settings, smoe)  # which is told to be too low before anything is written

@@ -18,7 +18,7 @@ from .steps import OwnFrame, StepSettings
 from .turned_adam import TurnedAdam
 
 TARGETS = ("kernels", "psnr", "scalars", "bytes")
-EXPERTS = ("affine", "constant")
+EXPERTS = ("auto", "affine", "constant")
 ADAM_EPS = 1e-12  # of gradients of half the sum of squares; along axes, of these times rates
 LONG = 6000  # iterations of a fit that keeps its rates, and has events, for a larger part
 EVENTS, LEAST_BETWEEN = 40, 6  # a short fit has so many events, but no closer than that
@@ -171,7 +171,8 @@ def scalars_of(D, C, affine):
 
 
 def fit_settings(kernels=None, psnr=None, scalars=None, bytes=None, iterations=None, seconds=None,
-                 experts="affine", seed=0, val_iter=100, recipe=None, bits=None, sharpness=None):
+                 experts="auto", seed=0, val_iter=100, recipe=None, bits=None, sharpness=None,
+                 channels=1):
     """The settings of ``Smoe.fit`` by name, checked, as a checkpoint keeps them.
 
     Raises
@@ -201,6 +202,8 @@ def fit_settings(kernels=None, psnr=None, scalars=None, bytes=None, iterations=N
         raise ValueError(f"seconds must be at most {MOST_SECONDS:g}, got {seconds:g}")
     if experts not in EXPERTS:
         raise ValueError(f"experts must be one of {EXPERTS}, got {experts!r}")
+    if experts == "auto":  # in colour there can be more of those without slopes, which is better
+        experts = "constant" if channels > 1 and name in ("scalars", "bytes") else "affine"
     if bits is not None:
         if name != "bytes":
             raise ValueError("bits goes with bytes: so many numbers a file of these bytes holds")

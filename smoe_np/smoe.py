@@ -220,7 +220,7 @@ class Smoe(TrainingLoop):
         return self._train(callbacks, checkpoint, progress)
 
     def fit(self, kernels=None, psnr=None, scalars=None, bytes=None, iterations=None, seconds=None,
-            experts="affine", seed=0, val_iter=100, callbacks=(), checkpoint=None, progress=None,
+            experts="auto", seed=0, val_iter=100, callbacks=(), checkpoint=None, progress=None,
             recipe=None, bits=None, sharpness=None):
         """Fit a model anew, as good as so many kernels allow, or as small as so good a one can be.
 
@@ -242,9 +242,10 @@ class Smoe(TrainingLoop):
             Steps to take, 3000 if neither these nor seconds are given.
         seconds : float, optional
             Time to take instead; the result then depends on the machine.
-        experts : {"affine", "constant"}
-            Whether experts have slopes. In colour constant ones are better for the same numbers or
-            bytes, by 0.3 to 1.4 dB: there can be more of them.
+        experts : {"auto", "affine", "constant"}
+            Whether experts have slopes. "auto": they have, but for a picture of several channels
+            that is to take so many scalars or bytes: there can be more of constant ones, which are
+            better by 0.3 to 1.4 dB then.
         seed : int
             Of all that is random. The same call makes the same model, bit for bit on the CPU;
             another ``val_iter``, or looking at the picture on the way, changes its last digits,
@@ -281,8 +282,8 @@ class Smoe(TrainingLoop):
         self._refuse_while_training()
         self._check_trains_all("fit")
         settings = fit_settings(kernels, psnr, scalars, bytes, iterations, seconds, experts, seed,
-                                val_iter, recipe, bits, sharpness)
-        if not self.options["train_gammas"] and experts == "affine":
+                                val_iter, recipe, bits, sharpness, self.channels)
+        if not self.options["train_gammas"] and settings["experts"] == "affine":
             raise ValueError('train_gammas is False, but affine experts have slopes; fit with '
                              'experts="constant"')
         if settings["target"] == "psnr":

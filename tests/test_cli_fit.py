@@ -253,7 +253,7 @@ def test_defaults_in_the_help_of_fit_are_those_of_the_library(capsys, monkeypatc
     monkeypatch.setenv("COLUMNS", "200")
     assert smoe("fit", "--help") == 0
     text = capsys.readouterr().out
-    for line in ("-n, --iterations N .*3000", "-v, .*100", "--experts .*affine", "--seed N .*0",
+    for line in ("-n, --iterations N .*3000", "-v, .*100", "--experts .*auto", "--seed N .*0",
                  "--dtype .*float32"):
         assert re.search(rf"{line}\)", text), line
     assert smoe_np.fit.fit_settings(kernels=1)["iterations"] == 3000

@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from fits import GREY
+from fits import COLOURS, GREY
 from helpers import random_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -172,6 +172,18 @@ def test_the_file_of_a_model_has_no_more_bytes_than_are_wanted(tmp_path_factory,
     numbers = numbers_of(D, C, affine)
     mean = sum(numbers[kind] * number for kind, number in shared.items()) / sum(numbers.values())
     assert mean > (bits or 10) - 4.5  # channels of this model have nothing to do with each other
+
+
+@pytest.mark.parametrize(("target", "image", "experts", "slopes"), [
+    ({"kernels": 5}, GREY, None, True), ({"bytes": 300}, GREY, None, True),
+    ({"kernels": 5}, COLOURS, None, True), ({"psnr": 15}, COLOURS, None, True),
+    ({"bytes": 300}, COLOURS, None, False), ({"scalars": 100}, COLOURS, None, False),
+    ({"bytes": 300}, COLOURS, "affine", True), ({"kernels": 5}, GREY, "constant", False)])
+def test_experts_of_colours_have_no_slopes_where_numbers_count(target, image, experts, slopes):
+    asked = {} if experts is None else {"experts": experts}
+    smoe = Smoe(image, backend="numpy").fit(**target, iterations=5, **asked)
+    assert bool(smoe.params.gamma_e.any()) == slopes
+    assert smoe.settings["experts"] == ("affine" if slopes else "constant")
 
 
 def test_sharpness_is_that_of_the_recipe():
