@@ -209,6 +209,23 @@ KERNEL(lift, LIST_THREADS, const int *control, const int *grid, int levels, doub
     }
 }
 
+// The first of a share of so many things.
+FUNCTION int first_of_share(int things, int share, int shares) {
+    return (int)((long long)things * share / shares);
+}
+
+// A part of a list, from `first` on `n` entries: one of `shares` of a box's. Where the boxes of a
+// level were shared, there are `entries` runs of each box, one after the other.
+struct Part {
+    int first, n;
+};
+
+FUNCTION Part part_of_list(const int *starts, int entries, int box, int share, int shares) {
+    const int begin = starts[box * entries], all = starts[(box + 1) * entries] - begin;
+    const int first = first_of_share(all, share, shares);
+    return {begin + first, first_of_share(all, share + 1, shares) - first};
+}
+
 // A child of a box as candidates see it, from the middle of its parent, `origin`.
 struct Child {
     int number;  // or −1: there is none
@@ -325,13 +342,14 @@ FUNCTION void keep_candidates(Candidates &candidates, int count, const Child &se
     BARRIER;
 }
 
-// A box of level + 1, the parent: which kernels of its list each of its children keeps, judged by a
-// winner: whoever has the largest log-gate in the middle; larger boxes also by what their tiles
-// remember, `recalled`, if that is more. Children of level 0, tiles, have a winner in each of their
-// parts, and are judged by the weakest of these.
+// A share of a box of level + 1, the parent: which kernels of its part of the list each child keeps,
+// judged by a winner: whoever has the largest log-gate in the middle; larger boxes also by what their
+// tiles remember, `recalled`, if that is more. Children of level 0, tiles, which are not shared, have
+// a winner in each of their parts, and are judged by the weakest of these.
 KERNEL(bound, LIST_THREADS, const int *control, const double *settings, const int *grid, int level,
-       const double *anchors, const int *parent_start, const int *parent_list,
-       const double *recalled, unsigned char *keep, int *counts, int *winners, int *wins)
+       int shares, const double *anchors, const int *parent_start, int parent_entries,
+       const int *parent_list, const double *recalled, unsigned char *keep, int *counts,
+       int *winners, int *wins)
 {
     if (!BUILDS_LISTS(control)) return;
     SHARED(float, candidates, CANDIDATE_NUMBERS * COLUMN);
@@ -346,9 +364,11 @@ KERNEL(bound, LIST_THREADS, const int *control, const double *settings, const in
     SHARED(int, keeps, CANDIDATES);
     int parent[NDIM];
     double origin[NDIM], parent_half[NDIM];
-    place_of_box(grid, level + 1, BLOCK, parent);
+    const int share = BLOCK % shares;
+    place_of_box(grid, level + 1, BLOCK / shares, parent);
     extent_of_box(grid, level + 1, parent, origin, parent_half);
-    const int first = parent_start[BLOCK], n = parent_start[BLOCK + 1] - first;
+    const Part own = part_of_list(parent_start, parent_entries, BLOCK / shares, share, shares);
+    const int first = own.first, n = own.n;
     const int *list = parent_list + first;
     const int parts = level == 0 ? CHILDREN : 1;
     FOR_EACH_PLAIN(child, CHILDREN) kept[child] = 0;
@@ -397,7 +417,7 @@ KERNEL(bound, LIST_THREADS, const int *control, const double *settings, const in
         int corner[NDIM];
         const int number = child_of_box(grid, level, parent, child, corner);
         if (number < 0) continue;
-        counts[number] = kept[child];
+        counts[number * shares + share] = kept[child];
         for (int part = 0; part < parts; part++) wins[best_of[child * parts + part]] = 1;
         if (level > 0) continue;
         double best = 0;
@@ -462,20 +482,22 @@ FUNCTION void keep_entries(const int *list, const unsigned char *kept, int first
     }
 }
 
-// The list of each box: what it keeps of its parent's, in the same order.
-KERNEL(fill, LIST_THREADS, const int *control, const int *grid, int level, const int *parent_start,
-       const int *parent_list, const unsigned char *keep, const int *starts, int *list)
+// The list of each box: what it keeps of its parent's, share by share, in the same order.
+KERNEL(fill, LIST_THREADS, const int *control, const int *grid, int level, int shares,
+       const int *parent_start, int parent_entries, const int *parent_list,
+       const unsigned char *keep, const int *starts, int *list)
 {
     if (!BUILDS_LISTS(control)) return;
     SHARED(int, counts, LIST_THREADS);
     int corner[NDIM], above[NDIM], child = 0;
-    place_of_box(grid, level, BLOCK, corner);
+    place_of_box(grid, level, BLOCK / shares, corner);
     UNROLL for (int d = 0; d < NDIM; d++) {
         above[d] = corner[d] >> 1;
         child = 2 * child + (corner[d] & 1);
     }
     const int parent = number_of_box(grid, level + 1, above);
-    const int first = parent_start[parent], n = parent_start[parent + 1] - first;
+    const Part part = part_of_list(parent_start, parent_entries, parent, BLOCK % shares, shares);
+    const int first = part.first, n = part.n;
     const unsigned char *kept_here = keep + ((long long)first * CHILDREN + (long long)child * n);
     const int each = (n + THREADS - 1) / THREADS;
     FOR_THREADS(t) {
@@ -490,11 +512,6 @@ KERNEL(fill, LIST_THREADS, const int *control, const int *grid, int level, const
         keep_entries(parent_list + first, kept_here, t * each, least_int(n, (t + 1) * each),
                      list + at);
     }
-}
-
-// The first of a share of so many things.
-FUNCTION int first_of_share(int things, int share, int shares) {
-    return (int)((long long)things * share / shares);
 }
 
 // Where patches are boxes of a level: the kernels of each, in the order in which its tiles have them,

@@ -22,6 +22,7 @@ TILE_THREADS, UPDATE_THREADS, LIST_THREADS = (
     WORDS.PIXELS, WORDS.UPDATE_THREADS, WORDS.LIST_THREADS)
 SHARE = 8 * LIST_THREADS  # rows that a block counts where there is one set of counters
 MANY_BOXES = 1024  # of which a block needs few threads each
+MOST_SHARES, LEAST_SHARE = 256, 4096  # of the boxes of a level; kernels of one at least
 ROWS_BYTES = 1 << 28  # of the sums of a batch
 SETS_BYTES = 1 << 23  # where there are several sets of them, which is seldom
 ROOM = 1.25  # times what is needed, for lists that were too short
@@ -66,7 +67,7 @@ class KernelBuffers:
         self.settings[WORDS.SCALE] = 1 / (math.prod(self.shape) * channels)
         self.settings[WORDS.LEAST_EXPLOSION] = LEAST_EXPLOSION
         self.errors = launch.zeros(self.tiles, np.float64)
-        self.counts = launch.zeros(self.tiles, np.int32)
+        self.counts = launch.zeros(max(self.tiles, MOST_SHARES << D), np.int32)
         self.winners, self.remembered = (launch.zeros(self.tiles, np.int32) for _ in range(2))
         self.levels = []  # of the tree of boxes from the top: level, start of each list, boxes
         for level in reversed(range(max(2, (max(self.grid.counts) - 1).bit_length()))):
@@ -171,24 +172,30 @@ class KernelBuffers:
                 self.control, self.sizes, len(self.levels), self.recalled)),
         ]
         lists, parent_start, parent, parents = [], self.all_start, self.all_kernels, 1
-        first = len(self.recalled)
-        for level, start, boxes in self.levels:
+        first, entries_above = len(self.recalled), 1
+        for number, (level, start, boxes) in enumerate(self.levels):
+            shares = 1  # few boxes of long lists are shared among blocks; those of patches are not
+            if level > HIGHEST_PATCH:
+                shares = max(1, min(MOST_SHARES // parents, K // LEAST_SHARE))
+            if len(start) != boxes * shares + 1:
+                start = self.launch.zeros(boxes * shares + 1, np.int32)
+                self.levels[number] = level, start, boxes
             first -= boxes if level else 0  # at level 0 it is not looked at
             entries = self.lists_between[level % 2] if level else self.list
             threads = FEW_THREADS if boxes > MANY_BOXES else LIST_THREADS
             lists += [
-                ("bound", parents, threads, (
-                    self.control, self.settings, self.sizes, level, self.anchors, parent_start,
-                    parent, self.recalled[first:], self.kept, self.counts, self.winners,
-                    self.wins)),
+                ("bound", parents * shares, threads, (
+                    self.control, self.settings, self.sizes, level, shares, self.anchors,
+                    parent_start, entries_above, parent, self.recalled[first:], self.kept,
+                    self.counts, self.winners, self.wins)),
                 ("scan", 1, LIST_THREADS, (
-                    self.control, self.counts, start, boxes,
+                    self.control, self.counts, start, boxes * shares,
                     self.between if level else self.capacity, int(level > 0))),
-                ("fill", boxes, threads, (
-                    self.control, self.sizes, level, parent_start, parent, self.kept, start,
-                    entries)),
+                ("fill", boxes * shares, threads, (
+                    self.control, self.sizes, level, shares, parent_start, entries_above, parent,
+                    self.kept, start, entries)),
             ]
-            parent_start, parent, parents = start, entries, boxes
+            parent_start, parent, parents, entries_above = start, entries, boxes, shares
         lists += self._lists_of_rows()
         self._lists, self._build = record(lists), record(plan + recall + lists)
         self._planned = record(recall + lists)

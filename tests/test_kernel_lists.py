@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernel_runs import EmulatedEngine
 
+from smoe_np import kernel_buffers
 from smoe_np.engine_native import NativeEngine
 from smoe_np.kernel_buffers import WORDS
 
@@ -252,3 +253,23 @@ def test_lists_of_rows_that_are_too_short_are_lengthened():
     assert again == loss
     for name, array in gradients.arrays().items():
         np.testing.assert_array_equal(getattr(others, name), array)
+
+
+@pytest.mark.parametrize("Engine", [NativeEngine, EmulatedEngine])
+def test_boxes_that_are_shared_among_blocks_have_the_same_lists(monkeypatch, Engine):
+    params = random_model(5, 300, sigma=0.02, anisotropy=10)
+    found = []
+    for least in (1000, 40):  # kernels of a share: none is shared, and in seven
+        monkeypatch.setattr(kernel_buffers, "LEAST_SHARE", least)
+        engine = Engine((24, 270))
+        engine.render(params)
+        lengths = [len(start) - 1 for _, start, _ in engine.levels]
+        boxes = [boxes for _, _, boxes in engine.levels]
+        times = 1 if least == 1000 else 7
+        assert lengths == [times * n if level > 3 else n
+                           for n, (level, _, _) in zip(boxes, engine.levels)]
+        engine._build_lists(engine._build)
+        found.append((engine.start.copy(), engine.list[: engine.start[-1]].copy()))
+        assert gates_left_out(engine, params) < -TAU
+    np.testing.assert_array_equal(found[0][0], found[1][0])
+    np.testing.assert_array_equal(found[0][1], found[1][1])
