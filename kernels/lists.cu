@@ -214,16 +214,16 @@ FUNCTION int first_of_share(int things, int share, int shares) {
     return (int)((long long)things * share / shares);
 }
 
-// A part of a list, from `first` on `n` entries: one of `shares` of a box's. Where the boxes of a
-// level were shared, there are `entries` runs of each box, one after the other.
+// The list of a box, from `begin` on `all` entries, and of it one of `shares`, from `first` on `n`.
+// Where the boxes of a level were shared, there are `entries` runs of each box, one after the other.
 struct Part {
-    int first, n;
+    int begin, all, first, n;
 };
 
 FUNCTION Part part_of_list(const int *starts, int entries, int box, int share, int shares) {
     const int begin = starts[box * entries], all = starts[(box + 1) * entries] - begin;
     const int first = first_of_share(all, share, shares);
-    return {begin + first, first_of_share(all, share + 1, shares) - first};
+    return {begin, all, begin + first, first_of_share(all, share + 1, shares) - first};
 }
 
 // A child of a box as candidates see it, from the middle of its parent, `origin`.
@@ -368,20 +368,20 @@ KERNEL(bound, LIST_THREADS, const int *control, const double *settings, const in
     place_of_box(grid, level + 1, BLOCK / shares, parent);
     extent_of_box(grid, level + 1, parent, origin, parent_half);
     const Part own = part_of_list(parent_start, parent_entries, BLOCK / shares, share, shares);
-    const int first = own.first, n = own.n;
-    const int *list = parent_list + first;
+    const int first = own.first, n = own.n, all = own.all;
+    const int *list = parent_list + first, *whole = parent_list + own.begin;
     const int parts = level == 0 ? CHILDREN : 1;
     FOR_EACH_PLAIN(child, CHILDREN) kept[child] = 0;
     FOR_EACH_PLAIN(e, CHILDREN * parts) {
         best_gate[e] = NOTHING;
-        best_of[e] = n > 0 ? list[0] : 0;  // kernels may be too narrow for numbers
+        best_of[e] = all > 0 ? whole[0] : 0;  // kernels may be too narrow for numbers
     }
     // of many kernels in a large box, a winner among some is as good
-    const int stride = level > 0 && n > SAMPLE ? n / SAMPLE : 1;
-    const int looked_at = (n + stride - 1) / stride, most = CANDIDATES;
+    const int stride = level > 0 && all > SAMPLE ? all / SAMPLE : 1;
+    const int looked_at = (all + stride - 1) / stride, most = CANDIDATES;
     for (int from = 0; from < looked_at; from += most) {
         const int count = least_int(most, looked_at - from);
-        const int *some = list + from * stride;
+        const int *some = whole + from * stride;
         take_candidates(anchors, some, stride, count, origin, candidates);
         for (int child = 0; child < CHILDREN; child++) {
             const Child seen = child_from(grid, level, parent, origin, child);
@@ -397,7 +397,8 @@ KERNEL(bound, LIST_THREADS, const int *control, const double *settings, const in
     bound_winners(grid, level, parts, parent, anchors, best_of, lower, lower_in_part);
     for (int from = 0; from < n; from += most) {
         const int count = least_int(most, n - from);
-        if (n > most) take_candidates(anchors, list + from, 1, count, origin, candidates);
+        if (n > most || shares > 1)
+            take_candidates(anchors, list + from, 1, count, origin, candidates);
         for (int child = 0; child < CHILDREN; child++) {
             const Child seen = child_from(grid, level, parent, origin, child);
             if (seen.number < 0) continue;

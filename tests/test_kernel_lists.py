@@ -258,7 +258,7 @@ def test_lists_of_rows_that_are_too_short_are_lengthened():
 @pytest.mark.parametrize("Engine", [NativeEngine, EmulatedEngine])
 def test_boxes_that_are_shared_among_blocks_have_the_same_lists(monkeypatch, Engine):
     params = random_model(5, 300, sigma=0.02, anisotropy=10)
-    found = []
+    found, between = [], []
     for least in (1000, 40):  # kernels of a share: none is shared, and in seven
         monkeypatch.setattr(kernel_buffers, "LEAST_SHARE", least)
         engine = Engine((24, 270))
@@ -270,6 +270,8 @@ def test_boxes_that_are_shared_among_blocks_have_the_same_lists(monkeypatch, Eng
                            for n, (level, _, _) in zip(boxes, engine.levels)]
         engine._build_lists(engine._build)
         found.append((engine.start.copy(), engine.list[: engine.start[-1]].copy()))
+        between.append([int(start[-1]) for _, start, _ in engine.levels])
         assert gates_left_out(engine, params) < -TAU
     np.testing.assert_array_equal(found[0][0], found[1][0])
     np.testing.assert_array_equal(found[0][1], found[1][1])
+    assert between[0] == between[1]
