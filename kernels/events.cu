@@ -70,7 +70,8 @@ KERNEL(weigh, TILE_THREADS, int *control, const int *grid, const double *records
     SHARED(REAL, partial, SUMS * CHUNK);
     const Rows own = rows_of_patch(first_row, first_patch, first_patch + BLOCK);
     if (!has_room(control, own, room)) return;
-    clear_rows(own, rows, partial);
+    clear_rows(own, rows);
+    clear_partial(partial);
     FOR_TILES(number, grid, patch_level, first_patch + BLOCK) {
         const Tile tile = tile_of(control, grid, records, start, winners, number);
         forward(records, list, tile, terms, offsets, gates, steep, top, S, y);
@@ -113,7 +114,8 @@ KERNEL(halve, TILE_THREADS, int *control, const int *grid, const double *records
     SHARED(REAL, partial, SUMS * CHUNK);
     const Rows own = rows_of_patch(first_row, first_patch, first_patch + BLOCK);
     if (!has_room(control, own, room)) return;
-    for (int r = 0; r < many; r++) clear_rows(own, rows + (long long)r * room * ROW, partial);
+    for (int r = 0; r < many; r++) clear_rows(own, rows + (long long)r * room * ROW);
+    clear_partial(partial);
     FOR_TILES(number, grid, patch_level, first_patch + BLOCK) {
         const Tile tile = tile_of(control, grid, records, start, winners, number);
         forward(records, list, tile, terms, offsets, gates, steep, top, S, y);

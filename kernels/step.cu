@@ -39,7 +39,8 @@ KERNEL(step, TILE_THREADS, int *control, const int *grid, const double *records,
     SHARED(REAL, partial, SUMS * CHUNK);
     const Rows own = rows_of_patch(first_row, first_patch, first_patch + BLOCK);
     if (backward && !has_room(control, own, room)) return;
-    if (backward) clear_rows(own, rows, partial);
+    if (backward) clear_rows(own, rows);
+    clear_partial(partial);
     FOR_TILES(number, grid, patch_level, first_patch + BLOCK) {
         const Tile tile = tile_of(control, grid, records, start, winners, number);
         forward(records, list, tile, terms, offsets, gates, steep, top, S, y);

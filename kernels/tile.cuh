@@ -434,13 +434,21 @@ FUNCTION int chunk_again(const double *records, const int *list, const Tile &til
 }
 
 // Rows to which several tiles add begin at 0; where a patch is one tile, they are written instead.
-template <class Partial>
-FUNCTION void clear_rows(const Rows &own, REAL *rows, Partial &partial) {
+FUNCTION void clear_rows(const Rows &own, REAL *rows) {
 #if PATCHES_ARE_BOXES
     memset(rows + own.first * ROW, 0, sizeof(REAL) * ROW * own.count);
-    memset(partial, 0, sizeof partial);  // what fills up rows is written by nobody
 #else
-    (void)own, (void)rows, (void)partial;
+    (void)own, (void)rows;
+#endif
+}
+
+// What fills up rows is added to them as well, and written by nobody.
+template <class Partial>
+FUNCTION void clear_partial(Partial &partial) {
+#if PATCHES_ARE_BOXES
+    memset(partial, 0, sizeof partial);
+#else
+    (void)partial;
 #endif
 }
 

@@ -1,4 +1,5 @@
-// From moments to parameters: sums over the rows of patches, the loss, gradients, Adam, and who must leave.
+// From moments to parameters: sums over the rows of patches, the loss, gradients, Adam, and who must
+// leave.
 #include "adam.cuh"
 #include "bounds.cuh"
 

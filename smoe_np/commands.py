@@ -9,13 +9,14 @@ from .cli_parser import UsageError
 from .denoising import denoise, estimate_sigma
 from .engine import check_number, check_whole, render
 from .images import check_path, read_image, split_channels, write_image
+from .numerals import size_in_words
 from .packed import is_packed, load_packed
 from .params import load_params
 from .progress import say
 from .read_results import read_results
 from .report import write_report
 from .results import prove_writable
-from .terminal import DONE, print_line, size_in_words, those_of
+from .terminal import DONE, print_line, those_of
 
 MOST_SIZE = 2**31  # pixels along an axis
 MOST_UNASKED = 2**30  # pixels of a picture, which is all that a file of a few bytes need say

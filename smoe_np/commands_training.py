@@ -21,6 +21,7 @@ from .engine import check_image
 from .fit import TARGETS, fit_settings, kernels_for
 from .gallery import Gallery
 from .images import read_image
+from .numerals import size_in_words
 from .params import load_params
 from .progress import Progress, say, tries
 from .results import ModelFile, ResultsFolder
@@ -36,7 +37,6 @@ from .terminal import (
     Terminated,
     in_words,
     print_line,
-    size_in_words,
     those_of,
 )
 from .training import train_settings

@@ -15,6 +15,11 @@ def counted(count, noun):
     return f"{count:,} {noun}" + ("" if count == 1 else "s")
 
 
+def size_in_words(shape):
+    """The size of a picture."""
+    return "×".join(map(str, shape))
+
+
 def labels(ticks):
     """The ticks of an axis in writing; evenly spaced ones with as many digits as that takes."""
     steps = np.diff(ticks)

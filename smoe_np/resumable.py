@@ -5,6 +5,7 @@ from .backend import array_module
 from .checkpoint import lists_of, load_checkpoint, naming, params_of, save_checkpoint
 from .engine import check_dtype, check_image, engine_class
 from .fit import Plan, settings_of
+from .numerals import counted, size_in_words
 from .packed import bits_of, kinds_of
 from .records import as_facts, records_of
 from .search import Try
@@ -125,5 +126,4 @@ class Resumable:
 
 def _in_words(shape):
     """The size of an image (*shape, C)."""
-    *size, channels = shape
-    return f"{' x '.join(map(str, size))} pixels and {channels} channel{'s' * (channels > 1)}"
+    return f"{size_in_words(shape[:-1])} pixels and {counted(shape[-1], 'channel')}"

@@ -11,6 +11,7 @@ from .backend import array_module
 from .engine import check_dtype, check_image, check_whole, engine_class
 from .fit import BITS, fit_settings, kernels_for
 from .initialize import initial_params, ready_to_train
+from .numerals import counted, size_in_words
 from .packed import is_packed_name
 from .params import SmoeParams
 from .quantization import ITERATIONS as QUANTIZING
@@ -456,10 +457,10 @@ class Smoe(TrainingLoop):
         self._params.save(path, bits)
 
     def __repr__(self):
-        size = " x ".join(map(str, self.shape))
-        return (f"<Smoe of {size} pixels, channels: {self.channels}, kernels: "
-                f"{self._params.num_kernels}, iteration: {self.iteration}, backend: "
-                f"{self.engine.name}>")
+        kernels = counted(self._params.num_kernels, "kernel")
+        return (f"<Smoe of {size_in_words(self.shape)} pixels, "
+                f"{counted(self.channels, 'channel')}, {kernels}, at iteration {self.iteration}, "
+                f"backend {self.engine.name}>")
 
     @property
     def bits(self):

@@ -41,11 +41,6 @@ def print_line(text):
         raise OSError(error.errno, f"cannot write to standard output: {in_words(error)}") from None
 
 
-def size_in_words(shape):
-    """The size of a picture."""
-    return "×".join(map(str, shape))
-
-
 def those_of(given, names):
     """The options among some names that were given."""
     return {name: given[name] for name in names if name in given}

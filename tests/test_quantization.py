@@ -150,6 +150,7 @@ def test_a_model_is_saved_with_its_bits_unless_others_are_given(tmp_path):
         size = (tmp_path / f"{name}.smoe").stat().st_size
         wanted = wanted or bits or smoe.bits
         assert size == packed.packed_bytes(smoe.params.arrays(), wanted)
+    assert repr(smoe).startswith("<Smoe of 28×23 pixels, 1 channel, 15 kernels, at iteration 40")
     smoe.save(tmp_path / "model.npz")
     assert_same_model(load_params(tmp_path / "model.npz"), smoe.params)
 
