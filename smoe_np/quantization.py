@@ -113,6 +113,8 @@ def _fitting(engine, params, allocation, most_bytes, iterations, fixed):
 
 def _compensated(engine, params, bits, iterations, fixed):
     """The model rounded kind after kind, and trained in between; or at once, if that is better."""
+    if iterations and params.num_kernels:
+        params = _without(engine, params, _harmful(engine, params, []))
     found = _kinds(params)
     at_once = _of_kinds(params, rounded(found, bits))
     if iterations == 0 or params.num_kernels == 0:
@@ -148,6 +150,14 @@ def _stage(engine, params, kind, bits, names, iterations, done):
             best = min(best, _trained(engine, fewer, names, iterations), key=engine.loss)
     harmful = _harmful(engine, best, [*done, kind])
     return min(best, best.select(~harmful), key=engine.loss) if harmful.any() else best
+
+
+def _without(engine, params, harmful):
+    """The model without some kernels, if that is better by far; else as it is."""
+    if not harmful.any():
+        return params
+    fewer = params.select(~harmful)
+    return fewer if engine.loss(fewer) < (1 - HARM) * engine.loss(params) else params
 
 
 def _with_rounded(params, kind, bits):
