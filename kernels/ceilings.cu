@@ -3,7 +3,7 @@
 
 // Each pixel of a block does `rounds` times CHAINS multiplications and as many additions.
 #define CHAINS 12
-KERNEL(multiply_add, PIXELS, int rounds, REAL *out)
+KERNEL(multiply_add, TILE_THREADS, int rounds, REAL *out)
 {
     FOR_PIXELS(i) {
         Pack chains[CHAINS], total = Pack{};
@@ -18,7 +18,7 @@ KERNEL(multiply_add, PIXELS, int rounds, REAL *out)
 }
 
 // Each pixel of a block reads two numbers and writes one.
-KERNEL(triad, PIXELS, const REAL *a, const REAL *b, REAL *out)
+KERNEL(triad, TILE_THREADS, const REAL *a, const REAL *b, REAL *out)
 {
     FOR_PIXELS(i) {
         const long long at = (long long)BLOCK * PIXELS + i;

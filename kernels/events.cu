@@ -10,11 +10,11 @@
 // `q` has for each pixel ρ²; then for each channel y and t, both less the level; then 1/S, or 0
 // beyond the picture.
 template <class Terms, class Gates, class Residuals, class Partial>
-FUNCTION void store_weights(const Tile &tile, Terms &terms, Gates &gates, Residuals &q, int j,
-                            int part, Partial &partial) {
+FUNCTION void store_weights(const Tile &tile, Terms &terms, Gates &gates, Residuals &q,
+                            const Bands &bands, int j, int part, Partial &partial) {
     Pack u[NDIM], sums[WIDTH];
     UNROLL for (int w = 0; w < WIDTH; w++) sums[w] = Pack{};
-    UNROLL for (int i = part * LANES; i < PIXELS; i += PARTS * LANES) {
+    FOR_PACKS(i, bands, j, part) {
         UNROLL for (int d = 0; d < NDIM; d++) u[d] = coordinate(d, i);
         const Pack whole = LOAD(q, (1 + 2 * NCHAN) * PIXELS + i);
         const Pack w = LOAD(gates, j * STRIDE + i) * whole, square = LOAD(q, i);
@@ -42,9 +42,9 @@ FUNCTION void store_weights(const Tile &tile, Terms &terms, Gates &gates, Residu
 // `q` has 1/S, or 0 beyond the picture; then for each channel ρ / S.
 template <class Gates, class Residuals, class Partial>
 FUNCTION void store_half(REAL side, const REAL *slope, const REAL *offset, Gates &gates,
-                         Residuals &q, int j, int part, Partial &partial) {
+                         Residuals &q, const Bands &bands, int j, int part, Partial &partial) {
     Moments moments = {};
-    UNROLL for (int i = part * LANES; i < PIXELS; i += PARTS * LANES) {
+    FOR_PACKS(i, bands, j, part) {
         Pack u[NDIM], h[NCHAN], height = Pack{} + side;
         UNROLL for (int d = 0; d < NDIM; d++) {
             u[d] = coordinate(d, i);
@@ -59,10 +59,10 @@ FUNCTION void store_half(REAL side, const REAL *slope, const REAL *offset, Gates
 }
 
 // One patch; of each of its rows what `store_weights` says, added up over the tiles.
-KERNEL(weigh, TILE_THREADS, int *control, const int *grid, const double *records,
-       const int *start, const int *list, const int *winners, const REAL *target,
-       int patch_level, int first_patch, const int *first_row, const int *row_of_pair, int room,
-       REAL *rows)
+KERNEL(weigh, TILE_THREADS, int *control, const double *settings, const int *grid,
+       const double *records, const int *start, const int *list, const int *winners,
+       const REAL *target, int patch_level, int first_patch, const int *first_row,
+       const int *row_of_pair, int room, REAL *rows)
 {
     if (!GOES_ON(control)) return;
     ARRAYS_OF_A_TILE;
@@ -73,8 +73,8 @@ KERNEL(weigh, TILE_THREADS, int *control, const int *grid, const double *records
     clear_rows(own, rows);
     clear_partial(partial);
     FOR_TILES(number, grid, patch_level, first_patch + BLOCK) {
-        const Tile tile = tile_of(control, grid, records, start, winners, number);
-        forward(records, list, tile, terms, offsets, gates, steep, top, S, y);
+        const Tile tile = tile_of(control, settings, grid, records, start, winners, number);
+        forward(records, list, tile, terms, offsets, gates, steep, bands, top, S, y);
         FOR_PIXELS(i) {
             Pack square = Pack{};
             UNROLL for (int c = 0; c < NCHAN; c++) {
@@ -92,10 +92,11 @@ KERNEL(weigh, TILE_THREADS, int *control, const int *grid, const double *records
         BARRIER;
         for (int c = 0; c * CHUNK < tile.pairs; c++) {
             const int count =
-                chunk_again(records, list, tile, c, terms, offsets, gates, top, S, y);
-            FOR_PARTS(j, part, count) store_weights(tile, terms, gates, q, j, part, partial);
+                chunk_again(records, list, tile, c, terms, offsets, gates, steep, bands, top, S, y);
+            FOR_PAIRS(j, part, bands)
+                store_weights(tile, terms, gates, q, bands, j, part, partial);
             BARRIER;
-            store_rows(tile, c, count, partial, row_of_pair, rows + own.first * ROW);
+            store_rows(tile, c, count, bands, partial, row_of_pair, rows + own.first * ROW);
         }
     }
 }
@@ -103,10 +104,10 @@ KERNEL(weigh, TILE_THREADS, int *control, const int *grid, const double *records
 // One patch; of each of its rows, for each direction in a set of `room` rows of its own, what
 // `store_half` says of the side that the direction, in the kernel's own frame, points to, round the
 // centre of the kernel; of both sides where it is 0; added up over the tiles.
-KERNEL(halve, TILE_THREADS, int *control, const int *grid, const double *records,
-       const int *start, const int *list, const int *winners, const REAL *target,
-       int patch_level, int first_patch, const int *first_row, const int *row_of_pair,
-       const double *directions, int many, int room, REAL *rows)
+KERNEL(halve, TILE_THREADS, int *control, const double *settings, const int *grid,
+       const double *records, const int *start, const int *list, const int *winners,
+       const REAL *target, int patch_level, int first_patch, const int *first_row,
+       const int *row_of_pair, const double *directions, int many, int room, REAL *rows)
 {
     if (!GOES_ON(control)) return;
     ARRAYS_OF_A_TILE;
@@ -117,8 +118,8 @@ KERNEL(halve, TILE_THREADS, int *control, const int *grid, const double *records
     for (int r = 0; r < many; r++) clear_rows(own, rows + (long long)r * room * ROW);
     clear_partial(partial);
     FOR_TILES(number, grid, patch_level, first_patch + BLOCK) {
-        const Tile tile = tile_of(control, grid, records, start, winners, number);
-        forward(records, list, tile, terms, offsets, gates, steep, top, S, y);
+        const Tile tile = tile_of(control, settings, grid, records, start, winners, number);
+        forward(records, list, tile, terms, offsets, gates, steep, bands, top, S, y);
         FOR_PIXELS(i) {
             const Pack whole = inside_picture(grid, tile.corner, i) / AT(S, i);
             UNROLL for (int c = 0; c < NCHAN; c++) {
@@ -131,12 +132,12 @@ KERNEL(halve, TILE_THREADS, int *control, const int *grid, const double *records
         BARRIER;
         for (int c = 0; c * CHUNK < tile.pairs; c++) {
             const int count =
-                chunk_again(records, list, tile, c, terms, offsets, gates, top, S, y);
+                chunk_again(records, list, tile, c, terms, offsets, gates, steep, bands, top, S, y);
             for (int r = 0; r < many; r++) {
                 const double *direction = directions + r * NDIM;
                 bool both = true;
                 UNROLL for (int d = 0; d < NDIM; d++) both = both && direction[d] == 0;
-                FOR_PARTS(j, part, count) {
+                FOR_PAIRS(j, part, bands) {
                     const double *A = records + OF_STEERING +
                                       (long long)list[tile.first + c * CHUNK + j] * RECORD;
                     REAL slope[NDIM], offset[NDIM], side = both;
@@ -148,10 +149,10 @@ KERNEL(halve, TILE_THREADS, int *control, const int *grid, const double *records
                         offset[i] = offsets[i * CHUNK + j];
                         side += slope[i] * offset[i];
                     }
-                    store_half(side, slope, offset, gates, q, j, part, partial);
+                    store_half(side, slope, offset, gates, q, bands, j, part, partial);
                 }
                 BARRIER;
-                store_rows(tile, c, count, partial, row_of_pair,
+                store_rows(tile, c, count, bands, partial, row_of_pair,
                            rows + ((long long)r * room + own.first) * ROW);
                 BARRIER;
             }

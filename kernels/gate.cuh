@@ -31,6 +31,8 @@
 #define TRIANGLE(i, j) ((i) * ((i) + 1) / 2 + (j))
 #define PRODUCT(i, j) (1 + NDIM + (i) * NDIM - (i) * ((i) - 1) / 2 + (j) - (i))
 
+FUNCTION constexpr int side_of(int d) { return d == 0 ? LENGTH : SIDE; }  // of a tile, in pixels
+
 FUNCTION int least_int(int a, int b) { return a < b ? a : b; }
 
 // ---- packs
@@ -41,8 +43,9 @@ FUNCTION int least_int(int a, int b) { return a < b ? a : b; }
 #define WALKS 0
 #else
 #define PACKS (PIXELS / LANES)
-#define ADVANCE (LANES / (PIXELS / SIDE))
-#define WALKS (LANES >= PIXELS / SIDE)
+#define LINE (PIXELS / LENGTH)  // pixels of a tile that lie at the same place along axis 0
+#define ADVANCE (LANES / LINE)
+#define WALKS (LANES >= LINE)
 #endif
 
 #ifdef SCALAR_PACKS
@@ -56,7 +59,7 @@ FUNCTION float exp2_of(float t) { return exp2f(t); }
 FUNCTION double exp2_of(double t) { return exp2(t); }
 FUNCTION Pack coordinate(int d, int i) {
     const int stride[3] = {NDIM == 3 ? SIDE * SIDE : NDIM == 2 ? SIDE : 1, NDIM == 3 ? SIDE : 1, 1};
-    return (REAL)(i / stride[d] % SIDE) - (REAL)(SIDE - 1) / 2;
+    return (REAL)(i / stride[d] % side_of(d)) - (REAL)(side_of(d) - 1) / 2;
 }
 FUNCTION Pack product(int p, int q, int i) { return coordinate(p, i) * coordinate(q, i); }
 
@@ -69,6 +72,7 @@ typedef double Doubles __attribute__((vector_size(PACK_BYTES)));
 
 FUNCTION Pack least(Pack a, Pack b) { return a < b ? a : b; }
 FUNCTION Pack most(Pack a, Pack b) { return a > b ? a : b; }
+FUNCTION REAL most(REAL a, REAL b) { return a > b ? a : b; }
 FUNCTION Pack where_inside(Pack y, Pack value) { return (y >= 0) & (y <= 1) ? value : Pack{}; }
 FUNCTION Pack where_above_0(Pack h, Pack value) { return h > 0 ? value : Pack{}; }
 
@@ -125,8 +129,8 @@ struct Coordinates {  // of a tile's pixels, from its centre; and their products
         for (int i = 0; i < PIXELS; i++) {
             int rest = i;
             for (int d = NDIM - 1; d >= 0; d--) {
-                u[d][i] = REAL(rest % SIDE) - REAL(SIDE - 1) / 2;
-                rest /= SIDE;
+                u[d][i] = REAL(rest % side_of(d)) - REAL(side_of(d) - 1) / 2;
+                rest /= side_of(d);
             }
             for (int p = 0; p < NDIM; p++)
                 for (int q = p; q < NDIM; q++)
@@ -424,13 +428,13 @@ FUNCTION void place_of_box(const int *grid, int level, int number, int *corner) 
 // The first pixel of a tile, and its middle.
 FUNCTION void tile_corner(const int *grid, int tile, int *corner) {
     place_of_box(grid, 0, tile, corner);
-    UNROLL for (int d = 0; d < NDIM; d++) corner[d] *= SIDE;
+    UNROLL for (int d = 0; d < NDIM; d++) corner[d] *= side_of(d);
 }
 
 FUNCTION void tile_centre(const int *grid, int tile, double *centre) {
     int corner[NDIM];
     tile_corner(grid, tile, corner);
-    UNROLL for (int d = 0; d < NDIM; d++) centre[d] = corner[d] + 0.5 * SIDE;
+    UNROLL for (int d = 0; d < NDIM; d++) centre[d] = corner[d] + 0.5 * side_of(d);
 }
 
 FUNCTION int number_of_box(const int *grid, int level, const int *corner) {  // or −1: there is none
@@ -470,7 +474,7 @@ FUNCTION int tile_of_patch(const int *grid, int level, int patch, int i) {  // o
 FUNCTION Pack inside_picture(const int *grid, const int *corner, int i) {
     Pack inside = Pack{} + 1;
     UNROLL for (int d = 0; d < NDIM; d++) {
-        const REAL last = (REAL)(grid[d] - corner[d] - 0.5 * SIDE);  // and half a pixel more
+        const REAL last = (REAL)(grid[d] - corner[d] - 0.5 * side_of(d));  // and half a pixel more
         inside = coordinate(d, i) <= last ? inside : Pack{};
     }
     return inside;

@@ -11,7 +11,8 @@
 #define FADING 0.7        // of an earlier, faster motion is remembered at each build
 #define REACH 5.0         // ‖z‖ beyond which a kernel usually matters no longer
 #define BUILD 0.5         // iterations that building lists costs
-#define LONGEST 20.0      // steps that lists are meant to last at most
+#define LISTED 0.25       // of what a pair costs, if it is listed but does not matter
+#define LONGEST 20        // steps that lists are meant to last at most
 #define NOTHING -1e37f    // a log-gate below all
 #define SAMPLE 256        // see bound
 #define FEW_ROWS 512      // see arrange
@@ -53,9 +54,9 @@ KERNEL(pace, LIST_THREADS, const int *control, const double *records, const doub
 }
 
 // How long lists are to last. If kernels move by m a step (in ‖z‖, where they stop to matter),
-// lists that last h steps are longer by a factor of about (1 + 2 h m/REACH)², and cost BUILD/h
-// iterations a step to build: the sum is least near h = √(BUILD · REACH/4m); below 2, lists for
-// every step are best, unless old ones may be used.
+// lists that last h steps are longer by a factor of about (1 + 2 h m/REACH)^D, of which each step
+// costs a part, and cost BUILD/h iterations a step to build. Lists for every step need not be
+// longer, unless old ones may be used.
 KERNEL(plan, LIST_THREADS, const int *control, const double *sums, int blocks,
        const double *settings, double *state)
 {
@@ -77,10 +78,17 @@ KERNEL(plan, LIST_THREADS, const int *control, const double *sums, int blocks,
         }
         const double alive = larger(mean[4], 1);
         const double motion = (mean[1] + REACH * mean[0]) / alive;
-        double steps = smaller(sqrt(BUILD * REACH / 4 / larger(motion, 1e-9)), LONGEST);
+        const bool for_each_step = settings[LEAST_LIFE] < 2;
+        double steps = 0, least_cost = for_each_step ? 1 + BUILD : 1e300;
+        for (int h = for_each_step ? 2 : 1; h <= LONGEST; h++) {
+            double longer = 1;
+            UNROLL for (int d = 0; d < NDIM; d++) longer *= 1 + 2 * h * motion / REACH;
+            const double cost = 1 + LISTED * (longer - 1) + BUILD / h;
+            if (cost < least_cost) least_cost = cost, steps = h;
+        }
         UNROLL for (int r = 0; r < 3; r++)
             if (steps * mean[r] / alive + LEAST[r] > MOST[r]) steps = 0;
-        state[HORIZON] = steps < 2 && settings[LEAST_LIFE] < 2 ? 0 : steps;
+        state[HORIZON] = steps;
         state[USUAL_WEIGHT] = mean[3] / alive;
     }
 }
@@ -118,7 +126,7 @@ KERNEL(anchor, LIST_THREADS, const int *control, const double *records, const do
 FUNCTION void extent_of_box(const int *grid, int level, const int *corner, double *middle,
                             double *half) {
     UNROLL for (int d = 0; d < NDIM; d++) {
-        const double side = (double)SIDE * (1 << level);
+        const double side = (double)side_of(d) * (1 << level);
         const double low = corner[d] * side + 0.5;
         const double high = smaller((corner[d] + 1.0) * side, grid[d]) - 0.5;
         middle[d] = 0.5 * (low + high);

@@ -25,8 +25,10 @@
 // -D sets NDIM, NCHAN (dimensions and channels), REAL (float or double) and REAL_BYTES.
 #pragma once
 
-#define SIDE (NDIM == 1 ? 64 : NDIM == 2 ? 8 : 4)  // pixels along an axis of a tile
-#define PIXELS 64                                  // of a tile
+#define SIDE (NDIM == 1 ? 64 : NDIM == 2 ? 8 : 4)  // pixels along an axis of a tile ...
+#define LENGTH (LONG * SIDE)                       // ... but along axis 0
+#define PIXELS (LONG * TILE_THREADS)               // of a tile
+#define TILE_THREADS 64                            // of its block
 #define MOMENTS ((NDIM + 1) * (NDIM + 2) / 2)      // monomials up to degree 2
 #define EXPERTS (NCHAN * (NDIM + 1))               // numbers of an expert
 #define WIDTH (MOMENTS + EXPERTS)                  // numbers of a kernel of the model
@@ -45,6 +47,7 @@
 #define BLOCK ((int)blockIdx.x)
 #define THREADS ((int)blockDim.x)
 #define LANES 1
+#define LONG 1
 #define SCALAR_PACKS
 typedef REAL Pack;
 #define SHARED(type, name, size) __shared__ type name[size]
@@ -100,6 +103,7 @@ typedef REAL Pack;
 #ifdef EMULATE_GPU
 
 #define LANES 1
+#define LONG 1
 #define SCALAR_PACKS
 typedef REAL Pack;
 #define BLOCK emulation::block
@@ -265,6 +269,9 @@ extern "C" void smoe_without_barrier(int line) { emulation::without = line; }
 #endif
 #define LANES (PACK_BYTES / REAL_BYTES)
 typedef REAL Pack __attribute__((vector_size(PACK_BYTES)));
+// A pair costs less for a pixel where a tile has more of them, if it need not be looked at everywhere:
+// see pairs.cuh.
+#define LONG (NDIM > 1 && LANES * SIDE >= TILE_THREADS ? 2 : 1)
 static thread_local int block_of_this_thread;
 #define BLOCK block_of_this_thread
 #define THREADS 1
@@ -273,7 +280,7 @@ static thread_local int block_of_this_thread;
 #define PER_PIXEL(name) Pack name[PIXELS / LANES]
 #define PER_PIXEL_OF(name, n) Pack name[n][PIXELS / LANES]
 #define MARK(element) (element) = 1
-#define AT(name, i) name[(i) / LANES]
+#define AT(name, i) name[(unsigned)(i) / LANES]
 #define FOR_PIXELS(i) for (int i = 0; i < PIXELS; i += LANES)
 #define FOR_EACH(j, n) _Pragma("omp simd") for (int j = 0; j < (n); j++)
 #define FOR_EACH_PLAIN(j, n) for (int j = 0; j < (n); j++)

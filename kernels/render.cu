@@ -6,8 +6,8 @@ FUNCTION long long place_in_picture(const int *grid, const int *corner, int i) {
     long long at = 0;
     int stride = PIXELS;
     UNROLL for (int d = 0; d < NDIM; d++) {
-        stride /= SIDE;
-        const int x = corner[d] + i / stride % SIDE;
+        stride /= side_of(d);
+        const int x = corner[d] + i / stride % side_of(d);
         if (x >= grid[d]) return -1;
         at = at * grid[d] + x;
     }
@@ -15,14 +15,14 @@ FUNCTION long long place_in_picture(const int *grid, const int *corner, int i) {
 }
 
 // The regression, clipped to [0, 1]: image (pixels, NCHAN).
-KERNEL(render, TILE_THREADS, const int *control, const int *grid, const double *records,
-       const int *start, const int *list, const int *winners, REAL *image)
+KERNEL(render, TILE_THREADS, const int *control, const double *settings, const int *grid,
+       const double *records, const int *start, const int *list, const int *winners, REAL *image)
 {
     if (control[HALT]) return;
     ARRAYS_OF_A_TILE;
     SHARED(REAL, drawn, NCHAN * PIXELS);
-    const Tile tile = tile_of(control, grid, records, start, winners, BLOCK);
-    forward(records, list, tile, terms, offsets, gates, steep, top, S, y);
+    const Tile tile = tile_of(control, settings, grid, records, start, winners, BLOCK);
+    forward(records, list, tile, terms, offsets, gates, steep, bands, top, S, y);
     FOR_PIXELS(i) {
         UNROLL for (int c = 0; c < NCHAN; c++) {
             const Pack here = AT(y[c], i) + (REAL)tile.level[c];
@@ -39,15 +39,15 @@ KERNEL(render, TILE_THREADS, const int *control, const int *grid, const double *
 }
 
 // The kernel with the largest gate at each pixel; of equal ones the first.
-KERNEL(gating, TILE_THREADS, const int *control, const int *grid, const double *records,
-       const int *start, const int *list, const int *winners, int *owners)
+KERNEL(gating, TILE_THREADS, const int *control, const double *settings, const int *grid,
+       const double *records, const int *start, const int *list, const int *winners, int *owners)
 {
     if (control[HALT]) return;
-    SHARED(REAL, terms, WIDTH * CHUNK);
+    SHARED(REAL, terms, TERMS * CHUNK);
     SHARED(REAL, offsets, NDIM * CHUNK);
     SHARED(REAL, gates, CHUNK * STRIDE);
     SHARED(double, signs, CHUNK);
-    const Tile tile = tile_of(control, grid, records, start, winners, BLOCK);
+    const Tile tile = tile_of(control, settings, grid, records, start, winners, BLOCK);
     SHARED(REAL, best, PIXELS);
     SHARED(int, owner, PIXELS);
     FOR_EACH_PLAIN(i, PIXELS) {

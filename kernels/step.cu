@@ -4,10 +4,10 @@
 // The moments of pair j in a tile, over the pixels of one part: Σ g φ(u), and for each channel Σ w
 // r and Σ w r u, but for a factor; u round the centre of its kernel.
 template <class Terms, class Offsets, class Gates, class Residuals, class Partial>
-FUNCTION void store_slopes(Terms &terms, Offsets &offsets, Gates &gates, Residuals &q, int j,
-                           int part, Partial &partial) {
+FUNCTION void store_slopes(Terms &terms, Offsets &offsets, Gates &gates, Residuals &q,
+                           const Bands &bands, int j, int part, Partial &partial) {
     Moments moments = {};
-    UNROLL for (int i = part * LANES; i < PIXELS; i += PARTS * LANES) {
+    FOR_PACKS(i, bands, j, part) {
         Pack u[NDIM], h[NCHAN];
         UNROLL for (int d = 0; d < NDIM; d++) u[d] = coordinate(d, i);
         const Pack gate = LOAD(gates, j * STRIDE + i);
@@ -27,10 +27,10 @@ FUNCTION void store_slopes(Terms &terms, Offsets &offsets, Gates &gates, Residua
 // One patch: of each of its tiles the pairs, start[tile] … start[tile + 1] of `list`, and the sum of
 // the squared errors; of each of its rows, from first_row[patch] − first_row[first_patch] on, the
 // moments round the centre of its kernel, if there is room.
-KERNEL(step, TILE_THREADS, int *control, const int *grid, const double *records,
-       const int *start, const int *list, const int *winners, const REAL *target,
-       int patch_level, int first_patch, const int *first_row, const int *row_of_pair,
-       int backward, int room, REAL *rows, double *errors)
+KERNEL(step, TILE_THREADS, int *control, const double *settings, const int *grid,
+       const double *records, const int *start, const int *list, const int *winners,
+       const REAL *target, int patch_level, int first_patch, const int *first_row,
+       const int *row_of_pair, int backward, int room, REAL *rows, double *errors)
 {
     if (!GOES_ON(control)) return;
     ARRAYS_OF_A_TILE;
@@ -42,8 +42,8 @@ KERNEL(step, TILE_THREADS, int *control, const int *grid, const double *records,
     if (backward) clear_rows(own, rows);
     clear_partial(partial);
     FOR_TILES(number, grid, patch_level, first_patch + BLOCK) {
-        const Tile tile = tile_of(control, grid, records, start, winners, number);
-        forward(records, list, tile, terms, offsets, gates, steep, top, S, y);
+        const Tile tile = tile_of(control, settings, grid, records, start, winners, number);
+        forward(records, list, tile, terms, offsets, gates, steep, bands, top, S, y);
         FOR_PIXELS(i) {
             const Pack inside = inside_picture(grid, tile.corner, i);
             const Pack whole = (Pack{} + 1) / AT(S, i);
@@ -69,10 +69,11 @@ KERNEL(step, TILE_THREADS, int *control, const int *grid, const double *records,
         }
         for (int c = 0; backward && c * CHUNK < tile.pairs; c++) {
             const int count =
-                chunk_again(records, list, tile, c, terms, offsets, gates, top, S, y);
-            FOR_PARTS(j, part, count) store_slopes(terms, offsets, gates, q, j, part, partial);
+                chunk_again(records, list, tile, c, terms, offsets, gates, steep, bands, top, S, y);
+            FOR_PAIRS(j, part, bands)
+                store_slopes(terms, offsets, gates, q, bands, j, part, partial);
             BARRIER;
-            store_rows(tile, c, count, partial, row_of_pair, rows + own.first * ROW);
+            store_rows(tile, c, count, bands, partial, row_of_pair, rows + own.first * ROW);
         }
     }
 }

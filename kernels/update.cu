@@ -50,11 +50,12 @@ KERNEL(gather, 32, const int *control, const int *first_of_kernel, const int *ro
     }
 }
 
-// The numbers of a row of sums, and whether patches are boxes of many tiles.
+// The numbers of a row of sums, whether patches are boxes of many tiles, and how long tiles are.
 KERNEL(layout, 1, int *found)
 {
     found[0] = ROW;
     found[1] = PATCHES_ARE_BOXES;
+    found[2] = LONG;
 }
 
 // The loss of the parameters as they are, and whether they may be changed.

@@ -9,6 +9,7 @@ import time
 
 import numpy as np
 
+from .kernel_buffers import TILE_THREADS
 from .kernel_files import constants
 
 STEP_KERNELS = ("step", "gather", "judge", "update")  # of ``train``; the others build lists
@@ -36,6 +37,13 @@ def operations_of_pair(channels):
         Σ b^n g      1 + 2 + 2 n = 0, 1, 2 along the way through the tile
     """
     return 2 + EXP_OPERATIONS + 1 + 10 * channels + 1 + 5
+
+
+def pixels_of_pair(engine):
+    """At how many pixels of its tile a step looks at a pair, on the average."""
+    found = engine.launch.zeros(engine.tiles, np.float64)
+    engine._run("survey", engine.tiles, TILE_THREADS, *engine._tile, found)
+    return float(engine.launch.host(found).sum()) / engine._num_pairs()
 
 
 def bytes_of_step(engine):
@@ -167,13 +175,14 @@ def details(train, graphs, channels):
         engine, pairs = train(profile)
     kernels = {name: seconds / timed.steps for name, seconds in timed.kernels.items() if seconds}
     of_step = sum(kernels[name] for name in STEP_KERNELS)
+    looked_at = pairs * pixels_of_pair(engine) / engine.grid.pixels
     found = {
         "ms": 1e3 * plain.seconds / plain.steps, "ms_in_kernels": 1e3 * sum(kernels.values()),
         "kernels": {name: 1e3 * seconds for name, seconds in kernels.items()},
-        "gflops": 1e-9 * operations_of_pair(channels) * pairs / kernels["step"],
-        "gflops_most": 1e-9 * most_operations(engine.launch),
+        "gflops": 1e-9 * operations_of_pair(channels) * looked_at / kernels["step"],
+        "gflops_most": 1e-9 * most_operations(engine),
         "gbytes": 1e-9 * bytes_of_step(engine) / of_step,
-        "gbytes_most": 1e-9 * most_bytes(engine.launch),
+        "gbytes_most": 1e-9 * most_bytes(engine),
     }
     if graphs:
         found["ms_without_graphs"] = 1e3 * without.seconds / without.steps
@@ -183,25 +192,25 @@ def details(train, graphs, channels):
             threads=engine.threads, ms_one_thread=1e3 * seconds, ns_per_pair=1e9 * seconds / pairs,
             ns_per_pair_step=1e9 * one_thread.kernels["step"] / one_thread.steps / pairs)
         engine.threads = 1
-        found["gflops_most_one_thread"] = 1e-9 * most_operations(engine.launch)
+        found["gflops_most_one_thread"] = 1e-9 * most_operations(engine)
     return found
 
 
 # ---- what the machine can do
 
 
-def most_operations(launch):
+def most_operations(engine):
     """Floating-point operations a second that a launcher reaches with nothing else to do."""
-    pixels, chains = constants()["PIXELS"], constants()["CHAINS"]
+    launch, pixels, chains = engine.launch, engine.grid.pixels, constants()["CHAINS"]
     blocks, rounds = MULTIPLY_ADD_BLOCKS, MULTIPLY_ADD_ROUNDS
     out = launch.zeros(blocks * pixels, launch.dtype)
     operations = 2 * chains * rounds * pixels * blocks
     return operations / _least_seconds(launch, "multiply_add", blocks, (rounds, out))
 
 
-def most_bytes(launch):
+def most_bytes(engine):
     """Bytes a second that a launcher moves with nothing else to do: two arrays in, one out."""
-    pixels = constants()["PIXELS"]
+    launch, pixels = engine.launch, engine.grid.pixels
     blocks = TRIAD_BYTES // (pixels * launch.dtype.itemsize)
     arrays = [launch.zeros(blocks * pixels, launch.dtype) for _ in range(3)]
     for array in arrays:
@@ -210,7 +219,7 @@ def most_bytes(launch):
 
 
 def _least_seconds(launch, kernel, blocks, arguments):
-    sequence = launch.record([(kernel, blocks, constants()["PIXELS"], tuple(arguments))])
+    sequence = launch.record([(kernel, blocks, TILE_THREADS, tuple(arguments))])
     times, until = [], time.perf_counter() + CEILING_SECONDS
     while len(times) < 3 or time.perf_counter() < until:
         started = time.perf_counter()

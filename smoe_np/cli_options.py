@@ -167,7 +167,7 @@ the drawing of 2160×3840 pixels from 9,975 kernels. First each engine is compar
 definition of the model; if one is wrong, nothing is measured (exit status 1).
 
   ms/step         time of an iteration, the building of pair lists included
-  pairs/px        kernels that are looked at for a pixel
+  pairs/px        kernels that are listed for the tile of a pixel
   ns/pair         time of an iteration by pixels and pairs
   builds          how often the lists were built
   ms/build        time of building them once

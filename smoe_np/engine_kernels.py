@@ -26,7 +26,7 @@ import numpy as np
 
 from .adam import SMALLEST_DIAGONAL
 from .kernel_buffers import (
-    SIDE,
+    LAUNCH_BYTES,
     TILE_THREADS,
     UPDATE_THREADS,
     WORDS,
@@ -37,7 +37,7 @@ from .kernel_buffers import (
 from .live_lists import too_loose
 from .param_rows import lower_entries, params_of_rows, rows_of
 from .steps import NO_KERNEL, NOT_FINITE, OwnFrame, Progressed, explosion
-from .tiling import TAU, Grid
+from .tiling import TAU
 from .turned_adam import TurnedAdam
 
 # A training lasts ``STEADY`` seconds where models and moments go to and fro in fewer than these,
@@ -87,10 +87,6 @@ class KernelEngine(KernelBuffers):
         self.shape, self.batches = tuple(shape), batches
         self.dtype = np.dtype(dtype)
         demand(why_not_these(len(self.shape), 1), self.name)
-        side = SIDE[len(self.shape)]
-        # all tiles whole, some beyond the picture
-        self.grid = Grid([-(-n // side) * side for n in self.shape], side)
-        self.tiles = self.grid.num_tiles
         self.build_seconds = 0.0  # spent on lists so far
         self._aside = 0.0  # seconds of the last ``advance`` besides training
         self.tau = self.listed_tau = TAU[self.dtype]
@@ -98,10 +94,13 @@ class KernelEngine(KernelBuffers):
         self.channels = self.slots = self.target = self.list = self.spare = None
         self._borrowed_from = _nobody
         if target is not None:
-            beyond = [(0, whole - n) for whole, n in zip(self.grid.shape, self.shape)]
-            target = np.pad(np.asarray(target, self.dtype), [*beyond, (0, 0)])
-            self._start(target.shape[-1])
-            self.target = self.launch.array(self.grid.cut(target))  # (T, C, P)
+            self._regress(target)
+
+    def _regress(self, target):
+        self._start(target.shape[-1])
+        beyond = [(0, whole - n) for whole, n in zip(self.grid.shape, self.shape)]
+        target = np.pad(np.asarray(target, self.dtype), [*beyond, (0, 0)])
+        self.target = self.launch.array(self.grid.cut(target))  # (T, C, P)
 
     # ---- what an engine offers
 
@@ -339,7 +338,7 @@ class KernelEngine(KernelBuffers):
         arrays = [*vars(self).values(), *(start for _, start, _ in self.levels)]
         buffers = {id(array): array.nbytes for array in arrays if hasattr(array, "nbytes")}
         on_the_way = 6 * self.num_slots * self.width * self.dtype.itemsize
-        return sum(buffers.values()) + on_the_way
+        return sum(buffers.values()) + on_the_way + self.recorded * LAUNCH_BYTES
 
     @property
     def threads(self):
@@ -374,7 +373,15 @@ class KernelEngine(KernelBuffers):
         self._borrowed_from = _nobody
         if self.channels is not None:
             self.launch = type(self).launcher(len(self.shape), self.channels, self.dtype.name)
-            self._lay_out()  # another processor may have wider rows
+            tile, target = self.grid.tile, self.target
+            picture = None if target is None else self.grid.paste(self.launch.host(target))
+            self._lay_out()  # another processor may have wider rows, ...
+            if self.grid.tile != tile:  # ... or other tiles, of which nothing here is any use
+                self.slots, self.list = None, None
+                if picture is None:
+                    self._start(self.channels)
+                else:
+                    self._regress(picture[tuple(slice(n) for n in self.shape)])
         if self.slots is not None:
             self._record()
 

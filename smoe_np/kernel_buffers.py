@@ -13,23 +13,25 @@ from .adam import BETA2, bias_corrections
 from .kernel_files import constants
 from .param_rows import lower_entries, rows_of
 from .steps import LEAST_EXPLOSION
+from .tiling import Grid
 
 WORDS = SimpleNamespace(**constants())  # by which the host and kernels tell each other things
-SIDE = {1: 64, 2: 8, 3: 4}  # pixels along an axis of a tile, by dimensions
+SIDE = {1: 64, 2: 8, 3: 4}  # pixels along an axis of a tile, by dimensions; axis 0: LONG times
 MOST_CHANNELS = 8
 KERNEL_THREADS, FEW_THREADS = 32, 64  # of a block; the others are in the sources
 TILE_THREADS, UPDATE_THREADS, LIST_THREADS = (
-    WORDS.PIXELS, WORDS.UPDATE_THREADS, WORDS.LIST_THREADS)
+    WORDS.TILE_THREADS, WORDS.UPDATE_THREADS, WORDS.LIST_THREADS)
 SHARE = 8 * LIST_THREADS  # rows that a block counts where there is one set of counters
 MANY_BOXES = 1024  # of which a block needs few threads each
 MOST_SHARES, LEAST_SHARE = 256, 4096  # of the boxes of a level; kernels of one at least
 ROWS_BYTES = 1 << 28  # of the sums of a batch
 SETS_BYTES = 1 << 23  # where there are several sets of them, which is seldom
 ROOM = 1.25  # times what is needed, for lists that were too short
-FIRST_PAIRS = 32  # of a tile, for which there is room at first
+FIRST_PAIRS = 32  # of TILE_THREADS pixels, for which there is room at first
 FEW_PATCHES = 256  # that can be shared among processors; of boxes the largest that are as many ...
 HIGHEST_PATCH = 3  # ... up to this level
 MOST_ENTRIES = 2**31 - 1
+LAUNCH_BYTES = 2200  # of a launch that is recorded: its arguments, as objects
 
 
 def why_not_these(D, C):
@@ -60,6 +62,7 @@ class KernelBuffers:
         self.channels, self.slots = channels, None
         self.width = (D + 1) * (D + 2) // 2 + channels * (D + 1)
         self.launch = launch = type(self).launcher(D, channels, self.dtype.name)
+        patches_are_boxes = self._lay_out()
         self.sizes = launch.array(np.array([*self.shape, *self.grid.counts], np.int32))
         self.control = launch.zeros(WORDS.CONTROL_WORDS, np.int32)
         self.state_numbers = launch.zeros(WORDS.STATE_NUMBERS, np.float64)
@@ -77,7 +80,6 @@ class KernelBuffers:
         # of the boxes of level 1, then of those above
         self.recalled = launch.zeros(sum(boxes for level, _, boxes in self.levels if level),
                                      np.float64)
-        patches_are_boxes = self._lay_out()
         # what a block goes through tile by tile: a tile, or a box, and where its kernels are listed
         self.patch_level, self.first_between, self.patches = 0, self.start, self.tiles
         self.first_row = self.start
@@ -90,10 +92,15 @@ class KernelBuffers:
         self._correct_bias_of(BETA2)
 
     def _lay_out(self):
-        """Have rows as wide as these kernels write them, none yet; whether patches are boxes."""
-        layout = self.launch.zeros(2, np.int32)
+        """Have tiles and rows as these kernels do, no rows yet; whether patches are boxes."""
+        layout = self.launch.zeros(3, np.int32)
         self._run("layout", 1, 1, layout)
-        self.row_width, patches_are_boxes = map(int, self.launch.host(layout))
+        self.row_width, patches_are_boxes, long = map(int, self.launch.host(layout))
+        sides = [SIDE[len(self.shape)]] * len(self.shape)
+        sides[0] *= long
+        # all tiles whole, some beyond the picture
+        self.grid = Grid([-(-n // side) * side for n, side in zip(self.shape, sides)], sides)
+        self.tiles = self.grid.num_tiles
         self.rows, self.room = self.launch.zeros(0, self.dtype), 0
         return patches_are_boxes
 
@@ -120,9 +127,10 @@ class KernelBuffers:
         self.all_start = self.launch.array(np.array([0, K], np.int32))
         pairs, between, rows = (0, 0, 0) if self.list is None else (
             self.capacity, self.between, self.most_rows)
-        self._make_lists(max(pairs, min(K, FIRST_PAIRS) * self.tiles),
-                         max(between, K + FIRST_PAIRS * (self.tiles // 4 + 1)),
-                         max(rows, K + min(K, FIRST_PAIRS) * self.patches))
+        of_tile = FIRST_PAIRS * self.grid.pixels // TILE_THREADS
+        self._make_lists(max(pairs, min(K, of_tile) * self.tiles),
+                         max(between, K + of_tile * (self.tiles // 4 + 1)),
+                         max(rows, K + min(K, of_tile) * self.patches))
 
     def _make_axes(self):
         """Have room for the axes along which kernels step, of ``trained`` numbers, 0 for none."""
@@ -199,7 +207,9 @@ class KernelBuffers:
         lists += self._lists_of_rows()
         self._lists, self._build = record(lists), record(plan + recall + lists)
         self._planned = record(recall + lists)
-        self._tile = (self.control, self.sizes, self.records, self.start, self.list, self.winners)
+        self.recorded = len(plan) + 2 * len(recall) + 3 * len(lists)  # launches
+        self._tile = (self.control, self.settings, self.sizes, self.records, self.start, self.list,
+                      self.winners)
         if self.target is None:
             return
         moments = []
@@ -225,6 +235,7 @@ class KernelBuffers:
                 self.control, self.state_numbers, self.settings, self.records, self.born,
                 self.outer, self.trained, self.axes, self.v)))
         self._moments, self._step = record(moments), record(moments + steps)
+        self.recorded += 2 * len(moments) + len(steps)
 
     def _lists_of_rows(self):
         """The launches that find the kernel of each row and the rows of each kernel."""

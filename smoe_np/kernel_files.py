@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-SOURCES = ("step.cu", "lists.cu", "update.cu", "axes.cu", "events.cu", "render.cu", "ceilings.cu")
+SOURCES = ("step.cu", "lists.cu", "update.cu", "axes.cu", "events.cu", "render.cu", "survey.cu",
+           "ceilings.cu")
 _INCLUDE = re.compile(r'^#include "([^"]+)"\n', re.MULTILINE)
 _KERNEL = re.compile(r"^KERNEL\((\w+), (\w+), ([^)]*)\)", re.MULTILINE)
 _DEFINED = re.compile(r"^#define ([A-Z]\w+)\b", re.MULTILINE)

@@ -212,7 +212,7 @@ def why_no_cuda():
         return reason
     try:
         launcher = CudaLauncher(2, 1, "float32")
-        found = launcher.zeros(2, np.int32)
+        found = launcher.zeros(3, np.int32)
         launcher.run(launcher.record([("layout", 1, 1, (found,))]))
         launcher.host(found)
     except (MemoryError, RuntimeError) as error:

@@ -35,14 +35,15 @@ class Grid:
     ----------
     shape : tuple of D ints
         Pixels along each axis.
-    side : int
+    side : int or tuple of D ints
         Pixels along each axis of a tile; an axis shorter than that is not cut.
     """
 
     def __init__(self, shape, side):
         self.shape = tuple(shape)
         self.longest = max(shape)
-        self.tile = tuple(min(side, n) for n in shape)
+        sides = np.broadcast_to(side, len(shape)).tolist()
+        self.tile = tuple(min(s, n) for s, n in zip(sides, shape, strict=True))
         self.counts = tuple(-(-n // s) for n, s in zip(shape, self.tile, strict=True))
         self.num_tiles = int(np.prod(self.counts))
         self.pixels = int(np.prod(self.tile))  # P, pixels of a tile

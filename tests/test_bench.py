@@ -211,7 +211,7 @@ def test_a_compiler_that_fails_is_told(monkeypatch):
 @needs_native
 def test_kernels_are_timed_if_that_is_asked_for_and_else_not():
     launch = NativeLauncher(2, 1, "float32")
-    out = np.zeros(64, np.float32)
+    out = np.zeros(128, np.float32)  # more than a tile has
     launches = [("multiply_add", 1, 64, (1000, out)), ("multiply_add", 1, 64, (1000, out))]
     before = launch.record(launches)
     seconds = launch.profile()

@@ -107,12 +107,13 @@ def test_signatures_are_what_the_sources_declare(dtype, real):
 
 def test_constants_are_the_numbers_that_the_sources_define():
     found = constants()
-    assert found["PIXELS"] == 64
-    assert isinstance(found["PIXELS"], int)
+    assert found["TILE_THREADS"] == 64
+    assert isinstance(found["TILE_THREADS"], int)
     assert found["DEAD"] == -1e30
     assert isinstance(found["BETA1"], float)
     assert "SIDE" not in found  # depends on the dimensions
     assert "PATCHES_ARE_BOXES" not in found  # depends on the machine
+    assert "PIXELS" not in found
     assert "CHUNK" not in found
     kinds = {found[name] for name in ("STALE", "HALT", "STEP", "TARGET", "APPLY", "ALIVE", "AGE",
                                       "BUILDS", "SIGNED", "NEEDED")}

@@ -137,7 +137,7 @@ def test_kernels_beyond_the_numbers_of_float_are_listed_where_they_are(sharpness
     engine = NativeEngine(SHAPES[2], picture(SHAPES[2]))
     engine.render(params)
     tile = np.ravel_multi_index(
-        tuple((params.musX[:5] * max(SHAPES[2]) // engine.grid.tile[0]).astype(int).T),
+        tuple((params.musX[:5] * max(SHAPES[2]) // engine.grid.tile).astype(int).T),
         engine.grid.counts, mode="clip")
     inside = (params.musX[:5] * max(SHAPES[2]) < SHAPES[2]).all(axis=1)
     assert inside.any()

@@ -166,7 +166,7 @@ def test_a_checkpoint_of_a_training_that_diverged_after_kernels_left_goes_on(ima
 def test_training_ends_before_its_model_is_one_that_nothing_takes_back(image, tmp_path):
     smoe = Smoe(image, 4)
     with pytest.warns(RuntimeWarning, match="a parameter is beyond 1e.09, or no longer finite"):
-        smoe.train(5, lr_mult=1e12)
+        smoe.train(5, lr_mult=1e13)
     assert smoe.stopped == "diverged"
     smoe.save_checkpoint(tmp_path / "c.npz")
     Smoe.from_checkpoint(tmp_path / "c.npz", image)

@@ -1,0 +1,285 @@
+// The pairs of a tile: the polynomials of their gates and experts, and where they matter.
+#pragma once
+#include "control.cuh"
+#include "gate.cuh"
+
+// Pairs that a tile keeps the gates of; a tile with more of them computes them twice.
+#ifndef SCALAR_PACKS
+#define CHUNK 256
+#define STRIDE PIXELS
+#define PARTS 1  // threads that share the pixels of a pair
+#define FOR_PARTS(j, part, n) FOR_EACH_PLAIN(j, n) for (int part = 0; part < 1; part++)
+#else
+#define CHUNK (128 / REAL_BYTES)
+#define STRIDE (PIXELS + 1)  // gates of different pairs at a pixel lie in different banks
+#define PARTS (PIXELS / CHUNK)
+#define FOR_PARTS(j, part, n) \
+    FOR_THREADS(t_) \
+        for (int j = t_ % CHUNK, part = t_ / CHUNK, once2_ = 1; once2_ && j < (n); once2_ = 0)
+#endif
+
+// Lists leave out what is below e^−tau; of what they have, pixels are left out below e^−(tau +
+// BEYOND_LISTS), so that all that is left out together is little more.
+#define BEYOND_LISTS 1.0
+
+// The numbers of a pair in `terms`: of its polynomials, and where tiles are long one more.
+#define TERMS (WIDTH + (LONG > 1))
+#define AHEAD_OF_CENTRE WIDTH
+
+// A tile, its pairs, first to first + pairs − 1 of the list, and the polynomial of its winner's
+// log2-gate.
+//
+// Its level is the winner's expert at the tile's centre, from which the experts of its neighbours
+// differ by little. Where signed gates may add up to nothing it is 0.
+struct Tile {
+    int first, pairs, corner[NDIM];
+    bool is_signed;
+    REAL least;  // log2-gate less the winner's below which a pair does not matter at a pixel
+    double centre[NDIM], winner[MOMENTS], level[NCHAN];
+};
+
+FUNCTION Tile tile_of(const int *control, const double *settings, const int *grid,
+                      const double *records, const int *start, const int *winners, int number) {
+    Tile tile;
+    double offset[NDIM];
+    tile.first = start[number];
+    tile.pairs = start[number + 1] - tile.first;
+    tile.is_signed = control[SIGNED] != 0;
+    tile.least = (REAL)(-LOG2E * (settings[TAU] + BEYOND_LISTS));
+    tile_corner(grid, number, tile.corner);
+    tile_centre(grid, number, tile.centre);
+    const double *winner = records + (long long)winners[number] * RECORD;
+    log_gate_of(winner, tile.centre, tile.winner, offset);
+    UNROLL for (int c = 0; c < NCHAN; c++) {
+        const double *expert = winner + OF_EXPERT + c * (NDIM + 1);
+        tile.level[c] = 0;
+        if (tile.is_signed) continue;
+        tile.level[c] = expert[0];
+        UNROLL for (int d = 0; d < NDIM; d++) tile.level[c] += expert[1 + d] * offset[d];
+    }
+    return tile;
+}
+
+// Of pair j: θ for log2-gates less the winner's, round the tile's centre, but along axis 0 round
+// `ahead` of it; its expert round the tile's centre less the level; and tile − kernel.
+//
+// In a long tile what is ahead is the kernel, or the nearest end of the tile: round the centre, much
+// of the log-gates of narrow kernels would be lost in rounding.
+template <class Terms, class Offsets>
+FUNCTION void prepare_pair(const double *record, const Tile &tile, int j, Terms &terms,
+                           Offsets &offsets) {
+    double theta[MOMENTS], offset[NDIM], origin[NDIM], ahead = 0;
+    if (LONG > 1) {
+        const double to_kernel = record[OF_CENTRE] - tile.centre[0];
+        ahead = (int)(to_kernel < -LENGTH / 2 ? -LENGTH / 2
+                      : to_kernel > LENGTH / 2 ? LENGTH / 2
+                                               : to_kernel);
+    }
+    UNROLL for (int d = 0; d < NDIM; d++) origin[d] = tile.centre[d] + (d == 0 ? ahead : 0);
+    log_gate_of(record, origin, theta, offset);
+    offset[0] -= ahead;
+    theta[0] -= tile.winner[0] + ahead * (tile.winner[1] + ahead * tile.winner[PRODUCT(0, 0)]);
+    UNROLL for (int d = 0; d < NDIM; d++)
+        theta[1 + d] -=
+            tile.winner[1 + d] + ahead * (d == 0 ? 2 : 1) * tile.winner[PRODUCT(0, d)];
+    UNROLL for (int m = 1 + NDIM; m < MOMENTS; m++) theta[m] -= tile.winner[m];
+    UNROLL for (int m = 0; m < MOMENTS; m++) terms[m * CHUNK + j] = (REAL)theta[m];
+    if (LONG > 1) terms[AHEAD_OF_CENTRE * CHUNK + j] = (REAL)ahead;
+    UNROLL for (int c = 0; c < NCHAN; c++) {
+        const double *expert = record + OF_EXPERT + c * (NDIM + 1);
+        double value = expert[0] - tile.level[c];
+        UNROLL for (int d = 0; d < NDIM; d++) value += expert[1 + d] * offset[d];
+        terms[(MOMENTS + c * (NDIM + 1)) * CHUNK + j] = (REAL)value;
+        UNROLL for (int d = 0; d < NDIM; d++)
+            terms[(MOMENTS + c * (NDIM + 1) + 1 + d) * CHUNK + j] = (REAL)expert[1 + d];
+    }
+    UNROLL for (int d = 0; d < NDIM; d++) offsets[d * CHUNK + j] = (REAL)offset[d];
+}
+
+// The polynomials of `count` pairs of a tile, from pair `first` of the list on.
+template <class Terms, class Offsets>
+FUNCTION void prepare_pairs(const double *records, const int *list, int first, int count,
+                            const Tile &tile, Terms &terms, Offsets &offsets) {
+    FOR_EACH(j, count)
+        prepare_pair(records + (long long)list[first + j] * RECORD, tile, j, terms, offsets);
+    BARRIER;
+}
+
+// Where pair j has the origin of its log2-gate along axis 0, from the tile's centre.
+template <class Terms>
+FUNCTION REAL ahead_of_centre(Terms &terms, int j) {
+    return LONG > 1 ? (REAL)terms[AHEAD_OF_CENTRE * CHUNK + j] : (REAL)0;
+}
+
+// The log2-gate of pair j at some pixels, less the winner's.
+template <class Terms>
+FUNCTION Pack log_gate_at(Terms &terms, int j, const Pack *u) {
+    Pack gate = Pack{} + (REAL)terms[j], from[NDIM];
+    UNROLL for (int d = 0; d < NDIM; d++)
+        from[d] = d == 0 && LONG > 1 ? u[0] - ahead_of_centre(terms, j) : u[d];
+    UNROLL for (int i = 0; i < NDIM; i++) {
+        Pack slope = Pack{} + (REAL)terms[(1 + i) * CHUNK + j];
+        UNROLL for (int k = i; k < NDIM; k++)
+            slope += from[k] * (REAL)terms[PRODUCT(i, k) * CHUNK + j];
+        gate += from[i] * slope;
+    }
+    return gate;
+}
+
+// Channel c of the expert of pair j at some pixels, less the level.
+template <class Terms>
+FUNCTION Pack expert_at(Terms &terms, int j, int c, const Pack *u) {
+    const int first = MOMENTS + c * (NDIM + 1);
+    Pack value = Pack{} + (REAL)terms[first * CHUNK + j];
+    UNROLL for (int d = 0; d < NDIM; d++) value += u[d] * (REAL)terms[(first + 1 + d) * CHUNK + j];
+    return value;
+}
+
+template <class Terms>
+FUNCTION REAL expert_slope(Terms &terms, int j, int c) {  // along axis 0
+    return terms[(MOMENTS + c * (NDIM + 1) + 1) * CHUNK + j];
+}
+
+// ---- where in its tile a pair matters
+
+// Pixels from the middle of a tile to its last ones.
+FUNCTION constexpr REAL half_side(int d) { return (REAL)(side_of(d) - 1) / 2; }
+
+// An upper bound of a polynomial θ over the pixels of a tile that lie within `half` of a place along
+// axis 0.
+template <class Numbers>
+FUNCTION Numbers highest(const Numbers *theta, Numbers place, REAL half) {
+    Numbers along = theta[1] + place * theta[PRODUCT(0, 0)], curved = Numbers{};
+    Numbers bound = theta[0] + place * along;
+    UNROLL for (int i = 0; i < NDIM; i++) {
+        const Numbers slope = (i == 0 ? along : theta[1 + i]) + place * theta[PRODUCT(0, i)];
+        bound += (i == 0 ? half : half_side(i)) * most(slope, -slope);
+        UNROLL for (int k = i; k < NDIM; k++) {
+            const Numbers curvature = theta[PRODUCT(i, k)];
+            curved += (i == 0 ? half : half_side(i)) * (k == 0 ? half : half_side(k)) *
+                      most(curvature, i == k ? Numbers{} : -curvature);
+        }
+    }
+    return bound + curved;
+}
+
+// An upper bound of the log2-gate of pair j in its tile, less the winner's.
+template <class Terms>
+FUNCTION REAL highest_in_tile(Terms &terms, int j) {
+    REAL theta[MOMENTS];
+    UNROLL for (int m = 0; m < MOMENTS; m++) theta[m] = terms[m * CHUNK + j];
+    return highest(theta, -ahead_of_centre(terms, j), half_side(0));
+}
+
+// Where pairs are looked at. On a GPU everywhere. Else a tile has ALL_BANDS bands of pixels, one
+// after the other along axis 0, and a pair is looked at from the first to the last one where it may
+// matter, or nowhere. Its gates and sums have nothing of the others.
+//
+// FOR_PAIRS gives each pair, and the thread's part of its pixels; FOR_PACKS i of those of its packs
+// that are looked at.
+#ifdef SCALAR_PACKS
+
+struct Bands {
+    int pairs;
+};
+#define FOR_PAIRS(j, part, bands) FOR_PARTS(j, part, (bands).pairs)
+#define FOR_PACKS(i, bands, j, part) \
+    UNROLL for (int i = (part) * LANES; i < PIXELS; i += PARTS * LANES)
+
+FUNCTION int pairs_of(const Bands &bands) { return bands.pairs; }
+FUNCTION int pair_of(const Bands &, int n) { return n; }
+FUNCTION int pixels_of(const Bands &bands) { return bands.pairs * PIXELS; }
+
+template <bool EVERYWHERE, class Terms>
+FUNCTION void find_bands(Terms &, int count, REAL, Bands &bands) {
+    bands.pairs = count;
+}
+
+#else
+
+#if WALKS
+#define ALL_BANDS (PACKS < 4 ? PACKS : 4)
+#else
+#define ALL_BANDS 1
+#endif
+#define BAND (PIXELS / ALL_BANDS)  // pixels of one
+
+struct Bands {
+    int end;                       // of `order`
+    int order[CHUNK];              // the pairs that matter; of equally many bands one after the other,
+                                   // so that a loop over them is as long as the one before
+    int first[CHUNK], last[CHUNK]; // of each pair, its first pixel, and that after its last one
+    alignas(64) int many[CHUNK];   // its bands
+};
+#define FOR_PAIRS(j, part, bands) \
+    for (int n_ = 0, part = 0; n_ < (bands).end; n_++) \
+        for (int j = (bands).order[n_], once_ = 1; once_; once_ = 0)
+#define FOR_PACKS(i, bands, j, part) \
+    for (int i_ = (bands).first[j]; i_ < (bands).last[j]; i_ += BAND) \
+        UNROLL for (int k_ = 0, i = i_; k_ < BAND; k_ += LANES, i += LANES)
+
+FUNCTION int pairs_of(const Bands &bands) { return bands.end; }
+FUNCTION int pair_of(const Bands &bands, int n) { return bands.order[n]; }
+FUNCTION int pixels_of(const Bands &bands) {
+    int pixels = 0;
+    for (int n = 0; n < bands.end; n++) pixels += bands.many[bands.order[n]] * BAND;
+    return pixels;
+}
+
+FUNCTION void store_whole(int *to, Pack numbers) {
+    typedef int Ints __attribute__((vector_size(LANES * sizeof(int))));
+    const Ints whole = __builtin_convertvector(numbers, Ints);
+    memcpy(to, &whole, sizeof whole);
+}
+
+// Those of the first `count` keys that are `key`: their numbers, from `to` on; where these end.
+FUNCTION int *find_all(const int *keys, int key, int count, int *to) {
+    int j = 0;
+#ifdef __AVX512F__
+    const __m512i wanted = _mm512_set1_epi32(key), step = _mm512_set1_epi32(16);
+    __m512i number = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    for (; j + 16 <= (count + 15) / 16 * 16; j += 16) {
+        __mmask16 found = _mm512_cmpeq_epi32_mask(_mm512_load_si512(keys + j), wanted);
+        if (count - j < 16) found &= (__mmask16)((1u << (count - j)) - 1);
+        const int n = __builtin_popcount(found);
+        _mm512_mask_storeu_epi32(to, (__mmask16)((1u << n) - 1),
+                                 _mm512_maskz_compress_epi32(found, number));
+        number = _mm512_add_epi32(number, step);
+        to += n;
+    }
+#endif
+    for (; j < count; j++) {
+        int nobody, *place = keys[j] == key ? to : &nobody;  // no branch to be guessed
+        *place = j;
+        to += keys[j] == key;
+    }
+    return to;
+}
+
+template <bool EVERYWHERE, class Terms>
+FUNCTION void find_bands(Terms &terms, int count, REAL least, Bands &bands) {
+    for (int j = 0; EVERYWHERE && j < count; j++) {
+        bands.first[j] = 0;
+        bands.last[j] = PIXELS;
+        bands.many[j] = ALL_BANDS;
+    }
+    for (int j = 0; !EVERYWHERE && j < count; j += LANES) {  // what lies beyond is not asked for
+        Pack theta[MOMENTS], after = Pack{}, last = Pack{};
+        UNROLL for (int m = 0; m < MOMENTS; m++) theta[m] = LOAD(terms, m * CHUNK + j);
+        const Pack ahead = LONG > 1 ? LOAD(terms, AHEAD_OF_CENTRE * CHUNK + j) : Pack{};
+        UNROLL for (int b = 0; b < ALL_BANDS; b++) {
+            const REAL place = ((REAL)b - (REAL)(ALL_BANDS - 1) / 2) * LENGTH / ALL_BANDS;
+            const Pack bound = highest(theta, place - ahead, ((REAL)LENGTH / ALL_BANDS - 1) / 2);
+            const Pack matters = bound < least ? Pack{} : Pack{} + 1;  // and what is no number
+            after = most(after, matters * (REAL)(ALL_BANDS - b));
+            last = most(last, matters * (REAL)(b + 1));
+        }
+        store_whole(bands.first + j, ((REAL)ALL_BANDS - after) * (REAL)BAND);
+        store_whole(bands.last + j, last * (REAL)BAND);
+        store_whole(bands.many + j, after + last - (REAL)ALL_BANDS);
+    }
+    int *end = bands.order;
+    for (int many = ALL_BANDS; many > 0; many--) end = find_all(bands.many, many, count, end);
+    bands.end = (int)(end - bands.order);
+}
+#endif
