@@ -37,15 +37,13 @@ FUNCTION int least_int(int a, int b) { return a < b ? a : b; }
 
 // ---- packs
 
-// Whether the packs of a tile lie, one after the other, ADVANCE pixels apart along axis 0 and are
-// alike otherwise: polynomials are followed from pack to pack by their differences then.
-#ifdef SCALAR_PACKS
-#define WALKS 0
-#else
+// The packs of a tile lie in COLUMNS, in each of which they are ADVANCE pixels apart along axis 0 and
+// alike otherwise: polynomials are followed from one to the next by their differences.
+#ifndef SCALAR_PACKS
 #define PACKS (PIXELS / LANES)
 #define LINE (PIXELS / LENGTH)  // pixels of a tile that lie at the same place along axis 0
-#define ADVANCE (LANES / LINE)
-#define WALKS (LANES >= LINE)
+#define COLUMNS (LANES < LINE ? LINE / LANES : 1)
+#define ADVANCE (LANES < LINE ? 1 : LANES / LINE)
 #endif
 
 #ifdef SCALAR_PACKS

@@ -186,8 +186,6 @@ struct Bands {
 #define FOR_PACKS(i, bands, j, part) \
     UNROLL for (int i = (part) * LANES; i < PIXELS; i += PARTS * LANES)
 
-FUNCTION int pairs_of(const Bands &bands) { return bands.pairs; }
-FUNCTION int pair_of(const Bands &, int n) { return n; }
 FUNCTION int pixels_of(const Bands &bands) { return bands.pairs * PIXELS; }
 
 template <bool EVERYWHERE, class Terms>
@@ -197,11 +195,7 @@ FUNCTION void find_bands(Terms &, int count, REAL, Bands &bands) {
 
 #else
 
-#if WALKS
-#define ALL_BANDS (PACKS < 4 ? PACKS : 4)
-#else
-#define ALL_BANDS 1
-#endif
+#define ALL_BANDS (PACKS / COLUMNS < 4 ? PACKS / COLUMNS : 4)
 #define BAND (PIXELS / ALL_BANDS)  // pixels of one
 
 struct Bands {
@@ -217,9 +211,11 @@ struct Bands {
 #define FOR_PACKS(i, bands, j, part) \
     for (int i_ = (bands).first[j]; i_ < (bands).last[j]; i_ += BAND) \
         UNROLL for (int k_ = 0, i = i_; k_ < BAND; k_ += LANES, i += LANES)
+#define FOR_PACKS_OF_COLUMN(i, bands, j, column) \
+    for (int i_ = (bands).first[j]; i_ < (bands).last[j]; i_ += BAND) \
+        UNROLL for (int k_ = 0, i = i_ + (column) * LANES; k_ < BAND; \
+                    k_ += COLUMNS * LANES, i += COLUMNS * LANES)
 
-FUNCTION int pairs_of(const Bands &bands) { return bands.end; }
-FUNCTION int pair_of(const Bands &bands, int n) { return bands.order[n]; }
 FUNCTION int pixels_of(const Bands &bands) {
     int pixels = 0;
     for (int n = 0; n < bands.end; n++) pixels += bands.many[bands.order[n]] * BAND;

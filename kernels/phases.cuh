@@ -269,9 +269,7 @@ extern "C" void smoe_without_barrier(int line) { emulation::without = line; }
 #endif
 #define LANES (PACK_BYTES / REAL_BYTES)
 typedef REAL Pack __attribute__((vector_size(PACK_BYTES)));
-// A pair costs less for a pixel where a tile has more of them, if it need not be looked at everywhere:
-// see pairs.cuh.
-#define LONG (NDIM > 1 && LANES * SIDE >= TILE_THREADS ? 2 : 1)
+#define LONG (NDIM > 1 ? 2 : 1)  // a pair costs less for a pixel where a tile has more of them
 static thread_local int block_of_this_thread;
 #define BLOCK block_of_this_thread
 #define THREADS 1

@@ -74,22 +74,23 @@ template <bool IS_SHARP, bool IS_STEEP, bool IS_SIGNED, class Terms, class Gates
           class PerChannel>
 FUNCTION void accumulate(const double *records, const int *list, const Bands &bands, Terms &terms,
                          Gates &gates, PerPixel &top, PerPixel &S, PerChannel &y) {
-#if WALKS
-    Pack others[NDIM];
-    UNROLL for (int d = 1; d < NDIM; d++) others[d] = coordinate(d, 0);
-    FOR_PAIRS(j, part, bands) {
+#ifndef SCALAR_PACKS
+    Pack columns[COLUMNS][NDIM];
+    UNROLL for (int q = 0; q < COLUMNS; q++)
+        UNROLL for (int d = 1; d < NDIM; d++) columns[q][d] = coordinate(d, q * LANES);
+    FOR_PAIRS(j, part, bands) UNROLL for (int q = 0; q < COLUMNS; q++) {
         const double sign = IS_SIGNED ? records[(long long)list[j] * RECORD + 1] : 1;
         const REAL curvature = terms[PRODUCT(0, 0) * CHUNK + j] * ADVANCE;
         Pack u[NDIM];
         u[0] = coordinate(0, bands.first[j]);
-        UNROLL for (int d = 1; d < NDIM; d++) u[d] = others[d];
+        UNROLL for (int d = 1; d < NDIM; d++) u[d] = columns[q][d];
         Pack gate = log_gate_at(terms, j, u), expert[NCHAN];
         Pack slope = (u[0] - ahead_of_centre(terms, j)) * (2 * curvature) +
                      (ADVANCE * terms[CHUNK + j] + ADVANCE * curvature);
         UNROLL for (int k = 1; k < NDIM; k++)
             slope += u[k] * (ADVANCE * terms[PRODUCT(0, k) * CHUNK + j]);
         UNROLL for (int c = 0; c < NCHAN; c++) expert[c] = expert_at(terms, j, c, u);
-        FOR_PACKS(i, bands, j, part) {
+        FOR_PACKS_OF_COLUMN(i, bands, j, q) {
             const Pack p = gate_of<IS_STEEP, IS_SIGNED>(gate, AT(top, i), sign);
             STORE(gates, j * STRIDE + i, p);
             AT(S, i) += p;
@@ -111,8 +112,7 @@ FUNCTION void accumulate(const double *records, const int *list, const Bands &ba
         Pack u[NDIM], total = AT(S, i), sums[NCHAN];
         UNROLL for (int d = 0; d < NDIM; d++) u[d] = coordinate(d, i);
         UNROLL for (int c = 0; c < NCHAN; c++) sums[c] = AT(y[c], i);
-        for (int n = 0; n < pairs_of(bands); n++) {
-            const int j = pair_of(bands, n);
+        for (int j = 0; j < bands.pairs; j++) {
             const double sign = IS_SIGNED ? records[(long long)list[j] * RECORD + 1] : 1;
             const Pack p =
                 gate_of<IS_STEEP, IS_SIGNED>(log_gate_at(terms, j, u), AT(top, i), sign);
@@ -129,7 +129,7 @@ FUNCTION void accumulate(const double *records, const int *list, const Bands &ba
 
 // Sums over pixels: Σ g φ(u), and for each channel Σ h and Σ h u. Pixels are added by `add`, i of
 // the first one of a pack; `store_moments` ends it, with u round the centre of the kernel.
-#if WALKS
+#if !defined(SCALAR_PACKS) && LANES >= LINE
 // Along axis 0, u = ADVANCE b + c, with b of the pack and c within it, both counted from the
 // middle. The lanes of a pack that differ in c are added up last; then there is a Line of sums
 // over the other axes.
@@ -356,8 +356,8 @@ FUNCTION void store_rows(const Tile &tile, int c, int count, const Bands &bands,
                          const int *row_of_pair, REAL *rows) {
 #if PATCHES_ARE_BOXES
     (void)count;
-    for (int n = 0; n < pairs_of(bands); n++) {
-        const int j = pair_of(bands, n);
+    for (int n = 0; n < bands.end; n++) {
+        const int j = bands.order[n];
         REAL *row = rows + (long long)row_of_pair[tile.first + c * CHUNK + j] * ROW;
         UNROLL for (int i = 0; i < ROW; i += LANES)
             STORE(row, i, LOAD(row, i) + LOAD(partial, j * SUMS + i));
