@@ -224,15 +224,15 @@ FUNCTION_ONCE void derive(const double *row, int longest, double *record) {
 }
 
 // The log2-gate round a point, θ of φ(u), and origin − μ.
-FUNCTION void log_gate_of(const double *record, const double *origin, double *theta,
-                          double *offset) {
-    const double *quadratic = record + OF_QUADRATIC;
-    double twice = 0;
+template <class Record, class Number>
+FUNCTION void log_gate_of(Record record, const Number *origin, Number *theta, Number *offset) {
+    Number quadratic[LOWER], twice = Number{};
+    UNROLL for (int e = 0; e < LOWER; e++) quadratic[e] = record[OF_QUADRATIC + e];
     UNROLL for (int d = 0; d < NDIM; d++) offset[d] = origin[d] - record[OF_CENTRE + d];
     UNROLL for (int i = 0; i < NDIM; i++) {
-        theta[1 + i] = 0;
+        theta[1 + i] = Number{};
         UNROLL for (int j = 0; j < NDIM; j++)
-            theta[1 + i] += (i == j ? 2 : 1) * offset[j] *
+            theta[1 + i] += (i == j ? 2.0 : 1.0) * offset[j] *
                             quadratic[(i < j ? PRODUCT(i, j) : PRODUCT(j, i)) - 1 - NDIM];
         twice += theta[1 + i] * offset[i];
     }

@@ -45,7 +45,7 @@ FUNCTION Tile tile_of(const int *control, const double *settings, const int *gri
     tile.first = start[number];
     tile.pairs = start[number + 1] - tile.first;
     tile.is_signed = control[SIGNED] != 0;
-    tile.least = (REAL)(-LOG2E * (settings[TAU] + BEYOND_LISTS));
+    tile.least = tile.is_signed ? (REAL)-1e30 : (REAL)(-LOG2E * (settings[TAU] + BEYOND_LISTS));
     tile_corner(grid, number, tile.corner);
     tile_centre(grid, number, tile.centre);
     const double *winner = records + (long long)winners[number] * RECORD;
@@ -60,48 +60,92 @@ FUNCTION Tile tile_of(const int *control, const double *settings, const int *gri
     return tile;
 }
 
-// Of pair j: θ for log2-gates less the winner's, round the tile's centre, but along axis 0 round
-// `ahead` of it; its expert round the tile's centre less the level; and tile − kernel.
+// Polynomials are prepared in double; natively of some pairs at a time, whose records are staged.
+#ifdef SCALAR_PACKS
+typedef double Wide;
+FUNCTION Wide whole_of(Wide number) { return (int)number; }
+template <class Array>
+FUNCTION void put(Array &array, int at, Wide number) {
+    array[at] = (REAL)number;
+}
+#else
+#define WIDE (PACK_BYTES / 8)
+typedef double Wide __attribute__((vector_size(PACK_BYTES)));
+FUNCTION Wide whole_of(Wide numbers) {
+    typedef int Ints __attribute__((vector_size(WIDE * sizeof(int))));
+    return __builtin_convertvector(__builtin_convertvector(numbers, Ints), Wide);
+}
+FUNCTION void put(REAL *array, int at, Wide numbers) {
+    typedef REAL Reals __attribute__((vector_size(WIDE * REAL_BYTES)));
+    const Reals rounded = __builtin_convertvector(numbers, Reals);
+    memcpy(array + at, &rounded, sizeof rounded);
+}
+struct Staged {
+    const double *numbers;
+    Wide operator[](int r) const {
+        Wide found;
+        memcpy(&found, numbers + r * WIDE, sizeof found);
+        return found;
+    }
+};
+#endif
+
+// Of pair j (and natively those after it): θ for log2-gates less the winner's, round the tile's
+// centre, but along axis 0 round `ahead` of it; its expert round the tile's centre less the level;
+// and tile − kernel.
 //
 // In a long tile what is ahead is the kernel, or the nearest end of the tile: round the centre, much
 // of the log-gates of narrow kernels would be lost in rounding.
-template <class Terms, class Offsets>
-FUNCTION void prepare_pair(const double *record, const Tile &tile, int j, Terms &terms,
-                           Offsets &offsets) {
-    double theta[MOMENTS], offset[NDIM], origin[NDIM], ahead = 0;
+template <class Record, class Terms, class Offsets>
+FUNCTION void prepare_pair(Record record, const Tile &tile, int j, Terms &terms, Offsets &offsets) {
+    Wide theta[MOMENTS], offset[NDIM], origin[NDIM], ahead = Wide{};
     if (LONG > 1) {
-        const double to_kernel = record[OF_CENTRE] - tile.centre[0];
-        ahead = (int)(to_kernel < -LENGTH / 2 ? -LENGTH / 2
-                      : to_kernel > LENGTH / 2 ? LENGTH / 2
-                                               : to_kernel);
+        const double end = LENGTH / 2;
+        ahead = record[OF_CENTRE] - tile.centre[0];
+        ahead = ahead > -end ? ahead : Wide{} - end;
+        ahead = whole_of(ahead < end ? ahead : Wide{} + end);
+        put(terms, AHEAD_OF_CENTRE * CHUNK + j, ahead);
     }
-    UNROLL for (int d = 0; d < NDIM; d++) origin[d] = tile.centre[d] + (d == 0 ? ahead : 0);
+    UNROLL for (int d = 0; d < NDIM; d++)
+        origin[d] = tile.centre[d] + (d == 0 ? ahead : Wide{});
     log_gate_of(record, origin, theta, offset);
     offset[0] -= ahead;
     theta[0] -= tile.winner[0] + ahead * (tile.winner[1] + ahead * tile.winner[PRODUCT(0, 0)]);
     UNROLL for (int d = 0; d < NDIM; d++)
         theta[1 + d] -=
-            tile.winner[1 + d] + ahead * (d == 0 ? 2 : 1) * tile.winner[PRODUCT(0, d)];
+            tile.winner[1 + d] + ahead * ((d == 0 ? 2 : 1) * tile.winner[PRODUCT(0, d)]);
     UNROLL for (int m = 1 + NDIM; m < MOMENTS; m++) theta[m] -= tile.winner[m];
-    UNROLL for (int m = 0; m < MOMENTS; m++) terms[m * CHUNK + j] = (REAL)theta[m];
-    if (LONG > 1) terms[AHEAD_OF_CENTRE * CHUNK + j] = (REAL)ahead;
+    UNROLL for (int m = 0; m < MOMENTS; m++) put(terms, m * CHUNK + j, theta[m]);
     UNROLL for (int c = 0; c < NCHAN; c++) {
-        const double *expert = record + OF_EXPERT + c * (NDIM + 1);
-        double value = expert[0] - tile.level[c];
-        UNROLL for (int d = 0; d < NDIM; d++) value += expert[1 + d] * offset[d];
-        terms[(MOMENTS + c * (NDIM + 1)) * CHUNK + j] = (REAL)value;
-        UNROLL for (int d = 0; d < NDIM; d++)
-            terms[(MOMENTS + c * (NDIM + 1) + 1 + d) * CHUNK + j] = (REAL)expert[1 + d];
+        const int expert = OF_EXPERT + c * (NDIM + 1), to = MOMENTS + c * (NDIM + 1);
+        Wide value = record[expert] - tile.level[c];
+        UNROLL for (int d = 0; d < NDIM; d++) {
+            value += record[expert + 1 + d] * offset[d];
+            put(terms, (to + 1 + d) * CHUNK + j, record[expert + 1 + d]);
+        }
+        put(terms, to * CHUNK + j, value);
     }
-    UNROLL for (int d = 0; d < NDIM; d++) offsets[d * CHUNK + j] = (REAL)offset[d];
+    UNROLL for (int d = 0; d < NDIM; d++) put(offsets, d * CHUNK + j, offset[d]);
 }
 
 // The polynomials of `count` pairs of a tile, from pair `first` of the list on.
 template <class Terms, class Offsets>
 FUNCTION void prepare_pairs(const double *records, const int *list, int first, int count,
                             const Tile &tile, Terms &terms, Offsets &offsets) {
+#ifdef SCALAR_PACKS
     FOR_EACH(j, count)
         prepare_pair(records + (long long)list[first + j] * RECORD, tile, j, terms, offsets);
+#else
+    alignas(64) double staged[OF_STEERING * WIDE];  // number by number
+    for (int j = 0; j < count; j += WIDE) {
+        for (int k = 0; k < WIDE; k++) {  // the last pair once more, where there are no others
+            const int pair = first + least_int(j + k, count - 1);
+            const double *record = records + (long long)list[pair] * RECORD;
+            UNROLL for (int r = 0; r < OF_STEERING; r++) staged[r * WIDE + k] = record[r];
+        }
+        prepare_pair(Staged{staged}, tile, j, terms, offsets);
+    }
+#endif
     BARRIER;
 }
 
@@ -147,28 +191,20 @@ FUNCTION constexpr REAL half_side(int d) { return (REAL)(side_of(d) - 1) / 2; }
 
 // An upper bound of a polynomial θ over the pixels of a tile that lie within `half` of a place along
 // axis 0.
-template <class Numbers>
-FUNCTION Numbers highest(const Numbers *theta, Numbers place, REAL half) {
-    Numbers along = theta[1] + place * theta[PRODUCT(0, 0)], curved = Numbers{};
-    Numbers bound = theta[0] + place * along;
+template <class Vector>
+FUNCTION Vector highest(const Vector *theta, Vector place, REAL half) {
+    Vector along = theta[1] + place * theta[PRODUCT(0, 0)], curved = Vector{};
+    Vector bound = theta[0] + place * along;
     UNROLL for (int i = 0; i < NDIM; i++) {
-        const Numbers slope = (i == 0 ? along : theta[1 + i]) + place * theta[PRODUCT(0, i)];
+        const Vector slope = (i == 0 ? along : theta[1 + i]) + place * theta[PRODUCT(0, i)];
         bound += (i == 0 ? half : half_side(i)) * most(slope, -slope);
         UNROLL for (int k = i; k < NDIM; k++) {
-            const Numbers curvature = theta[PRODUCT(i, k)];
+            const Vector curvature = theta[PRODUCT(i, k)];
             curved += (i == 0 ? half : half_side(i)) * (k == 0 ? half : half_side(k)) *
-                      most(curvature, i == k ? Numbers{} : -curvature);
+                      most(curvature, i == k ? Vector{} : -curvature);
         }
     }
     return bound + curved;
-}
-
-// An upper bound of the log2-gate of pair j in its tile, less the winner's.
-template <class Terms>
-FUNCTION REAL highest_in_tile(Terms &terms, int j) {
-    REAL theta[MOMENTS];
-    UNROLL for (int m = 0; m < MOMENTS; m++) theta[m] = terms[m * CHUNK + j];
-    return highest(theta, -ahead_of_centre(terms, j), half_side(0));
 }
 
 // Where pairs are looked at. On a GPU everywhere. Else a tile has ALL_BANDS bands of pixels, one
@@ -188,22 +224,37 @@ struct Bands {
 
 FUNCTION int pixels_of(const Bands &bands) { return bands.pairs * PIXELS; }
 
-template <bool EVERYWHERE, class Terms>
+template <class Terms>
 FUNCTION void find_bands(Terms &, int count, REAL, Bands &bands) {
     bands.pairs = count;
+}
+
+// Whether a log2-gate is above a limit, less the winner's, somewhere in the tile; of thread t's share
+// of a chunk of pairs.
+template <class Terms>
+FUNCTION bool some_are_above(REAL limit, Terms &terms, int t, int count, const Bands &) {
+    bool found = false;
+    STRIDED(j, t, count) {
+        REAL theta[MOMENTS];
+        UNROLL for (int m = 0; m < MOMENTS; m++) theta[m] = terms[m * CHUNK + j];
+        found = found || highest(theta, (REAL)0, half_side(0)) > limit;
+    }
+    return found;
 }
 
 #else
 
 #define ALL_BANDS (PACKS / COLUMNS < 4 ? PACKS / COLUMNS : 4)
 #define BAND (PIXELS / ALL_BANDS)  // pixels of one
+#define SHARP 1.0  // a curvature of log2-gates beyond which they cannot be followed by differences
 
 struct Bands {
-    int end;                       // of `order`
-    int order[CHUNK];              // the pairs that matter; of equally many bands one after the other,
-                                   // so that a loop over them is as long as the one before
-    int first[CHUNK], last[CHUNK]; // of each pair, its first pixel, and that after its last one
-    alignas(64) int many[CHUNK];   // its bands
+    REAL summit;                    // an upper bound of log2-gates less the winner's
+    int sharp, end;                 // in `order`: the end of those that are sharp, and of all
+    int order[CHUNK];               // the pairs that matter, those of equally many bands one after the
+                                    // other: the loop over a pair's is as long as the one before
+    int first[CHUNK], last[CHUNK];  // of each pair, its first pixel, and that after its last one
+    alignas(64) int key[CHUNK];     // how many bands it has, and ALL_BANDS more if it is sharp
 };
 #define FOR_PAIRS(j, part, bands) \
     for (int n_ = 0, part = 0; n_ < (bands).end; n_++) \
@@ -218,8 +269,23 @@ struct Bands {
 
 FUNCTION int pixels_of(const Bands &bands) {
     int pixels = 0;
-    for (int n = 0; n < bands.end; n++) pixels += bands.many[bands.order[n]] * BAND;
+    for (int n = 0; n < bands.end; n++)
+        pixels += bands.last[bands.order[n]] - bands.first[bands.order[n]];
     return pixels;
+}
+
+struct Numbers {  // 0, 1, 2, …
+    alignas(64) REAL of[LANES];
+    constexpr Numbers() : of() {
+        for (int k = 0; k < LANES; k++) of[k] = (REAL)k;
+    }
+};
+static constexpr Numbers NUMBERS;
+
+FUNCTION REAL most_of(Pack numbers) {
+    REAL found = numbers[0];
+    UNROLL for (int k = 1; k < LANES; k++) found = found < numbers[k] ? numbers[k] : found;
+    return found;
 }
 
 FUNCTION void store_whole(int *to, Pack numbers) {
@@ -252,16 +318,13 @@ FUNCTION int *find_all(const int *keys, int key, int count, int *to) {
     return to;
 }
 
-template <bool EVERYWHERE, class Terms>
+template <class Terms>
 FUNCTION void find_bands(Terms &terms, int count, REAL least, Bands &bands) {
-    for (int j = 0; EVERYWHERE && j < count; j++) {
-        bands.first[j] = 0;
-        bands.last[j] = PIXELS;
-        bands.many[j] = ALL_BANDS;
-    }
-    for (int j = 0; !EVERYWHERE && j < count; j += LANES) {  // what lies beyond is not asked for
+    Pack all_sharp = Pack{}, summit = Pack{};
+    for (int j = 0; j < count; j += LANES) {
         Pack theta[MOMENTS], after = Pack{}, last = Pack{};
         UNROLL for (int m = 0; m < MOMENTS; m++) theta[m] = LOAD(terms, m * CHUNK + j);
+        const Pack left = (REAL)(count - j) - load_pack(NUMBERS.of);  // above 0 where there is a pair
         const Pack ahead = LONG > 1 ? LOAD(terms, AHEAD_OF_CENTRE * CHUNK + j) : Pack{};
         UNROLL for (int b = 0; b < ALL_BANDS; b++) {
             const REAL place = ((REAL)b - (REAL)(ALL_BANDS - 1) / 2) * LENGTH / ALL_BANDS;
@@ -269,13 +332,26 @@ FUNCTION void find_bands(Terms &terms, int count, REAL least, Bands &bands) {
             const Pack matters = bound < least ? Pack{} : Pack{} + 1;  // and what is no number
             after = most(after, matters * (REAL)(ALL_BANDS - b));
             last = most(last, matters * (REAL)(b + 1));
+            summit = most(summit, left > 0 ? bound : Pack{});
         }
+        const Pack many = after + last - (REAL)ALL_BANDS;
+        const Pack sharp = theta[PRODUCT(0, 0)] < -(REAL)SHARP ? Pack{} + 1 : Pack{};
+        all_sharp += left > 0 ? sharp : Pack{};
         store_whole(bands.first + j, ((REAL)ALL_BANDS - after) * (REAL)BAND);
         store_whole(bands.last + j, last * (REAL)BAND);
-        store_whole(bands.many + j, after + last - (REAL)ALL_BANDS);
+        store_whole(bands.key + j, many > 0 ? many + sharp * (REAL)ALL_BANDS : many);
     }
+    bands.summit = most_of(summit);
     int *end = bands.order;
-    for (int many = ALL_BANDS; many > 0; many--) end = find_all(bands.many, many, count, end);
+    for (int many = ALL_BANDS; many > 0 && sum(all_sharp) > 0; many--)
+        end = find_all(bands.key, ALL_BANDS + many, count, end);
+    bands.sharp = (int)(end - bands.order);
+    for (int many = ALL_BANDS; many > 0; many--) end = find_all(bands.key, many, count, end);
     bands.end = (int)(end - bands.order);
+}
+
+template <class Terms>
+FUNCTION bool some_are_above(REAL limit, Terms &, int, int, const Bands &bands) {
+    return bands.summit > limit;
 }
 #endif

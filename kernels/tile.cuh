@@ -8,7 +8,7 @@
     SHARED(REAL, terms, TERMS * CHUNK);   \
     SHARED(REAL, offsets, NDIM * CHUNK);  \
     SHARED(REAL, gates, CHUNK * STRIDE);  \
-    SHARED(int, steep, 2);                \
+    SHARED(int, steep, 1);                \
     Bands bands;                          \
     PER_PIXEL(top);                       \
     PER_PIXEL(S);                         \
@@ -35,7 +35,6 @@ FUNCTION void store_sums(const Pack *sums, int j, int, REAL *partial) {
 #endif
 
 #define STEEP 80.0  // a log2-gate above the winner's beyond which a pixel needs its own maximum
-#define SHARP 1.0   // a curvature of log2-gates beyond which they cannot be followed by differences
 #define TINY 1e-19  // a sum of signed gates, relative to the largest, that is not positive
 
 // The rows of a patch, of those of a batch of patches.
@@ -68,17 +67,19 @@ FUNCTION Pack gate_of(Pack log_gate, Pack top, double sign) {
 // The gates of a chunk of pairs; what they add to the gates' sum S and to y, each channel's Σ gate ·
 // expert.
 //
-// Where kernels are not IS_SHARP, their log-gates are followed from pack to pack by differences.
-// Where a tile is not IS_STEEP, nothing is taken off them.
+// Where a tile is not IS_STEEP, nothing is taken off log-gates.
+#ifndef SCALAR_PACKS
+// Of the pairs from `first` to `last` − 1 of `bands.order`. Where kernels are not IS_SHARP, their
+// log-gates are followed from pack to pack by differences.
 template <bool IS_SHARP, bool IS_STEEP, bool IS_SIGNED, class Terms, class Gates, class PerPixel,
           class PerChannel>
-FUNCTION void accumulate(const double *records, const int *list, const Bands &bands, Terms &terms,
-                         Gates &gates, PerPixel &top, PerPixel &S, PerChannel &y) {
-#ifndef SCALAR_PACKS
+FUNCTION void walk(const double *records, const int *list, const Bands &bands, int first, int last,
+                   Terms &terms, Gates &gates, PerPixel &top, PerPixel &S, PerChannel &y) {
     Pack columns[COLUMNS][NDIM];
     UNROLL for (int q = 0; q < COLUMNS; q++)
         UNROLL for (int d = 1; d < NDIM; d++) columns[q][d] = coordinate(d, q * LANES);
-    FOR_PAIRS(j, part, bands) UNROLL for (int q = 0; q < COLUMNS; q++) {
+    for (int n = first; n < last; n++) UNROLL for (int q = 0; q < COLUMNS; q++) {
+        const int j = bands.order[n];
         const double sign = IS_SIGNED ? records[(long long)list[j] * RECORD + 1] : 1;
         const REAL curvature = terms[PRODUCT(0, 0) * CHUNK + j] * ADVANCE;
         Pack u[NDIM];
@@ -107,6 +108,17 @@ FUNCTION void accumulate(const double *records, const int *list, const Bands &ba
             }
         }
     }
+}
+#endif
+
+template <bool IS_STEEP, bool IS_SIGNED, class Terms, class Gates, class PerPixel, class PerChannel>
+FUNCTION void accumulate(const double *records, const int *list, const Bands &bands, Terms &terms,
+                         Gates &gates, PerPixel &top, PerPixel &S, PerChannel &y) {
+#ifndef SCALAR_PACKS
+    const int sharp = IS_STEEP || IS_SIGNED ? bands.end : bands.sharp;
+    walk<true, IS_STEEP, IS_SIGNED>(records, list, bands, 0, sharp, terms, gates, top, S, y);
+    if (!IS_STEEP && !IS_SIGNED)
+        walk<false, false, false>(records, list, bands, sharp, bands.end, terms, gates, top, S, y);
 #else
     FOR_PIXELS(i) {
         Pack u[NDIM], total = AT(S, i), sums[NCHAN];
@@ -230,21 +242,29 @@ FUNCTION void store_moments(Moments &moments, const REAL *offset, int j, int par
 }
 #endif
 
-// What `accumulate` does, with the pairs of a chunk where they matter.
-template <bool IS_SIGNED, class Terms, class Gates, class PerPixel, class PerChannel>
-FUNCTION void add_chunk(const double *records, const int *list, int count, bool is_sharp,
-                        bool is_steep, REAL least, Terms &terms, Gates &gates, Bands &bands,
-                        PerPixel &top, PerPixel &S, PerChannel &y) {
-    if (IS_SIGNED || is_steep) {
-        find_bands<true>(terms, count, least, bands);
-        accumulate<true, true, IS_SIGNED>(records, list, bands, terms, gates, top, S, y);
-        return;
+// Chunk c of the pairs of a tile: their polynomials, and where they matter. Their number.
+template <class Terms, class Offsets>
+FUNCTION int prepare_chunk(const double *records, const int *list, const Tile &tile, int c,
+                           Terms &terms, Offsets &offsets, Bands &bands) {
+    const int chunk = CHUNK, count = least_int(chunk, tile.pairs - c * chunk);
+    prepare_pairs(records, list, tile.first + c * chunk, count, tile, terms, offsets);
+    find_bands(terms, count, tile.least, bands);
+    return count;
+}
+
+// The largest log2-gate at each pixel, of those that are in `top` and of a chunk of pairs.
+template <class Terms, class PerPixel>
+FUNCTION void find_top(const Bands &bands, Terms &terms, PerPixel &top) {
+#ifndef SCALAR_PACKS
+    FOR_PAIRS(j, part, bands) FOR_PACKS(i, bands, j, part) {
+#else
+    FOR_PIXELS(i) for (int j = 0; j < bands.pairs; j++) {
+#endif
+        Pack u[NDIM];
+        UNROLL for (int d = 0; d < NDIM; d++) u[d] = coordinate(d, i);
+        AT(top, i) = most(AT(top, i), log_gate_at(terms, j, u));
     }
-    find_bands<false>(terms, count, least, bands);
-    if (is_sharp)
-        accumulate<true, false, false>(records, list, bands, terms, gates, top, S, y);
-    else
-        accumulate<false, false, false>(records, list, bands, terms, gates, top, S, y);
+    BARRIER;
 }
 
 // All pairs of a tile: the gates' sum S and y, each channel's Σ w e − level, and what is taken off
@@ -255,46 +275,31 @@ FUNCTION void forward_of(const double *records, const int *list, const Tile &til
                          Offsets &offsets, Gates &gates, Flag &steep, Bands &bands, PerPixel &top,
                          PerPixel &S, PerChannel &y) {
     const int chunk = CHUNK, chunks = (tile.pairs + chunk - 1) / chunk;
-    ONE_THREAD {  // the first BARRIER of prepare_pairs stands between this and MARK
-        steep[0] = IS_SIGNED;
-        steep[1] = 0;
-    }
+    ONE_THREAD { steep[0] = IS_SIGNED; }  // a BARRIER of prepare_pairs stands between this and MARK
     for (int c = 0; c < chunks; c++) {
-        const int count = least_int(chunk, tile.pairs - c * chunk);
-        prepare_pairs(records, list, tile.first + c * chunk, count, tile, terms, offsets);
+        const int count = prepare_chunk(records, list, tile, c, terms, offsets, bands);
         FOR_THREADS(t) {
-            int high = 0, sharp = 0;
-            STRIDED_SUM(j, t, count, high) high += highest_in_tile(terms, j) > (REAL)STEEP;
-            STRIDED_SUM(j, t, count, sharp)
-                sharp += (REAL)terms[PRODUCT(0, 0) * CHUNK + j] < -(REAL)SHARP;
-            if (high && !IS_SIGNED) MARK(steep[0]);
-            if (sharp) MARK(steep[1]);
+            if (!IS_SIGNED && some_are_above((REAL)STEEP, terms, t, count, bands)) MARK(steep[0]);
         }
         BARRIER;
     }
-    const bool is_steep = steep[0], is_sharp = steep[1];
+    const bool is_steep = steep[0];
     FOR_PIXELS(i) {
         AT(top, i) = Pack{} + (is_steep ? (REAL)-1e30 : (REAL)0);
         AT(S, i) = Pack{};
         UNROLL for (int c = 0; c < NCHAN; c++) AT(y[c], i) = Pack{};
     }
     for (int c = 0; c < chunks && is_steep; c++) {
-        const int count = least_int(chunk, tile.pairs - c * chunk);
-        prepare_pairs(records, list, tile.first + c * chunk, count, tile, terms, offsets);
-        FOR_PIXELS(i) {
-            Pack u[NDIM];
-            UNROLL for (int d = 0; d < NDIM; d++) u[d] = coordinate(d, i);
-            for (int j = 0; j < count; j++)
-                AT(top, i) = most(AT(top, i), log_gate_at(terms, j, u));
-        }
-        BARRIER;
+        if (chunks > 1) prepare_chunk(records, list, tile, c, terms, offsets, bands);
+        find_top(bands, terms, top);
     }
     for (int c = 0; c < chunks; c++) {
-        const int count = least_int(chunk, tile.pairs - c * chunk);
         const int *chunk_list = list + tile.first + c * chunk;
-        if (chunks > 1) prepare_pairs(records, chunk_list, 0, count, tile, terms, offsets);
-        add_chunk<IS_SIGNED>(records, chunk_list, count, is_sharp, is_steep, tile.least, terms,
-                             gates, bands, top, S, y);
+        if (chunks > 1) prepare_chunk(records, list, tile, c, terms, offsets, bands);
+        if (is_steep || IS_SIGNED)
+            accumulate<true, IS_SIGNED>(records, chunk_list, bands, terms, gates, top, S, y);
+        else
+            accumulate<false, false>(records, chunk_list, bands, terms, gates, top, S, y);
     }
     FOR_PIXELS(i) {
         if (IS_SIGNED) AT(S, i) = most(AT(S, i), Pack{} + (REAL)TINY);
@@ -318,16 +323,16 @@ template <class Terms, class Offsets, class Gates, class Flag, class PerPixel, c
 FUNCTION int chunk_again(const double *records, const int *list, const Tile &tile, int c,
                          Terms &terms, Offsets &offsets, Gates &gates, Flag &steep, Bands &bands,
                          PerPixel &top, PerPixel &S, PerChannel &y) {
-    const int chunk = CHUNK, count = least_int(chunk, tile.pairs - c * chunk);
-    if (tile.pairs <= chunk) return count;
+    const int chunk = CHUNK;
+    if (tile.pairs <= chunk) return tile.pairs;
     const int *chunk_list = list + tile.first + c * chunk;
-    prepare_pairs(records, chunk_list, 0, count, tile, terms, offsets);
+    const int count = prepare_chunk(records, list, tile, c, terms, offsets, bands);
     if (tile.is_signed)
-        add_chunk<true>(records, chunk_list, count, true, true, tile.least, terms, gates, bands,
-                        top, S, y);
+        accumulate<true, true>(records, chunk_list, bands, terms, gates, top, S, y);
+    else if (steep[0])
+        accumulate<true, false>(records, chunk_list, bands, terms, gates, top, S, y);
     else
-        add_chunk<false>(records, chunk_list, count, true, steep[0], tile.least, terms, gates,
-                         bands, top, S, y);
+        accumulate<false, false>(records, chunk_list, bands, terms, gates, top, S, y);
     return count;
 }
 
