@@ -251,7 +251,7 @@ FUNCTION bool some_are_above(REAL limit, Terms &terms, int t, int count, const B
 struct Bands {
     REAL summit;                    // an upper bound of log2-gates less the winner's
     int sharp, end;                 // in `order`: the end of those that are sharp, and of all
-    int order[CHUNK];               // the pairs that matter, those of equally many bands one after the
+    int order[CHUNK + 1];           // the pairs that matter, those of equally many bands one after the
                                     // other: the loop over a pair's is as long as the one before
     int first[CHUNK], last[CHUNK];  // of each pair, its first pixel, and that after its last one
     alignas(64) int key[CHUNK];     // how many bands it has, and ALL_BANDS more if it is sharp
@@ -311,8 +311,7 @@ FUNCTION int *find_all(const int *keys, int key, int count, int *to) {
     }
 #endif
     for (; j < count; j++) {
-        int nobody, *place = keys[j] == key ? to : &nobody;  // no branch to be guessed
-        *place = j;
+        *to = j;  // if it stays or not: there is no branch to be guessed
         to += keys[j] == key;
     }
     return to;

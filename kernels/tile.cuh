@@ -163,7 +163,7 @@ struct Moments {
 };
 
 FUNCTION void add(Moments &moments, int i, const Pack *, Pack g, const Pack *h) {
-    const REAL place = PLACES.of[i / LANES], square = PLACES.squared[i / LANES];
+    const REAL place = PLACES.of[(unsigned)i / LANES], square = PLACES.squared[(unsigned)i / LANES];
     moments.g[0] += g;
     moments.g[1] += g * place;
     moments.g[2] += g * square;
@@ -177,16 +177,29 @@ struct Folded {  // Σ p and Σ c p over lanes that differ in c; Σ c² p
     Line sum, once, twice;
 };
 
+// Line C of a pack. By way of memory, the compiler would keep all sums there.
+template <int C, int... I>
+FUNCTION Line line_of(Pack pack, Indices<I...>) {
+#if defined(__clang__) || __GNUC__ >= 12
+    return __builtin_shufflevector(pack, pack, C * LINE + I...);
+#else
+    return Line{pack[C * LINE + I]...};
+#endif
+}
+
+template <int C>
+FUNCTION void fold_from(Pack pack, Folded &folded) {
+    const Line part = line_of<C>(pack, typename Count<LINE>::indices());
+    const REAL place = (REAL)C - (REAL)(ADVANCE - 1) / 2;
+    folded.sum += part;
+    if (ADVANCE > 1) folded.once += part * place;
+    if (ADVANCE > 1) folded.twice += part * (place * place);
+    if constexpr (C + 1 < ADVANCE) fold_from<C + 1>(pack, folded);
+}
+
 FUNCTION Folded fold(Pack pack) {
     Folded folded = {Line{}, Line{}, Line{}};
-    UNROLL for (int c = 0; c < ADVANCE; c++) {
-        Line part;
-        memcpy(&part, (const char *)&pack + c * sizeof part, sizeof part);
-        const REAL place = (REAL)c - (REAL)(ADVANCE - 1) / 2;
-        folded.sum += part;
-        if (ADVANCE > 1) folded.once += part * place;
-        if (ADVANCE > 1) folded.twice += part * (place * place);
-    }
+    fold_from<0>(pack, folded);
     return folded;
 }
 
@@ -252,18 +265,24 @@ FUNCTION int prepare_chunk(const double *records, const int *list, const Tile &t
     return count;
 }
 
+template <class Terms, class PerPixel>
+FUNCTION void raise_top(Terms &terms, int i, int j, PerPixel &top) {
+    Pack u[NDIM];
+    UNROLL for (int d = 0; d < NDIM; d++) u[d] = coordinate(d, i);
+    AT(top, i) = most(AT(top, i), log_gate_at(terms, j, u));
+}
+
 // The largest log2-gate at each pixel, of those that are in `top` and of a chunk of pairs.
 template <class Terms, class PerPixel>
 FUNCTION void find_top(const Bands &bands, Terms &terms, PerPixel &top) {
 #ifndef SCALAR_PACKS
-    FOR_PAIRS(j, part, bands) FOR_PACKS(i, bands, j, part) {
-#else
-    FOR_PIXELS(i) for (int j = 0; j < bands.pairs; j++) {
-#endif
-        Pack u[NDIM];
-        UNROLL for (int d = 0; d < NDIM; d++) u[d] = coordinate(d, i);
-        AT(top, i) = most(AT(top, i), log_gate_at(terms, j, u));
+    for (int n = 0; n < bands.end; n++) {
+        const int j = bands.order[n];
+        FOR_PACKS(i, bands, j, 0) raise_top(terms, i, j, top);
     }
+#else
+    FOR_PIXELS(i) for (int j = 0; j < bands.pairs; j++) raise_top(terms, i, j, top);
+#endif
     BARRIER;
 }
 
