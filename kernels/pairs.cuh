@@ -354,3 +354,13 @@ FUNCTION bool some_are_above(REAL limit, Terms &, int, int, const Bands &bands) 
     return bands.summit > limit;
 }
 #endif
+
+// Chunk c of the pairs of a tile: their polynomials, and where they matter. Their number.
+template <class Terms, class Offsets>
+FUNCTION int prepare_chunk(const double *records, const int *list, const Tile &tile, int c,
+                           Terms &terms, Offsets &offsets, Bands &bands) {
+    const int chunk = CHUNK, count = least_int(chunk, tile.pairs - c * chunk);
+    prepare_pairs(records, list, tile.first + c * chunk, count, tile, terms, offsets);
+    find_bands(terms, count, tile.least, bands);
+    return count;
+}

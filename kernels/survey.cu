@@ -1,5 +1,5 @@
 // How much there is to do for pixels, for those who measure it.
-#include "tile.cuh"
+#include "pairs.cuh"
 
 // The pixels at which each tile looks at its pairs, added up over these.
 KERNEL(survey, TILE_THREADS, const int *control, const double *settings, const int *grid,
@@ -7,12 +7,13 @@ KERNEL(survey, TILE_THREADS, const int *control, const double *settings, const i
        double *looked_at)
 {
     if (control[HALT]) return;
-    ARRAYS_OF_A_TILE;
+    SHARED(REAL, terms, TERMS * CHUNK);
+    SHARED(REAL, offsets, NDIM * CHUNK);
+    Bands bands;
     const Tile tile = tile_of(control, settings, grid, records, start, winners, BLOCK);
-    forward(records, list, tile, terms, offsets, gates, steep, bands, top, S, y);
     long long pixels = 0;
     for (int c = 0; c * CHUNK < tile.pairs; c++) {
-        chunk_again(records, list, tile, c, terms, offsets, gates, steep, bands, top, S, y);
+        prepare_chunk(records, list, tile, c, terms, offsets, bands);
         pixels += pixels_of(bands);
     }
     ONE_THREAD { looked_at[BLOCK] = (double)pixels; }

@@ -57,22 +57,17 @@ FUNCTION bool has_room(int *control, const Rows &own, int room) {
 
 // ---- phases that several kernels share; a BARRIER ends each where it must
 
-// The gate of pair j but for their sum: 2^(log2-gate − top), times its sign.
-template <bool IS_STEEP, bool IS_SIGNED>
+// The gate of a pair but for their sum: 2^(log2-gate − top), times its sign. In a tile that IS_PLAIN
+// there are no signs, and every top is 0.
+template <bool IS_PLAIN>
 FUNCTION Pack gate_of(Pack log_gate, Pack top, double sign) {
-    const Pack gate = exp2_of(IS_STEEP ? log_gate - top : log_gate);
-    return IS_SIGNED ? gate * (REAL)sign : gate;
+    return IS_PLAIN ? exp2_of(log_gate) : exp2_of(log_gate - top) * (REAL)sign;
 }
 
-// The gates of a chunk of pairs; what they add to the gates' sum S and to y, each channel's Σ gate ·
-// expert.
-//
-// Where a tile is not IS_STEEP, nothing is taken off log-gates.
 #ifndef SCALAR_PACKS
-// Of the pairs from `first` to `last` − 1 of `bands.order`. Where kernels are not IS_SHARP, their
-// log-gates are followed from pack to pack by differences.
-template <bool IS_SHARP, bool IS_STEEP, bool IS_SIGNED, class Terms, class Gates, class PerPixel,
-          class PerChannel>
+// What `accumulate` does, with the pairs from `first` to `last` − 1 of `bands.order`. Where kernels
+// are not IS_SHARP, their log-gates are followed from pack to pack by differences.
+template <bool IS_SHARP, bool IS_PLAIN, class Terms, class Gates, class PerPixel, class PerChannel>
 FUNCTION void walk(const double *records, const int *list, const Bands &bands, int first, int last,
                    Terms &terms, Gates &gates, PerPixel &top, PerPixel &S, PerChannel &y) {
     Pack columns[COLUMNS][NDIM];
@@ -80,7 +75,7 @@ FUNCTION void walk(const double *records, const int *list, const Bands &bands, i
         UNROLL for (int d = 1; d < NDIM; d++) columns[q][d] = coordinate(d, q * LANES);
     for (int n = first; n < last; n++) UNROLL for (int q = 0; q < COLUMNS; q++) {
         const int j = bands.order[n];
-        const double sign = IS_SIGNED ? records[(long long)list[j] * RECORD + 1] : 1;
+        const double sign = IS_PLAIN ? 1 : records[(long long)list[j] * RECORD + 1];
         const REAL curvature = terms[PRODUCT(0, 0) * CHUNK + j] * ADVANCE;
         Pack u[NDIM];
         u[0] = coordinate(0, bands.first[j]);
@@ -92,7 +87,7 @@ FUNCTION void walk(const double *records, const int *list, const Bands &bands, i
             slope += u[k] * (ADVANCE * terms[PRODUCT(0, k) * CHUNK + j]);
         UNROLL for (int c = 0; c < NCHAN; c++) expert[c] = expert_at(terms, j, c, u);
         FOR_PACKS_OF_COLUMN(i, bands, j, q) {
-            const Pack p = gate_of<IS_STEEP, IS_SIGNED>(gate, AT(top, i), sign);
+            const Pack p = gate_of<IS_PLAIN>(gate, AT(top, i), sign);
             STORE(gates, j * STRIDE + i, p);
             AT(S, i) += p;
             UNROLL for (int c = 0; c < NCHAN; c++) {
@@ -111,23 +106,24 @@ FUNCTION void walk(const double *records, const int *list, const Bands &bands, i
 }
 #endif
 
-template <bool IS_STEEP, bool IS_SIGNED, class Terms, class Gates, class PerPixel, class PerChannel>
+// The gates of a chunk of pairs; what they add to the gates' sum S and to y, each channel's Σ gate ·
+// expert.
+template <bool IS_PLAIN, class Terms, class Gates, class PerPixel, class PerChannel>
 FUNCTION void accumulate(const double *records, const int *list, const Bands &bands, Terms &terms,
                          Gates &gates, PerPixel &top, PerPixel &S, PerChannel &y) {
 #ifndef SCALAR_PACKS
-    const int sharp = IS_STEEP || IS_SIGNED ? bands.end : bands.sharp;
-    walk<true, IS_STEEP, IS_SIGNED>(records, list, bands, 0, sharp, terms, gates, top, S, y);
-    if (!IS_STEEP && !IS_SIGNED)
-        walk<false, false, false>(records, list, bands, sharp, bands.end, terms, gates, top, S, y);
+    const int sharp = IS_PLAIN ? bands.sharp : bands.end;
+    walk<true, IS_PLAIN>(records, list, bands, 0, sharp, terms, gates, top, S, y);
+    if (IS_PLAIN)
+        walk<false, true>(records, list, bands, sharp, bands.end, terms, gates, top, S, y);
 #else
     FOR_PIXELS(i) {
         Pack u[NDIM], total = AT(S, i), sums[NCHAN];
         UNROLL for (int d = 0; d < NDIM; d++) u[d] = coordinate(d, i);
         UNROLL for (int c = 0; c < NCHAN; c++) sums[c] = AT(y[c], i);
         for (int j = 0; j < bands.pairs; j++) {
-            const double sign = IS_SIGNED ? records[(long long)list[j] * RECORD + 1] : 1;
-            const Pack p =
-                gate_of<IS_STEEP, IS_SIGNED>(log_gate_at(terms, j, u), AT(top, i), sign);
+            const double sign = IS_PLAIN ? 1 : records[(long long)list[j] * RECORD + 1];
+            const Pack p = gate_of<IS_PLAIN>(log_gate_at(terms, j, u), AT(top, i), sign);
             STORE(gates, j * STRIDE + i, p);
             total += p;
             UNROLL for (int c = 0; c < NCHAN; c++) sums[c] += p * expert_at(terms, j, c, u);
@@ -255,16 +251,6 @@ FUNCTION void store_moments(Moments &moments, const REAL *offset, int j, int par
 }
 #endif
 
-// Chunk c of the pairs of a tile: their polynomials, and where they matter. Their number.
-template <class Terms, class Offsets>
-FUNCTION int prepare_chunk(const double *records, const int *list, const Tile &tile, int c,
-                           Terms &terms, Offsets &offsets, Bands &bands) {
-    const int chunk = CHUNK, count = least_int(chunk, tile.pairs - c * chunk);
-    prepare_pairs(records, list, tile.first + c * chunk, count, tile, terms, offsets);
-    find_bands(terms, count, tile.least, bands);
-    return count;
-}
-
 template <class Terms, class PerPixel>
 FUNCTION void raise_top(Terms &terms, int i, int j, PerPixel &top) {
     Pack u[NDIM];
@@ -288,17 +274,16 @@ FUNCTION void find_top(const Bands &bands, Terms &terms, PerPixel &top) {
 
 // All pairs of a tile: the gates' sum S and y, each channel's Σ w e − level, and what is taken off
 // log2-gates before they become gates. `terms` and `gates` are left with the last chunk.
-template <bool IS_SIGNED, class Terms, class Offsets, class Gates, class Flag, class PerPixel,
-          class PerChannel>
-FUNCTION void forward_of(const double *records, const int *list, const Tile &tile, Terms &terms,
-                         Offsets &offsets, Gates &gates, Flag &steep, Bands &bands, PerPixel &top,
-                         PerPixel &S, PerChannel &y) {
+template <class Terms, class Offsets, class Gates, class Flag, class PerPixel, class PerChannel>
+FUNCTION void forward(const double *records, const int *list, const Tile &tile, Terms &terms,
+                      Offsets &offsets, Gates &gates, Flag &steep, Bands &bands, PerPixel &top,
+                      PerPixel &S, PerChannel &y) {
     const int chunk = CHUNK, chunks = (tile.pairs + chunk - 1) / chunk;
-    ONE_THREAD { steep[0] = IS_SIGNED; }  // a BARRIER of prepare_pairs stands between this and MARK
+    ONE_THREAD { steep[0] = tile.is_signed; }  // a BARRIER of prepare_pairs stands between this and MARK
     for (int c = 0; c < chunks; c++) {
         const int count = prepare_chunk(records, list, tile, c, terms, offsets, bands);
         FOR_THREADS(t) {
-            if (!IS_SIGNED && some_are_above((REAL)STEEP, terms, t, count, bands)) MARK(steep[0]);
+            if (some_are_above((REAL)STEEP, terms, t, count, bands)) MARK(steep[0]);
         }
         BARRIER;
     }
@@ -315,25 +300,15 @@ FUNCTION void forward_of(const double *records, const int *list, const Tile &til
     for (int c = 0; c < chunks; c++) {
         const int *chunk_list = list + tile.first + c * chunk;
         if (chunks > 1) prepare_chunk(records, list, tile, c, terms, offsets, bands);
-        if (is_steep || IS_SIGNED)
-            accumulate<true, IS_SIGNED>(records, chunk_list, bands, terms, gates, top, S, y);
+        if (is_steep)
+            accumulate<false>(records, chunk_list, bands, terms, gates, top, S, y);
         else
-            accumulate<false, false>(records, chunk_list, bands, terms, gates, top, S, y);
+            accumulate<true>(records, chunk_list, bands, terms, gates, top, S, y);
     }
     FOR_PIXELS(i) {
-        if (IS_SIGNED) AT(S, i) = most(AT(S, i), Pack{} + (REAL)TINY);
+        if (tile.is_signed) AT(S, i) = most(AT(S, i), Pack{} + (REAL)TINY);
         UNROLL for (int c = 0; c < NCHAN; c++) AT(y[c], i) /= AT(S, i);
     }
-}
-
-template <class Terms, class Offsets, class Gates, class Flag, class PerPixel, class PerChannel>
-FUNCTION void forward(const double *records, const int *list, const Tile &tile, Terms &terms,
-                      Offsets &offsets, Gates &gates, Flag &steep, Bands &bands, PerPixel &top,
-                      PerPixel &S, PerChannel &y) {
-    if (tile.is_signed)
-        forward_of<true>(records, list, tile, terms, offsets, gates, steep, bands, top, S, y);
-    else
-        forward_of<false>(records, list, tile, terms, offsets, gates, steep, bands, top, S, y);
 }
 
 // The number of pairs of chunk c of a tile, after `forward`; their terms and gates, of which that
@@ -346,12 +321,10 @@ FUNCTION int chunk_again(const double *records, const int *list, const Tile &til
     if (tile.pairs <= chunk) return tile.pairs;
     const int *chunk_list = list + tile.first + c * chunk;
     const int count = prepare_chunk(records, list, tile, c, terms, offsets, bands);
-    if (tile.is_signed)
-        accumulate<true, true>(records, chunk_list, bands, terms, gates, top, S, y);
-    else if (steep[0])
-        accumulate<true, false>(records, chunk_list, bands, terms, gates, top, S, y);
+    if (steep[0])
+        accumulate<false>(records, chunk_list, bands, terms, gates, top, S, y);
     else
-        accumulate<false, false>(records, chunk_list, bands, terms, gates, top, S, y);
+        accumulate<true>(records, chunk_list, bands, terms, gates, top, S, y);
     return count;
 }
 
