@@ -94,13 +94,10 @@ class KernelEngine(KernelBuffers):
         self.channels = self.slots = self.target = self.list = self.spare = None
         self._borrowed_from = _nobody
         if target is not None:
-            self._regress(target)
-
-    def _regress(self, target):
-        self._start(target.shape[-1])
-        beyond = [(0, whole - n) for whole, n in zip(self.grid.shape, self.shape)]
-        target = np.pad(np.asarray(target, self.dtype), [*beyond, (0, 0)])
-        self.target = self.launch.array(self.grid.cut(target))  # (T, C, P)
+            self._start(target.shape[-1])
+            beyond = [(0, whole - n) for whole, n in zip(self.grid.shape, self.shape)]
+            target = np.pad(np.asarray(target, self.dtype), [*beyond, (0, 0)])
+            self.target = self.launch.array(self.grid.cut(target))  # (T, C, P)
 
     # ---- what an engine offers
 
@@ -373,15 +370,7 @@ class KernelEngine(KernelBuffers):
         self._borrowed_from = _nobody
         if self.channels is not None:
             self.launch = type(self).launcher(len(self.shape), self.channels, self.dtype.name)
-            tile, target = self.grid.tile, self.target
-            picture = None if target is None else self.grid.paste(self.launch.host(target))
-            self._lay_out()  # another processor may have wider rows, ...
-            if self.grid.tile != tile:  # ... or other tiles, of which nothing here is any use
-                self.slots, self.list = None, None
-                if picture is None:
-                    self._start(self.channels)
-                else:
-                    self._regress(picture[tuple(slice(n) for n in self.shape)])
+            self._lay_out()  # another processor may have wider rows
         if self.slots is not None:
             self._record()
 
