@@ -273,6 +273,16 @@ def test_details_of_kernels_on_a_gpu_add_up(monkeypatch):
     assert "threads" not in found
 
 
+@needs_native
+def test_pixels_at_which_a_pair_is_looked_at_are_counted():
+    smoe = smoe_np.Smoe(bench.picture((64, 48)), 8, backend="native", channel_axis=-1)
+    smoe.train(1)
+    assert 0.2 < bench_kernels.pixels_of_pair(smoe.engine) / smoe.engine.grid.pixels < 0.95
+    smoe.engine.tau = 1e4  # nothing is left out
+    smoe.engine.loss(smoe.params)
+    assert bench_kernels.pixels_of_pair(smoe.engine) == smoe.engine.grid.pixels
+
+
 def test_operations_of_a_pair_are_counted_from_the_formulas():
     # by hand: 2 + 13 + 1 + 3, and 1 + 3 + 3 + 1 + 5
     assert bench_kernels.operations_of_pair(1) == 32
