@@ -84,10 +84,11 @@ KERNEL(plan, LIST_THREADS, const int *control, const double *sums, int blocks,
             double longer = 1;
             UNROLL for (int d = 0; d < NDIM; d++) longer *= 1 + 2 * h * motion / REACH;
             const double cost = 1 + LISTED * (longer - 1) + BUILD / h;
-            if (cost < least_cost) least_cost = cost, steps = h;
+            bool allowed = true;
+            UNROLL for (int r = 0; r < 3; r++)
+                allowed = allowed && h * mean[r] / alive + LEAST[r] <= MOST[r];
+            if (allowed && cost < least_cost) least_cost = cost, steps = h;
         }
-        UNROLL for (int r = 0; r < 3; r++)
-            if (steps * mean[r] / alive + LEAST[r] > MOST[r]) steps = 0;
         state[HORIZON] = steps;
         state[USUAL_WEIGHT] = mean[3] / alive;
     }

@@ -296,11 +296,10 @@ FUNCTION void store_whole(int *to, Pack numbers) {
 
 // Those of the first `count` keys that are `key`: their numbers, from `to` on; where these end.
 FUNCTION int *find_all(const int *keys, int key, int count, int *to) {
-    int j = 0;
 #ifdef __AVX512F__
     const __m512i wanted = _mm512_set1_epi32(key), step = _mm512_set1_epi32(16);
     __m512i number = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-    for (; j + 16 <= (count + 15) / 16 * 16; j += 16) {
+    for (int j = 0; j < count; j += 16) {
         __mmask16 found = _mm512_cmpeq_epi32_mask(_mm512_load_si512(keys + j), wanted);
         if (count - j < 16) found &= (__mmask16)((1u << (count - j)) - 1);
         const int n = __builtin_popcount(found);
@@ -309,11 +308,12 @@ FUNCTION int *find_all(const int *keys, int key, int count, int *to) {
         number = _mm512_add_epi32(number, step);
         to += n;
     }
-#endif
-    for (; j < count; j++) {
+#else
+    for (int j = 0; j < count; j++) {
         *to = j;  // if it stays or not: there is no branch to be guessed
         to += keys[j] == key;
     }
+#endif
     return to;
 }
 

@@ -279,7 +279,7 @@ FUNCTION void forward(const double *records, const int *list, const Tile &tile, 
                       Offsets &offsets, Gates &gates, Flag &steep, Bands &bands, PerPixel &top,
                       PerPixel &S, PerChannel &y) {
     const int chunk = CHUNK, chunks = (tile.pairs + chunk - 1) / chunk;
-    ONE_THREAD { steep[0] = tile.is_signed; }  // a BARRIER of prepare_pairs stands between this and MARK
+    ONE_THREAD { steep[0] = tile.is_signed; }  // before MARK there is a BARRIER of prepare_pairs
     for (int c = 0; c < chunks; c++) {
         const int count = prepare_chunk(records, list, tile, c, terms, offsets, bands);
         FOR_THREADS(t) {

@@ -26,9 +26,10 @@ import numpy as np
 from . import gate
 from .backend import processors
 from .blocks import Pairs, chunk_of, even_cuts, map_on_pool, pool
+from .grid import Grid
 from .live_lists import LiveLists
 from .steps import take_step
-from .tiling import TAU, Grid
+from .tiling import TAU
 
 SIDE = {1: 64, 2: 16, 3: 4}  # pixels along an axis of a tile, by dimensions
 TINY = 1e-19  # a sum of signed gates, relative to the largest, that is not positive

@@ -10,10 +10,10 @@ from types import SimpleNamespace
 import numpy as np
 
 from .adam import BETA2, bias_corrections
+from .grid import Grid
 from .kernel_files import constants
 from .param_rows import lower_entries, rows_of
 from .steps import LEAST_EXPLOSION
-from .tiling import Grid
 
 WORDS = SimpleNamespace(**constants())  # by which the host and kernels tell each other things
 SIDE = {1: 64, 2: 8, 3: 4}  # pixels along an axis of a tile, by dimensions; axis 0: LONG times

@@ -66,6 +66,8 @@ def quantized(engine, params, bits=None, most_bytes=None, iterations=ITERATIONS,
         If bits or bytes are out of range, or the model cannot be packed.
     """
     params = params.map(to_numpy)
+    if iterations and params.num_kernels:  # first of all: what leaves needs no bits
+        params = _without(engine, params, _harmful(engine, params, []))
     found = _kinds(params)
     if most_bytes is not None:
         return _within(engine, params, most_bytes, iterations, fixed)
@@ -113,8 +115,6 @@ def _fitting(engine, params, allocation, most_bytes, iterations, fixed):
 
 def _compensated(engine, params, bits, iterations, fixed):
     """The model rounded kind after kind, and trained in between; or at once, if that is better."""
-    if iterations and params.num_kernels:
-        params = _without(engine, params, _harmful(engine, params, []))
     found = _kinds(params)
     at_once = _of_kinds(params, rounded(found, bits))
     if iterations == 0 or params.num_kernels == 0:

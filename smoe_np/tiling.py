@@ -22,82 +22,8 @@ from .gate import precisions
 STEEP = 60.0  # a spread of log-gates in a tile above which exp needs the pixel's own maximum
 PIECE = 16384  # pairs that are bounded at a time: about 20 arrays of it fit a core's L2 cache
 FEW = 1 << 15  # kernels × tiles that are bounded all at once rather than searched
-PARTS = 2  # parts of a tile along an axis, each of which may have a winner of its own
-NEIGHBOURS = 8  # tiles along an axis that stand together in the order of lists
 TAU = {np.dtype(np.float32): 12.0, np.dtype(np.float64): 30.0}  # see build_lists, by precision
 ROUNDING = 1e-9  # relative error of a bound, far above that of float64
-
-
-class Grid:
-    """A picture of some shape cut into tiles, numbered in row-major order.
-
-    Parameters
-    ----------
-    shape : tuple of D ints
-        Pixels along each axis.
-    side : int or tuple of D ints
-        Pixels along each axis of a tile; an axis shorter than that is not cut.
-    """
-
-    def __init__(self, shape, side):
-        self.shape = tuple(shape)
-        self.longest = max(shape)
-        sides = np.broadcast_to(side, len(shape)).tolist()
-        self.tile = tuple(min(s, n) for s, n in zip(sides, shape, strict=True))
-        self.counts = tuple(-(-n // s) for n, s in zip(shape, self.tile, strict=True))
-        self.num_tiles = int(np.prod(self.counts))
-        self.pixels = int(np.prod(self.tile))  # P, pixels of a tile
-        corner = np.stack(np.unravel_index(np.arange(self.num_tiles), self.counts))
-        self.order = np.lexsort([*corner[::-1], *(corner[::-1] // NEIGHBOURS)])
-        self.rank = np.empty_like(self.order)  # of each tile in an order that keeps neighbours near
-        self.rank[self.order] = np.arange(self.num_tiles)
-        self.ragged = any(c * s != n for c, s, n in zip(self.counts, self.tile, shape, strict=True))
-
-    def offsets(self):
-        """(D, P) coordinates of a tile's pixels from its centre, in pixels."""
-        axes = [np.arange(s) - (s - 1) / 2 for s in self.tile]
-        return np.stack([g.ravel() for g in np.meshgrid(*axes, indexing="ij")])
-
-    def centres(self, tiles):
-        """(T, D) centres of tiles, in pixels of the picture."""
-        corner = np.stack(np.unravel_index(tiles, self.counts), axis=-1)
-        return (corner + 0.5) * self.tile
-
-    def parts(self):
-        """Parts of a tile: their middles (D, parts), from the tile's centre, and half extents.
-
-        The extent is that of the pixel centres.
-        """
-        axes = []
-        for s in self.tile:
-            cuts = np.linspace(0, s, min(PARTS, s) + 1).astype(int)
-            axes.append([((a + b - s) / 2, (b - a - 1) / 2) for a, b in itertools.pairwise(cuts)])
-        return np.array(list(itertools.product(*axes))).T  # (2, D, parts)
-
-    def inside(self, tiles):
-        """(T, P) bool: whether a pixel of a tile belongs to the picture."""
-        points = self.centres(tiles)[:, :, None] + self.offsets()
-        return (points < np.reshape(self.shape, (-1, 1))).all(axis=1)
-
-    def cut(self, image):
-        """(T, C, P) tiles of an image (*shape, C); what lies beyond the picture is 0."""
-        C, D = image.shape[-1], len(self.shape)
-        if self.ragged:
-            beyond = [(0, c * s - n) for c, s, n in
-                      zip(self.counts, self.tile, self.shape, strict=True)]
-            image = np.pad(image, [*beyond, (0, 0)])
-        blocks = image.reshape(*itertools.chain(*zip(self.counts, self.tile, strict=True)), C)
-        order = [*range(0, 2 * D, 2), 2 * D, *range(1, 2 * D, 2)]
-        return np.ascontiguousarray(blocks.transpose(order)).reshape(self.num_tiles, C, self.pixels)
-
-    def paste(self, tiles):
-        """The image (*shape, C) of tiles (T, C, P): the inverse of ``cut``."""
-        C, D = tiles.shape[1], len(self.shape)
-        blocks = tiles.reshape(*self.counts, C, *self.tile)
-        order = [*itertools.chain(*((i, D + 1 + i) for i in range(D))), D]
-        image = blocks.transpose(order).reshape(
-            *(c * s for c, s in zip(self.counts, self.tile, strict=True)), C)
-        return np.ascontiguousarray(image[tuple(slice(n) for n in self.shape)])
 
 
 def drift(kernels, inverse, now):

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smoe_np import SmoeParams, dense, gate, tiling
+from smoe_np.grid import Grid
 
 SHAPES = [(1,), (64,), (65,), (200,), (1, 1), (16, 16), (1, 40), (17, 1), (33, 50), (4, 4, 4),
           (9, 2, 13), (5, 6, 3, 2)]
@@ -55,7 +56,7 @@ def models(draw):
         sigma=10 ** draw(st.floats(-2.5, 1)), anisotropy=10 ** draw(st.floats(0, 2.5)),
         spread=10 ** draw(st.floats(-2, 1)), corner=draw(st.floats(-5, 2)))
     params.pis *= 10 ** (draw(st.floats(0, 6)) * np.linspace(-1, 0, params.num_kernels))
-    return params, tiling.Grid(shape, draw(st.sampled_from([1, 3, SIDES[D]])))
+    return params, Grid(shape, draw(st.sampled_from([1, 3, SIDES[D]])))
 
 
 # ---- Grid
@@ -65,7 +66,7 @@ def models(draw):
 @pytest.mark.parametrize("C", [1, 3])
 def test_paste_undoes_cut(shape, C):
     for side in (1, 2, 3, SIDES[len(shape)], 1000):
-        grid, image = tiling.Grid(shape, side), np.random.default_rng(0).random((*shape, C))
+        grid, image = Grid(shape, side), np.random.default_rng(0).random((*shape, C))
         tiles = grid.cut(image)
         assert tiles.shape == (grid.num_tiles, C, grid.pixels)
         np.testing.assert_array_equal(grid.paste(tiles), image)
@@ -73,7 +74,7 @@ def test_paste_undoes_cut(shape, C):
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_every_pixel_lies_in_one_tile_at_its_own_place(shape):
-    grid = tiling.Grid(shape, 3)
+    grid = Grid(shape, 3)
     position = np.stack(np.meshgrid(*(np.arange(n) + 0.5 for n in shape), indexing="ij"), axis=-1)
     tiles = np.arange(grid.num_tiles)
     inside, cut = grid.inside(tiles), grid.cut(position).transpose(0, 2, 1)  # (T, P, D)
@@ -85,13 +86,13 @@ def test_every_pixel_lies_in_one_tile_at_its_own_place(shape):
 
 
 def test_an_axis_shorter_than_a_tile_is_not_cut():
-    grid = tiling.Grid((5, 40), 16)
+    grid = Grid((5, 40), 16)
     assert grid.tile == (5, 16)
     assert grid.counts == (1, 3)
 
 
 def test_centres_and_inside_answer_for_any_choice_of_tiles():
-    grid = tiling.Grid((20, 37), 16)
+    grid = Grid((20, 37), 16)
     some = np.array([5, 0, 3])
     everything = np.arange(grid.num_tiles)
     np.testing.assert_array_equal(grid.centres(some), grid.centres(everything)[some])
@@ -111,7 +112,7 @@ def test_every_kernel_left_out_has_a_gate_below_the_bound_everywhere(model, tau)
 
 @pytest.mark.parametrize("shape", [(96, 80), (300,), (20, 24, 16)])
 def test_most_pairs_are_left_out_of_a_large_picture(shape):
-    grid = tiling.Grid(shape, SIDES[len(shape)])
+    grid = Grid(shape, SIDES[len(shape)])
     params = random_model(0, K=300, D=len(shape), sigma=0.03)
     lists = tiling.build_lists(kernels_of(params, grid), grid, 12.0)
     assert assert_bound_holds(lists, params, grid, 12.0).mean() > 0.5
@@ -139,7 +140,7 @@ def test_a_larger_tau_never_leaves_out_more(model):
 
 
 def test_one_kernel_is_listed_in_every_tile_wherever_it_is():
-    grid = tiling.Grid((50, 70), 16)
+    grid = Grid((50, 70), 16)
     for place in (0.5, -30.0, 1e4):
         params = SmoeParams([1e-9], [[place, place]], [50 * np.eye(2)], [[0, 0]], [0.5])
         lists = tiling.build_lists(kernels_of(params, grid), grid, 12.0)
@@ -147,7 +148,7 @@ def test_one_kernel_is_listed_in_every_tile_wherever_it_is():
 
 
 def test_kernels_all_in_one_corner_still_own_the_far_tiles():
-    grid = tiling.Grid((128, 128), 16)
+    grid = Grid((128, 128), 16)
     params = random_model(1, K=50, sigma=0.01, spread=0.05)
     lists = tiling.build_lists(kernels_of(params, grid), grid, 12.0)
     assert lists.counts.min() >= 1
@@ -222,7 +223,7 @@ def test_the_bound_holds_after_any_movement_within_the_allowance(model, tau, see
 
 
 def test_an_allowance_only_adds_to_the_lists_and_matters():
-    grid = tiling.Grid((64, 64), 16)
+    grid = Grid((64, 64), 16)
     params = random_model(2, K=200, sigma=0.03)
     kernels = kernels_of(params, grid)
     without = tiling.build_lists(kernels, grid, 12.0)
@@ -243,7 +244,7 @@ def test_an_allowance_only_adds_to_the_lists_and_matters():
 @given(seed=st.integers(0, 10**6), D=st.sampled_from([1, 2, 3]), step=st.floats(0, 1))
 def test_drift_bounds_the_change_of_every_distance(seed, D, step):
     rng = np.random.default_rng(seed)
-    grid = tiling.Grid((40, 30, 20)[:D], 16)
+    grid = Grid((40, 30, 20)[:D], 16)
     before = random_model(seed, K=10, D=D, anisotropy=10)
     after = before.copy()
     after.musX += 0.1 * step * rng.normal(size=after.musX.shape)
@@ -263,7 +264,7 @@ def test_drift_bounds_the_change_of_every_distance(seed, D, step):
 
 
 def test_drift_is_exact_for_the_plain_movements():
-    grid = tiling.Grid((40, 40), 16)
+    grid = Grid((40, 40), 16)
     params = random_model(3, K=5, anisotropy=5)
     then = kernels_of(params, grid)
     inverse = tiling.lower_inverse(then.A)
@@ -299,7 +300,7 @@ def test_lower_inverse_inverts(D):
 
 @pytest.mark.parametrize("with_allowance", [False, True])
 def test_lists_do_not_depend_on_the_pool(with_allowance):
-    grid = tiling.Grid((512, 400), 16)
+    grid = Grid((512, 400), 16)
     kernels = kernels_of(random_model(5, K=5000, sigma=0.02), grid)
     allowance = np.random.default_rng(0).random((3, 5001)) * 0.1 if with_allowance else None
     alone = tiling.build_lists(kernels, grid, 12.0, allowance)
@@ -350,7 +351,7 @@ class Counted(np.ndarray):
 def test_cost_grows_with_the_kernels_and_not_with_kernels_times_tiles(built):
     cost, pairs = [], []
     for size in (4, 8, 16):  # the same spacing on a picture of 4 and of 16 times as many pixels
-        grid = tiling.Grid((32 * size, 32 * size), 16)
+        grid = Grid((32 * size, 32 * size), 16)
         K = (8 * size) ** 2
         params = random_model(6, K=K, sigma=0.6 / (8 * size))
         kernels = kernels_of(params, grid)
