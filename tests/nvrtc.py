@@ -33,8 +33,11 @@ def architectures():
     return sorted(numbers)
 
 
-def compiled(source, options, kind="PTX"):
-    """The PTX (or "LTOIR") of a source, or an AssertionError that shows the first complaint."""
+def compiled(source, options, *kinds):
+    """What NVRTC makes of a source ("PTX", "LTOIR", "ProgramLog"), one for each kind.
+
+    Raises an AssertionError that shows the first complaint.
+    """
     program = ctypes.c_void_p()
     _check(library().nvrtcCreateProgram(ctypes.byref(program), source.encode(), b"kernels.cu", 0,
                                         None, None))
@@ -45,7 +48,7 @@ def compiled(source, options, kind="PTX"):
             lines = _text(program, "ProgramLog").decode().splitlines()
             complaint = next((line for line in lines if "error" in line), str(lines))
             raise AssertionError(complaint[:300])
-        return _text(program, kind)
+        return [_text(program, kind) for kind in kinds]
     finally:
         library().nvrtcDestroyProgram(ctypes.byref(program))
 
