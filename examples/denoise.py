@@ -39,7 +39,7 @@ def tell(name, picture, clean, seconds):
 
 
 if __name__ == "__main__":
-    picture = smoe_np.images.as_float(chosen_picture(), "float64")
+    picture = smoe_np.pixels.as_float(chosen_picture(), "float64")
     sigma = float(sys.argv[2]) if len(sys.argv) > 2 else 10.0
     clean = picture if SMALL else picture[64:320, 96:352]
     noisy = noisy_of(clean, sigma)

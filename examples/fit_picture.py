@@ -58,7 +58,7 @@ if __name__ == "__main__":
     smoe.fit(kernels=kernels, iterations=iterations,
              callbacks=[lambda smoe: print(smoe.history[-1])])
 
-    original = smoe_np.images.as_float(picture)
+    original = smoe_np.pixels.as_float(picture)
     sheet = strip(original, smoe.reconstruction, in_colours(smoe.gating))
     smoe_np.write_image("fit_picture.png", sheet)
     print(f"{smoe.params} {smoe.history[-1].psnr:.2f} dB: fit_picture.png")

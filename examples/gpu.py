@@ -27,7 +27,7 @@ def milliseconds(picture, kernels_per_dim, backend, iterations):
 
 
 if __name__ == "__main__":
-    picture = smoe_np.images.as_float(chosen_picture())
+    picture = smoe_np.pixels.as_float(chosen_picture())
     kernels_per_dim = int(sys.argv[2]) if len(sys.argv) > 2 else 8 if SMALL else 32
     why_not = why_no_gpu()
     if why_not is None:

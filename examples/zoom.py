@@ -23,7 +23,7 @@ def enlarged(pixels, filter):
 
 
 if __name__ == "__main__":
-    picture = smoe_np.images.as_float(chosen_picture())
+    picture = smoe_np.pixels.as_float(chosen_picture())
     kernels = int(sys.argv[2]) if len(sys.argv) > 2 else 60 if SMALL else 3000
     given = [int(text) for text in sys.argv[3:6]]
     top, left, size = given if given else (8, 60, 24) if SMALL else (290, 280, 64)

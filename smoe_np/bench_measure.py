@@ -2,7 +2,6 @@
 
 import contextlib
 import math
-import os
 import statistics
 import sys
 import time
@@ -201,15 +200,3 @@ def peak_mib():
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (1 << 20 if sys.platform == "darwin" else 1 << 10)
-
-
-def free_bytes():
-    """Memory that a new process may take here; None where nothing tells it."""
-    with contextlib.suppress(OSError), open("/proc/meminfo", encoding="ascii") as memory:
-        for line in memory:
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, OSError, ValueError):  # Windows, and where it is not known
-        return None

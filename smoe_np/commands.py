@@ -4,14 +4,15 @@ import json
 import math
 import os
 
-from . import bench, bench_report, describe, plots
+from . import backend, bench, bench_report, describe, plots
 from .cli_parser import UsageError
 from .denoising import denoise, estimate_sigma
 from .engine import check_number, check_whole, render
-from .images import check_path, read_image, split_channels, write_image
+from .images import check_path, read_image, write_image
 from .numerals import size_in_words
 from .packed import is_packed, load_packed
 from .params import load_params
+from .pixels import split_channels
 from .progress import say
 from .read_results import read_results
 from .report import write_report
@@ -20,6 +21,7 @@ from .terminal import DONE, print_line, those_of
 
 MOST_SIZE = 2**31  # pixels along an axis
 MOST_UNASKED = 2**30  # pixels of a picture, which is all that a file of a few bytes need say
+DRAWN_BYTES = 9  # of a number of a picture that is drawn and written: two of float32, one of uint8
 
 
 def draw(given):
@@ -47,6 +49,7 @@ def draw(given):
                              f"{size_in_words(shape)} pixels; ask for so many by --shape, or for "
                              f"fewer")
     samples = given.get("samples", "auto")
+    _refuse_beyond_memory(shape, params.num_channels)
     check_path(output)
     prove_writable(output)
     picture = render(params, shape, region=region, samples=samples,
@@ -55,6 +58,14 @@ def draw(given):
     write_image(output, picture)
     print_line(f"{output}: {size_in_words(shape)} pixels, {params.num_kernels} kernels")
     return DONE
+
+
+def _refuse_beyond_memory(shape, channels):
+    needed, free = DRAWN_BYTES * math.prod(shape) * channels, backend.free_bytes()
+    if free is not None and needed > free:
+        raise UsageError(f"{size_in_words(shape)} pixels take {needed / 2**30:.1f} GiB of memory, "
+                         f"of which {free / 2**30:.1f} GiB are free; draw fewer, or part by part "
+                         f"with --crop")
 
 
 def clean(given):

@@ -23,8 +23,8 @@ from .backend import array_module, to_numpy
 from .engine_cupy import CupyEngine
 from .engine_native import NativeEngine
 from .engine_numpy import NumpyEngine
-from .images import as_float, split_channels
 from .params import SmoeParams, check_gates
+from .pixels import as_float, split_channels
 from .regularize import add_penalty_gradients, penalty
 from .view import blocks, crop, mean_of_samples, samples_needed, whole
 

@@ -1,4 +1,4 @@
-"""Images: from files to arrays and back, and to the [0, 1] floats that a model is fitted to."""
+"""Images: from files to arrays and back."""
 
 import contextlib
 import io
@@ -9,11 +9,10 @@ import warnings
 
 import numpy as np
 
-from .backend import to_numpy
 from .files import atomic_write, open_to_read, path_text
+from .pixels import as_array, as_float
 
-_HAIR = 1e-6  # how far outside [0, 1] rounding may have put a value
-_MAX_CHANNELS_SEEN = 4  # channel_axis="auto" takes a longer last axis for space
+_DARK = 1 << 14  # of 16 bits: below lie all values of cameras that have 10, 12 or 14
 
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _TIFF_SAMPLES = ("b1", "u1", "u2", "f2", "f4", "f8")  # dtype.str without the byte order
@@ -26,124 +25,6 @@ _PREMULTIPLIED_ALPHA, _PLAIN_ALPHA = 1, 2  # extra samples of TIFF
 
 class _Unreadable(Exception):
     """What is wrong with a picture, worded to follow the name of its file."""
-
-
-# ---- arrays -------------------------------------------------------------------------------------
-
-
-def as_float(image, dtype="float32", name="image"):
-    """A copy of an image as floats in [0, 1].
-
-    Parameters
-    ----------
-    image : array_like, any shape, of NumPy or CuPy
-        uint8 or uint16, scaled by the type's maximum; bool, taken as 0 and 1; or floats in [0, 1],
-        where a hair of 1e-6 outside is clipped.
-    dtype : str or dtype, default "float32"
-        A floating type, that of the result.
-    name : str
-        What messages call the image.
-
-    Returns
-    -------
-    floats : ndarray of `dtype`, the shape of `image`
-        New and C-contiguous. No wider temporary is made.
-
-    Raises
-    ------
-    TypeError
-        If the image holds neither bool, uint8, uint16 nor floats.
-    ValueError
-        If it has no axes or no entries, or if floats are NaN, infinite or outside [0, 1]; or if
-        `dtype` is not a floating type.
-    """
-    dtype = np.dtype(dtype)
-    if dtype.kind != "f":
-        raise ValueError(f"dtype is {dtype}; give a floating type such as 'float32'")
-    image = _as_image(image, name)
-    if image.dtype.kind == "b":
-        return image.astype(dtype, order="C")
-    if image.dtype.kind == "u" and image.dtype.itemsize <= 2:
-        maximum = dtype.type(np.iinfo(image.dtype).max)
-        return np.divide(image, maximum, dtype=dtype, order="C")
-    if image.dtype.kind != "f":
-        raise TypeError(
-            f"{name} has dtype {image.dtype}; give uint8, uint16, bool or floats in [0, 1] "
-            "(for values from 0 to 255: np.asarray(image, 'uint8'))"
-        )
-    low, high = float(image.min()), float(image.max())
-    if not (math.isfinite(low) and math.isfinite(high)):
-        bad = image.size - np.count_nonzero(np.isfinite(image))
-        raise ValueError(
-            f"{name} holds {bad} entries that are NaN or infinite; replace them by values in [0, 1]"
-        )
-    if low < -_HAIR or high > 1 + _HAIR:
-        raise ValueError(
-            f"{name} has values from {low:g} to {high:g}, but floats must lie in [0, 1]; divide by "
-            "the largest possible value (255 for 8 bits), or give uint8 or uint16"
-        )
-    floats = image.astype(dtype, order="C")
-    if low < 0 or high > 1:
-        np.clip(floats, 0, 1, out=floats)
-    return floats
-
-
-def split_channels(image, channel_axis="auto", name="image"):
-    """View an image as space and channels, the channels last.
-
-    Parameters
-    ----------
-    image : array_like
-    channel_axis : "auto", None or int
-        Which axis holds channels. "auto": the last one if the array has 3 or more axes and the last
-        has 1 to 4 entries, else none. None: every axis is space. An int: that axis.
-    name : str
-        What messages call the image.
-
-    Returns
-    -------
-    view : ndarray (*spatial, C)
-        A view where possible; C is 1 where no axis holds channels.
-
-    Raises
-    ------
-    ValueError
-        If `channel_axis` is none of these or out of range, or if the image has no axis of space or
-        an axis without entries.
-    """
-    image = _as_image(image, name)
-    if isinstance(channel_axis, str) and channel_axis == "auto":
-        has_channels = image.ndim >= 3 and image.shape[-1] <= _MAX_CHANNELS_SEEN
-        channel_axis = -1 if has_channels else None
-    if channel_axis is None:
-        return image[..., np.newaxis]
-    if isinstance(channel_axis, bool) or not isinstance(channel_axis, (int, np.integer)):
-        raise ValueError(f"channel_axis is {channel_axis!r}; give 'auto', None or an int")
-    axis = int(channel_axis)
-    if not -image.ndim <= axis < image.ndim:
-        raise ValueError(
-            f"channel_axis is {axis}, but {name} has {image.ndim} axes; "
-            f"give one from {-image.ndim} to {image.ndim - 1}, 'auto' or None"
-        )
-    if image.ndim == 1:
-        raise ValueError(
-            f"{name} of shape {image.shape} has no axis left for space; give channel_axis=None"
-        )
-    return np.moveaxis(image, axis, -1)
-
-
-def _as_image(image, name):
-    if isinstance(image, str | os.PathLike):
-        raise TypeError(f"{name} is a path; read_image reads the picture there")
-    try:
-        image = np.asarray(to_numpy(image))
-    except ValueError as error:  # rows of different lengths
-        raise ValueError(f"{name} is not a rectangular array ({error})") from error
-    if image.ndim == 0:
-        raise ValueError(f"{name} is a single {image.dtype}; give an array with axes")
-    if image.size == 0:
-        raise ValueError(f"{name} of shape {image.shape} is empty; give at least one pixel")
-    return image
 
 
 # ---- reading ------------------------------------------------------------------------------------
@@ -169,7 +50,8 @@ def read_image(path):
     Warns
     -----
     UserWarning
-        If transparency was put on white, or only the first of several pictures was read.
+        If transparency was put on white, or only the first of several pictures was read, or if no
+        value of 16 bits is above a quarter of what they can hold, as where 12 bits were stored so.
 
     Raises
     ------
@@ -188,8 +70,11 @@ def read_image(path):
         try:
             if not start:
                 raise _Unreadable("is empty; save it again")
-            read = _read_tiff if start in _TIFF_STARTS else _read_with_pillow
-            image = read(stream, remarks)
+            if start in _TIFF_STARTS:
+                image = _read_tiff(stream, remarks)
+            else:
+                image = _read_with_pillow(stream, remarks)
+                _note_if_dark(image, remarks)
         except _Unreadable as trouble:
             raise ValueError(f"{text!r} {trouble}") from None
         except ImportError:
@@ -228,6 +113,8 @@ def _read_tiff(stream, remarks):
             raise _Unreadable(f"holds no pixels for its shape {series.shape}; copy it again")
         if len(tiff.series) > 1:
             remarks.append(f"holds {len(tiff.series)} series of pictures; the first is read")
+        if page.bitspersample == 16 and photometric != _PALETTE:
+            _note_if_dark(image, remarks)
         image = _samples_to_full_range(image, page.bitspersample, photometric == _PALETTE)
         if photometric == _PALETTE:
             image = _grey_if_possible(_palette(page.colormap)[image])
@@ -277,6 +164,12 @@ def _samples_to_full_range(image, bits, is_index):
     if held == full or is_index:
         return image
     return ((image.astype(np.uint32) * full + held // 2) // held).astype(image.dtype)
+
+
+def _note_if_dark(image, remarks):
+    if image.dtype == np.uint16 and 0 < image.max() < _DARK:
+        remarks.append(f"has 16 bits, but no value above {image.max()}, and is read as that dark; "
+                       f"if its values have fewer bits, multiply them up to 65535")
 
 
 def _palette(colormap):
@@ -446,7 +339,7 @@ def check_path(path):
 
 
 def _pixels_to_write(image):
-    image = _as_image(image, "image")
+    image = as_array(image, "image")
     if image.dtype.kind != "u":
         floats = as_float(image)
         floats *= 255

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from .images import as_float, split_channels
+from .pixels import as_float, split_channels
 
 PEAK = 255.0  # the scale on which errors and noise are told, as tf-smoe does
 
@@ -33,7 +33,7 @@ def psnr(a, b):
     Raises
     ------
     ValueError
-        If the shapes differ, or an image is not as `smoe_np.images.as_float` wants it.
+        If the shapes differ, or an image is not as `smoe_np.pixels.as_float` wants it.
     TypeError
         If an image holds neither bool, uint8, uint16 nor floats.
     """
@@ -56,7 +56,7 @@ def ssim(a, b, channel_axis="auto"):
     a, b : array_like, the same shape
         Floats in [0, 1], or uint8, uint16 or bool, scaled to [0, 1].
     channel_axis : "auto", None or int
-        Which axis holds channels; see `smoe_np.images.split_channels`.
+        Which axis holds channels; see `smoe_np.pixels.split_channels`.
 
     Returns
     -------
@@ -66,7 +66,7 @@ def ssim(a, b, channel_axis="auto"):
     Raises
     ------
     ValueError
-        If the shapes differ, an image is not as `smoe_np.images.as_float` wants it, or there is no
+        If the shapes differ, an image is not as `smoe_np.pixels.as_float` wants it, or there is no
         such `channel_axis`.
     TypeError
         If an image holds neither bool, uint8, uint16 nor floats.

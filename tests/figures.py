@@ -48,7 +48,7 @@ def axes_with(figure, kind):
 
 
 def pixels(path):
-    image = smoe_np.images.as_float(smoe_np.read_image(path))
+    image = smoe_np.pixels.as_float(smoe_np.read_image(path))
     assert image.ndim == 3
     return image
 

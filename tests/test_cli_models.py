@@ -15,7 +15,7 @@ from cli_runs import (
 )
 
 import smoe_np
-from smoe_np import commands, packed
+from smoe_np import backend, commands, packed
 
 # ---- render
 
@@ -47,7 +47,7 @@ def test_render_draws_a_part_and_means_of_samples(after_a_run, options, shape, r
     (["--crop", 1, 2], "--crop takes 4 numbers for a model of 2 dimensions"),
     (["--crop", 1, 2, 3, 0], "--crop must be finite, and of a size above 0"),
     (["--crop", 1, "nan", 3, 4], "--crop must be finite"),
-    (["--crop", 1, 2, 3, 1e9], "region must be finite, and at most"),
+    (["--crop", 1, 2, 3, 1e9, "--shape", 3, 4], "region must be finite, and at most"),
     (["--samples", "many"], "argument --samples: invalid samples value: 'many'"),
     (["--samples", 0], "samples must be at least 1, got 0")])
 def test_parts_and_samples_that_are_none_are_refused(after_a_run, fails, options, why):
@@ -84,6 +84,16 @@ def test_a_picture_that_a_file_says_is_vast_is_not_drawn_unasked(here, fails):
     for wrong in ("1e308", "1e300"):
         assert "beyond what can be drawn" in fails(
             "render", "vast.smoe", "-o", "y.tif", "--scale", wrong)
+
+
+def test_a_picture_that_memory_does_not_hold_is_not_drawn(after_a_run, fails, monkeypatch):
+    told = fails("render", "r/params_last.npz", "-o", "y.tif", "--shape", 100000, 2000000)
+    assert re.search(r"100000×2000000 pixels take 1676\.4 GiB of memory, of which \d+\.\d GiB are "
+                     r"free; draw fewer, or part by part with --crop", told)
+    for free, status in ((9 * 12 * 11 - 1, 2), (9 * 12 * 11, 0), (None, 0)):
+        monkeypatch.setattr(backend, "free_bytes", lambda free=free: free)
+        assert smoe("render", "r/params_last.npz", "-o", "z.tif", "--overwrite", "--shape",
+                    12, 11) == status
 
 
 def test_denoise_tells_the_size_of_a_volume(here, capsys):

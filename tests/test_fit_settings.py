@@ -152,7 +152,7 @@ def test_a_budget_is_never_exceeded_and_a_kernel_more_would_exceed_it(value, D, 
         assert K * each <= value < (K + 1) * each
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(value=st.integers(90, 3000), D=st.integers(1, 3), C=st.integers(1, 4),
        affine=st.booleans(), bits=st.none() | st.floats(4, 24))
 def test_the_file_of_a_model_has_no_more_bytes_than_are_wanted(tmp_path_factory, value, D, C,

@@ -96,7 +96,7 @@ def write(path, *args, **kwargs):
 def test_the_page_tells_quality_size_and_settings(run, tmp_path):
     results = read_results(run)
     page = write(tmp_path / "report.html", *results[:4])
-    image = smoe_np.images.as_float(results.image)
+    image = smoe_np.pixels.as_float(results.image)
     rendered = smoe_np.render(results.params, image.shape)
     assert f"{smoe_np.psnr(image, rendered):.2f} dB" in page.text
     assert f"{smoe_np.ssim(image, rendered):.3f}" in page.text
@@ -115,7 +115,7 @@ def test_the_pictures_in_the_page_are_those_of_the_model(run, tmp_path):
     assert images.keys() == {"Original", "Reconstruction", "Error", "Kernels", "Gating map"}
     pixels = {name: np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
               for name, data in images.items()}
-    original = np.rint(255 * smoe_np.images.as_float(results.image)).astype(np.uint8)
+    original = np.rint(255 * smoe_np.pixels.as_float(results.image)).astype(np.uint8)
     rendered = np.rint(255 * smoe_np.render(results.params, original.shape)).astype(np.uint8)
     assert (pixels["Original"] == original[..., None]).all()
     assert (pixels["Reconstruction"] == rendered[..., None]).all()
