@@ -42,8 +42,16 @@ def labelled(pictures):
 SMALL = os.environ.get("SMOE_EXAMPLE_SIZE") == "small"  # only to see that the examples run
 
 
+def help_if_asked():
+    """Of -h and --help, what an example says at its head, and its end."""
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(sys.modules["__main__"].__doc__.strip())
+        sys.exit()
+
+
 def chosen_picture():
     """The picture named on the command line, or a cameraman."""
+    help_if_asked()
     default = Path(__file__).parent / "pictures" / "camera.png"
     picture = smoe_np.read_image(sys.argv[1] if len(sys.argv) > 1 else default)
     return picture[192:256, 192:288] if SMALL else picture

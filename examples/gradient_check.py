@@ -11,7 +11,7 @@ import sys
 
 import matplotlib.pyplot as plt
 import numpy as np
-from fit_picture import SMALL
+from fit_picture import SMALL, help_if_asked
 
 import smoe_np
 from smoe_np import dense
@@ -42,6 +42,7 @@ def difference(params, name, index, image, **regularisers):
 
 
 if __name__ == "__main__":
+    help_if_asked()
     params = model(int(sys.argv[1]) if len(sys.argv) > 1 else 6 if SMALL else 16)
     image = np.random.default_rng(1).random((23, 31, 3))
     regularisers = {"l1reg": 0.1, "bandwidth_reg": 1e-4}
