@@ -1,6 +1,7 @@
 """For every test: Hypothesis draws the same examples each time; `gpu` tests need a GPU."""
 
 import pytest
+from broken_files import scratch  # noqa: F401
 from cli_runs import after_a_run, clock, drawn_here, example, fails, here  # noqa: F401 (fixtures)
 from figures import headless, trained  # noqa: F401
 from hypothesis import HealthCheck, settings
