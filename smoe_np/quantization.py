@@ -9,6 +9,8 @@ Kernels without which the error is lower then leave: needles, mostly.
 
 import math
 
+import numpy as np
+
 from .adam import Adam
 from .allocation import BitsByBytes, allocate_bits, check_bits
 from .backend import to_numpy
@@ -23,6 +25,7 @@ OUTLIERS = 0.01  # of the pixels, which do not count where bits are shared out: 
 TRIES = 4  # to be within bytes: what is trained in between may be coded in more than was foreseen
 HARM = 0.2  # of the error, which is worth a second try without the kernels that do it
 SPARE = 8  # bytes that are left free besides, in each further try
+LIGHT = 0.005  # of the kernels, those worth least, may leave instead, where few bytes are too many
 # Kinds in the order in which they are rounded, about what part of the error remains when what is
 # not rounded yet has made up for it, and what is trained to do so.
 STAGES = (
@@ -103,14 +106,35 @@ def _fitting(engine, params, allocation, most_bytes, iterations, fixed):
     first = bits
     for _ in range(TRIES):
         result = _compensated(engine, params, bits, iterations, fixed)
-        beyond = packed_bytes(result.arrays(), bits) - most_bytes
-        if beyond <= 0:
+        found = packed_bytes(result.arrays(), bits)
+        if found <= most_bytes:
             return result, bits
-        allowed -= beyond + SPARE
+        lighter = _lightened(engine, result, bits, most_bytes, found)
+        if lighter is not None:
+            return lighter, bits
+        unforeseen = found - packed_bytes(params.arrays(), bits)
+        allowed = min(allowed, most_bytes - unforeseen) - SPARE
         if allowed < allocation.least:
             break
         bits = allocation.within(allowed)
     return _compensated(engine, params, first, 0, fixed), first  # of which the size was known
+
+
+def _lightened(engine, params, bits, most_bytes, found):
+    """A rounded model, of ``found`` bytes, without the few kernels that are too many, or None."""
+    few = math.ceil(LIGHT * params.num_kernels)
+    least = math.ceil((found - most_bytes) * params.num_kernels / found)
+    if least > few:
+        return None
+    cost = engine.weigh(params)[:, 2]
+    cost[_at_ends(params, _kinds(params))] = math.inf
+    worth_least = cost.argsort()
+    most = min(few, int(np.isfinite(cost).sum()))
+    for leaving in range(least, most + 1):
+        lighter = params.select(np.sort(worth_least[leaving:]))
+        if packed_bytes(lighter.arrays(), bits) <= most_bytes:
+            return lighter
+    return None
 
 
 def _compensated(engine, params, bits, iterations, fixed):
@@ -166,17 +190,20 @@ def _with_rounded(params, kind, bits):
 
 
 def _harmful(engine, params, done):
-    """Kernels without which the error would be lower, by themselves: (K,) array of bool; not all.
-
-    Those at the ends of a range are not among them where the kind is rounded already: without them
-    all its numbers would have to be rounded again.
-    """
+    """Kernels, not all, without which the error would be lower, each by itself: (K,) bool."""
     cost = engine.weigh(params)[:, 2]
     harmful = (cost < 0) & (cost < cost.max())
-    for kind, numbers in _kinds(params).items():
-        if kind in done:
-            harmful[[numbers.min(1).argmin(), numbers.max(1).argmax()]] = False
+    harmful[_at_ends(params, done)] = False
     return harmful
+
+
+def _at_ends(params, done):
+    """Indices of kernels at the ends of the ranges of kinds that are rounded already.
+
+    Without them, all numbers of these kinds would have to be rounded again.
+    """
+    return [kernel for kind, numbers in _kinds(params).items() if kind in done
+            for kernel in (numbers.min(1).argmin(), numbers.max(1).argmax())]
 
 
 def _kinds(params):
