@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import warnings
 
 from . import backend, bench, bench_report, describe, plots
 from .cli_parser import UsageError
@@ -161,6 +162,9 @@ def _plot_results(folder, given):
     for kind, path in paths.items():
         if kind != "loss.png" or found.history:
             print_line(path)
+    if found.image is None:
+        warnings.warn(f"the picture of {folder!r} is not where it was, or not what it was; give it "
+                      f"with -i, to have it beside the model", UserWarning, stacklevel=2)
 
 
 def _refuse_to_replace(output, given):

@@ -202,8 +202,20 @@ def _smoe_of(given, files, command, options, grid=None, **start):
 
 def _about(given):
     """What ``settings.json`` says of where things come from."""
-    return {"image": given["image_path"], "channel_axis": given.get("channel_axis", "auto"),
+    return {"image": given["image_path"], "image_from_here": _from_there(given),
+            "channel_axis": given.get("channel_axis", "auto"),
             "params_file": given.get("params_file"), "checkpoint": given.get("checkpoint_path")}
+
+
+def _from_there(given):
+    """The way to the picture from the folder of results; None where there is none."""
+    if "results_path" not in given:
+        return None
+    try:
+        return os.path.relpath(os.path.realpath(given["image_path"]),
+                               os.path.realpath(given["results_path"]))
+    except ValueError:  # on another drive
+        return os.path.abspath(given["image_path"])
 
 
 def _gallery(smoe, results, given):

@@ -7,9 +7,11 @@ import os
 from dataclasses import fields
 from typing import Any, NamedTuple
 
+from .engine import check_dtype, check_image
 from .files import open_to_read, path_text
 from .images import read_image
 from .params import SmoeParams, load_params
+from .pixels import digest_of
 from .records import Record
 from .scene import scene_of_model
 
@@ -31,14 +33,15 @@ def read_results(folder, image_path=None, channel_axis=None):
     ----------
     folder : str or os.PathLike
     image_path : str or os.PathLike, optional
-        The picture; by default the one that the settings name, if it is there and fits.
+        The picture; by default the one that the settings name, if it is there and the same.
     channel_axis : "auto" or int, optional
         As ``Smoe`` takes it; by default that of the settings.
 
     Returns
     -------
     Results
-        The best model and its picture; history and settings, empty where there are none.
+        The best model and its picture, None where that has gone or changed; history and settings,
+        empty where there are none.
 
     Raises
     ------
@@ -63,13 +66,32 @@ def read_results(folder, image_path=None, channel_axis=None):
         image = read_image(image_path)
         scene_of_model(params, image, channel_axis)
         return Results(params, image, history, settings, channel_axis)
-    try:
-        image = read_image(settings["image"])
-        shape = scene_of_model(params, image, channel_axis).shape
-    except (KeyError, OSError, TypeError, ValueError, ImportError):
-        image, shape = None, params.image_shape
-    return Results(params, image if shape == params.image_shape else None, history, settings,
-                   channel_axis)
+    image = _picture_of(folder, settings, params, channel_axis)
+    return Results(params, image, history, settings, channel_axis)
+
+
+def _picture_of(folder, settings, params, channel_axis):
+    """The picture that settings name, if it is there and the one that the model was made of."""
+    named, from_here = settings.get("image"), settings.get("image_from_here")
+    paths = [os.path.join(path_text(folder), from_here)] if isinstance(from_here, str) else []
+    for path in [*paths, named]:
+        try:
+            image = read_image(path)
+            if _is_of(image, settings, params, channel_axis):
+                return image
+        except (OSError, TypeError, ValueError, ImportError):
+            continue
+    return None
+
+
+def _is_of(image, settings, params, channel_axis):
+    wanted, model = settings.get("image_sha256"), settings.get("model")
+    if scene_of_model(params, image, channel_axis).shape != params.image_shape:
+        return False
+    if wanted is None or not isinstance(model, dict):  # of an earlier version
+        return True
+    dtype = check_dtype(model.get("dtype"))
+    return digest_of(check_image(image, dtype, channel_axis)[0]) == wanted
 
 
 def read_history(path):

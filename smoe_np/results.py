@@ -244,8 +244,8 @@ class ResultsFolder:
         """What ``settings.json`` holds."""
         facts = {
             "smoe_np": __version__, **self._about, "shape": smoe.shape, "channels": smoe.channels,
-            "backend": smoe.engine.name, "model": smoe.options, "training": smoe.settings,
-            "bits": smoe.bits,
+            "image_sha256": smoe.image_sha256, "backend": smoe.engine.name,
+            "model": smoe.options, "training": smoe.settings, "bits": smoe.bits,
             "iteration": smoe.iteration, "stopped": smoe.stopped,
         }
         if smoe.tried:

@@ -29,7 +29,7 @@ class Resumable:
         arrays.update(self.adam.arrays())
         arrays.update((f"lists_{n}", array) for n, array in self.engine.state().items())
         save_checkpoint(path, arrays, {
-            "shape": list(self.shape), "channels": self.channels, "image_sha256": self._digest,
+            "shape": list(self.shape), "channels": self.channels, "image_sha256": self.image_sha256,
             "options": self.options, "settings": self.settings, "until": self.until,
             "iteration": self.iteration, "adam_steps": self.adam.steps,
             "initial_kernels": self.initial_kernels, "best_loss": self._best_loss,
@@ -101,7 +101,7 @@ class Resumable:
             start = params.map(array_module(image).asarray)
             smoe = cls(image, params=start, backend=backend, channel_axis=channel_axis,
                        **facts["options"])
-            if smoe._digest != facts["image_sha256"]:
+            if smoe.image_sha256 != facts["image_sha256"]:
                 raise ValueError("it is of another image of the same shape; give the image that "
                                  "it was made from")
             if smoe._params.num_kernels != params.num_kernels or best.dtype != dtype:

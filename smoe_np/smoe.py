@@ -1,6 +1,5 @@
 """Smoe: an image, a model in training, its history."""
 
-import hashlib
 import math
 import time
 
@@ -14,6 +13,7 @@ from .initialize import initial_params, ready_to_train
 from .numerals import counted, size_in_words
 from .packed import is_packed_name
 from .params import SmoeParams
+from .pixels import digest_of
 from .quantization import ITERATIONS as QUANTIZING
 from .quantization import quantized
 from .regularize import penalty
@@ -77,6 +77,8 @@ class Smoe(TrainingLoop):
         The iteration at which the last call of ``train``, ``fit`` or ``sparsify`` was to end.
     stopped : None, "interrupted" or "diverged"
         Why the last training ended before its time, if it did.
+    image_sha256 : str
+        By which checkpoints and results know the picture again.
     bits : None or dict of str to int
         Of each kind of numbers, as the last call of ``quantize`` rounded them.
 
@@ -118,7 +120,7 @@ class Smoe(TrainingLoop):
         self._plan = self._found = self._dense = None
         self._best_loss = self._lowest_loss = math.inf
         self._seconds = 0.0
-        self._digest = hashlib.sha256(np.ascontiguousarray(target)).hexdigest()
+        self.image_sha256 = digest_of(target)
         self.engine = engine_class(backend, len(self.shape), self.channels)(
             self.shape, target, dtype, batches)
         self.adam = Adam(params)

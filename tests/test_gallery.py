@@ -161,10 +161,27 @@ def test_results_that_say_that_their_picture_is_vast_are_not_drawn(here, fails):
     assert "says that its picture has 200000×200000 pixels" in fails("plot", "r")
 
 
-def test_plot_does_without_the_picture_where_that_is_gone(here):
+def test_plot_finds_the_picture_from_any_folder_and_takes_no_other_for_it(here, capsys):
+    assert smoe(*TRAIN, "-q") == 0
+    other = Path("other")
+    other.mkdir()
+    smoe_np.write_image(other / "grey.tif", 255 - smoe_np.read_image("grey.tif"))
+    os.chdir(other)
+    assert smoe("plot", "../r") == 0
+    assert "Original" in Path("../r/report.html").read_text()
+    assert "warning" not in capsys.readouterr().err
+    os.rename("../grey.tif", "../moved.tif")
+    assert smoe("plot", "../r") == 0
+    assert "Original" not in Path("../r/report.html").read_text()
+    assert "the picture of '../r' is not where it was, or not what" in capsys.readouterr().err
+
+
+def test_plot_does_without_the_picture_where_that_is_gone(here, capsys):
     assert smoe(*TRAIN, "-q") == 0
     os.rename("grey.tif", "moved.tif")
+    capsys.readouterr()
     assert smoe("plot", "r") == 0
+    assert "give it with -i, to have it" in capsys.readouterr().err
     assert "Original" not in Path("r/report.html").read_text()
     assert smoe("plot", "r", "-i", "moved.tif") == 0
     assert "Original" in Path("r/report.html").read_text()
