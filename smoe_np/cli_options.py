@@ -85,8 +85,9 @@ def _render(commands):
     parser.flag(parser, "--overwrite", dest="overwrite", const=True, help="replace IMAGE")
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--shape", type=int, nargs="+", metavar="N",
-                      help="pixels along each axis: rows and columns; needed for files of tf-smoe, "
-                           "which do not hold the size of their picture")
+                      help="pixels along each axis, rows and columns, over which the picture is "
+                           "drawn, stretched where the proportions are others; needed for files of "
+                           "tf-smoe, which do not hold the size of their picture")
     size.add_argument("--scale", type=float, metavar="S",
                       help="times the size of the picture that was fitted (default: 1)")
     parser.add_argument("--crop", type=float, nargs="+", metavar="N",

@@ -35,6 +35,8 @@ def draw(given):
     if region is not None:
         fitted = [end - begin for begin, end in region]
     shape, scale = given.get("shape", fitted), given.get("scale", 1)
+    if region is None and fitted is not None and "shape" in given and len(shape) == len(fitted):
+        region = [(0, n) for n in fitted]  # all of the picture, whatever the proportions
     if shape is None:
         raise UsageError(f"{given['params']!r} does not hold the size of its picture; give --shape")
     if not (math.isfinite(scale) and scale > 0):
@@ -127,6 +129,9 @@ def plot(given):
     if output is None:
         raise UsageError("give -o SHEET.png, in which the model is to be drawn")
     _refuse_to_replace(output, given)
+    for source in (path, given.get("image_path")):
+        if source is not None and os.path.realpath(source) == os.path.realpath(output):
+            raise UsageError(f"{output!r} is what is to be drawn; give the sheet another name")
     image = read_image(given["image_path"]) if "image_path" in given else None
     plots.image_figure(params, image, output, title=os.path.basename(path),
                        **those_of(given, ("channel_axis", "backend")))

@@ -223,12 +223,15 @@ def _meta_as_bytes(meta):
     return np.frombuffer(text.encode(), dtype=np.uint8)
 
 
-def load_arrays(path):
+def load_arrays(path, check=None):
     """Load what `save_arrays` saved, or any .npz file of numeric arrays.
 
     Parameters
     ----------
     path : str or os.PathLike
+    check : callable, optional
+        Is given the shape of each array by its name, before anything is unpacked, and may raise
+        `Refused`.
 
     Returns
     -------
@@ -257,6 +260,9 @@ def load_arrays(path):
                 members = archive.infolist()
                 names = _member_names(members)
                 _check_expansion(sum(member.file_size for member in members), packed_bytes)
+                if check is not None:
+                    check({name: _read_member(archive, member, name, shape_alone=True)
+                           for name, member in zip(names, members)})
                 arrays = {
                     name: _read_member(archive, member, name)
                     for name, member in zip(names, members)
@@ -294,7 +300,8 @@ def _check_expansion(unpacked_bytes, packed_bytes):
         )
 
 
-def _read_member(archive, member, name):
+def _read_member(archive, member, name, shape_alone=False):
+    """The array of a member, or its shape."""
     with archive.open(member) as stream:
         version = np.lib.format.read_magic(stream)
         if version == (1, 0):
@@ -312,6 +319,8 @@ def _read_member(archive, member, name):
                 f"holds array {name!r} of {held} bytes where its shape {shape} needs {declared}; "
                 "save or copy it again"
             )
+        if shape_alone:
+            return shape
         data = stream.read(declared)  # to the very end, where zipfile checks the checksum
     array = np.ndarray(shape, dtype, data, order="F" if column_major else "C")
     return owned(array)

@@ -234,9 +234,18 @@ def _least_coded_bytes(counts, K):
     return LEAST_CODED * K * sum(counts.values()) / 8
 
 
+def model_ending(path):
+    """How the name of a model's file ends, ``.npz`` or ``.smoe``; ValueError for any other."""
+    ending = os.path.splitext(path_text(path))[1].lower()
+    if ending not in (".npz", ENDING):
+        raise ValueError(f"the model is written as .npz or {ENDING}; give a name that ends so "
+                         f"instead of {path_text(path)!r}")
+    return ending
+
+
 def is_packed_name(path):
-    """Whether a file is to be packed, by its name."""
-    return os.path.splitext(path_text(path))[1].lower() == ENDING
+    """Whether the file of a model is to be packed, by its name."""
+    return model_ending(path) == ENDING
 
 
 def is_packed(path):

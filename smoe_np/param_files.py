@@ -282,7 +282,7 @@ def load_param_arrays(path):
         return load_packed(path)
     if begin.startswith(PICTURES):
         raise ValueError(f"{path_text(path)!r} is a picture, not a model; smoe fit makes one of it")
-    arrays, meta = (load_arrays(path) if begin[:2] == b"PK" else
+    arrays, meta = (load_arrays(path, _check_shapes) if begin[:2] == b"PK" else
                     (load_tf_smoe_pickle(path), {}))
     missing = [name for name in PARAM_NAMES if name not in arrays]
     if missing and "adam_born" in arrays:
@@ -294,3 +294,11 @@ def load_param_arrays(path):
             f"a model needs {', '.join(PARAM_NAMES)}"
         )
     return {name: arrays[name] for name in PARAM_NAMES}, meta
+
+
+def _check_shapes(shapes):
+    """Refuse arrays of a model that are not of as many kernels, which may be vast."""
+    kernels = {shapes[name][:1] for name in PARAM_NAMES if name in shapes}
+    if len(kernels) > 1:
+        told = ", ".join(f"{name} {shapes[name]}" for name in PARAM_NAMES if name in shapes)
+        raise Refused(f"holds arrays of different numbers of kernels: {told}; save it again")

@@ -162,12 +162,17 @@ class SmoeParams:
         Raises
         ------
         ValueError, TypeError
-            If bits are given for another file, or are not as they must be; if a ``.smoe`` file
-            cannot hold the model (weights or diagonals that are not above 0).
+            If the name has another ending; if bits are given for another file, or are not as they
+            must be; if the model holds NaN, or a ``.smoe`` file cannot hold it (weights or
+            diagonals that are not above 0).
         OSError
             If the file cannot be written; an older file of that name is then left as it was.
         """
         arrays = {name: to_numpy(array) for name, array in self.arrays().items()}
+        for name, array in arrays.items():
+            if not np.isfinite(array).all():
+                raise ValueError(f"params.{name} holds NaN or infinity, and no file of it could be "
+                                 f"read again")
         if packed.is_packed_name(path):
             packed.save_packed(path, arrays, self.image_shape,
                                packed.USUAL_BITS if bits is None else bits)

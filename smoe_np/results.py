@@ -19,7 +19,7 @@ from .engine import render
 from .files import atomic_write, path_text
 from .images import write_image
 from .packed import ENDING as PACKED
-from .packed import USUAL_BITS
+from .packed import USUAL_BITS, is_packed_name
 from .records import Record
 
 # All that is ever written there, by sub-folder; nothing else is ever replaced or removed.
@@ -297,11 +297,7 @@ class ModelFile:
     def __init__(self, path, overwrite=False, checkpoint=None, results=None, bits=None):
         self.path, self._overwrite, self._results = path_text(path), overwrite, results
         self.bits, self.most_bytes = USUAL_BITS if bits is None else bits, None
-        stem, ending = os.path.splitext(self.path)
-        self.is_packed = ending == PACKED
-        if ending not in (".npz", PACKED):
-            raise ValueError(f"the model is written as .npz or {PACKED}; give a name that ends so "
-                             f"instead of {self.path!r}")
+        stem, self.is_packed = os.path.splitext(self.path)[0], is_packed_name(self.path)
         if bits is not None and not self.is_packed:
             raise ValueError(f"bits are those of a {PACKED} file; give the model a name that ends "
                              f"so instead of {self.path!r}")

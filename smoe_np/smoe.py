@@ -116,6 +116,7 @@ class Smoe(TrainingLoop):
         self.settings = None  # of the last call of train, fit or sparsify
         self.until = 0
         self._quantized = None, None  # a model, and its bits
+        self._views = []  # models, and what is shown of them
         self.tried = []  # of a fit, or a sparsification, to a PSNR
         self._plan = self._found = self._dense = None
         self._best_loss = self._lowest_loss = math.inf
@@ -129,10 +130,13 @@ class Smoe(TrainingLoop):
     def params(self):
         """The model as it is now; another one may be set, and is trained from then on.
 
+        Its arrays are to be read only: training goes on from them. To change the model, change a
+        ``copy()`` of it, and set that.
+
         Adam's moments are kept if the new model has as many kernels, else they start at 0; the
         best of models so far is this one then.
         """
-        return self._given_back(self._params)
+        return self._to_read(self._params)
 
     @params.setter
     def params(self, params):
@@ -147,15 +151,25 @@ class Smoe(TrainingLoop):
     @property
     def best_params(self):
         """Of the last call of ``train``, the model of the validation with the lowest loss."""
-        return self._given_back(self._best_params)
+        return self._to_read(self._best_params)
 
-    def _given_back(self, result):
-        """A model or an array on the side of the image: itself, or a copy on the GPU."""
+    def _to_read(self, params):
+        """A model whose arrays cannot be written to, the same at each call; on a GPU, a copy."""
+        if self._on_gpu:
+            return params.map(self._on_side_of_image)
+        for model, view in self._views:
+            if model is params:
+                return view
+        view = params.map(_read_only)
+        self._views = [*self._views[-1:], (params, view)]  # the last ones: one may be the best
+        return view
+
+    def _on_side_of_image(self, array):
         if not self._on_gpu:
-            return result
+            return array
         import cupy
 
-        return result.map(cupy.asarray) if isinstance(result, SmoeParams) else cupy.asarray(result)
+        return cupy.asarray(array)
 
     # ---- training
 
@@ -501,15 +515,21 @@ class Smoe(TrainingLoop):
     @property
     def reconstruction(self):
         """The model's picture, (*shape[, C]) in [0, 1]."""
-        image = self._given_back(self.engine.render(self._params))
+        image = self._on_side_of_image(self.engine.render(self._params))
         return image if self._has_channels else image[..., 0]
 
     @property
     def gating(self):
         """The index of the kernel with the largest gate at each pixel, (*shape) int32."""
-        return self._given_back(self.engine.gating(self._params))
+        return self._on_side_of_image(self.engine.gating(self._params))
 
     def memory_needed(self):
         """Bytes that ``train`` takes at its peak, besides the image that was given."""
         parameters = sum(array.nbytes for array in self._params.arrays().values())
         return self.engine.memory_needed(self._params) + COPIES * parameters
+
+
+def _read_only(array):
+    view = array.view()
+    view.flags.writeable = False
+    return view

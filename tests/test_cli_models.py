@@ -22,11 +22,12 @@ from smoe_np import backend, commands, packed
 
 @pytest.mark.parametrize(("size", "shape"), [
     ([], (14, 18)), (["--scale", 2], (28, 36)), (["--scale", 0.01], (1, 1)),
-    (["--shape", 5, 9], (5, 9))])
-def test_render_draws_at_any_size(after_a_run, capsys, size, shape):
+    (["--shape", 5, 9], (5, 9)), (["--shape", 20, 9], (20, 9))])
+def test_render_draws_all_of_the_picture_at_any_size(after_a_run, capsys, size, shape):
     assert smoe("render", "r/params_last.npz", "-o", "new.tif", *size) == 0
     picture = smoe_np.read_image("new.tif")
-    expected = smoe_np.render(smoe_np.load_params("r/params_last.npz"), shape, samples="auto")
+    expected = smoe_np.render(smoe_np.load_params("r/params_last.npz"), shape, samples="auto",
+                              region=((0, 14), (0, 18)))
     np.testing.assert_allclose(picture / 255, expected, atol=0.5001 / 255)
     assert capsys.readouterr().out == f"new.tif: {shape[0]}×{shape[1]} pixels, 4 kernels\n"
 

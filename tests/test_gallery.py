@@ -195,6 +195,19 @@ def test_plot_draws_a_model_where_it_is_told_to(here, capsys, picture):
     assert is_png("s.png")
 
 
+@pytest.mark.parametrize("output", ["m.png", "./sheet/../m.png", "model.png"])
+def test_plot_does_not_replace_what_it_draws(here, fails, output):
+    assert fit("--kernels", 3, "-n", 4, "-q") == 0
+    os.rename("m.npz", "model.png")
+    os.mkdir("sheet")
+    smoe_np.write_image("m.tif", smoe_np.read_image("grey.tif"))
+    os.rename("m.tif", "m.png")
+    before = Path(output).read_bytes()
+    assert "is what is to be drawn; give the sheet another name" in fails(
+        "plot", "model.png", "-i", "m.png", "-o", output, "--overwrite")
+    assert Path(output).read_bytes() == before
+
+
 @pytest.mark.parametrize(("command", "why"), [
     (("plot", "gone"), "'gone': there is no such file"),
     (("plot", "m.npz"), "give -o SHEET.png, in which the model is to be drawn"),

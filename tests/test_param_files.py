@@ -385,6 +385,20 @@ def test_missing_arrays_are_named(tmp_path, as_pickle):
     one_line(caught, path)
 
 
+def test_arrays_of_other_numbers_of_kernels_are_refused_before_they_are_unpacked(tmp_path):
+    path = tmp_path / "vast.npz"
+    np.savez_compressed(path, **{**ARRAYS, "pis": np.zeros(1 << 23, np.float32)})
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match=r"different numbers of kernels: pis \(8388608,\), "
+                                             r"musX \(2, 2\)") as caught:
+            param_files.load_param_arrays(path)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 22
+    finally:
+        tracemalloc.stop()
+    one_line(caught, path)
+
+
 def test_no_function_of_the_reader_is_changed_by_a_pickle(tmp_path):
     for name, data, _ in evil_pickles(str(tmp_path / "marker")):
         with pytest.raises(ValueError):
