@@ -111,7 +111,8 @@ KERNEL(anchor, LIST_THREADS, const int *control, const double *records, const do
             UNROLL for (int d = 0; d < NDIM; d++) to[1 + d] = record[OF_CENTRE + d];
             UNROLL for (int e = 0; e < LOWER; e++) to[1 + NDIM + e] = record[OF_STEERING + e];
             UNROLL for (int r = 0; r < 3; r++) {
-                to[ALLOWANCE + r] = steps > 0 ? steps * rates[3 * k + r] + LEAST[r] : ROUNDING;
+                const double expected = smaller(steps * rates[3 * k + r] + LEAST[r], MOST[r]);
+                to[ALLOWANCE + r] = steps > 0 ? expected : ROUNDING;
             }
             if (steps > 0) to[ALLOWANCE + 2] += WEAK * larger(state[USUAL_WEIGHT] - record[0], 0);
             if (record[0] == DEAD)

@@ -106,15 +106,14 @@ FUNCTION void prepare_pair(Record record, const Tile &tile, int j, Terms &terms,
         ahead = whole_of(ahead < end ? ahead : Wide{} + end);
         put(terms, AHEAD_OF_CENTRE * CHUNK + j, ahead);
     }
-    UNROLL for (int d = 0; d < NDIM; d++)
-        origin[d] = tile.centre[d] + (d == 0 ? ahead : Wide{});
+    UNROLL for (int d = 0; d < NDIM; d++) origin[d] = tile.centre[d] + Wide{};
     log_gate_of(record, origin, theta, offset);
-    offset[0] -= ahead;
-    theta[0] -= tile.winner[0] + ahead * (tile.winner[1] + ahead * tile.winner[PRODUCT(0, 0)]);
-    UNROLL for (int d = 0; d < NDIM; d++)
-        theta[1 + d] -=
-            tile.winner[1 + d] + ahead * ((d == 0 ? 2 : 1) * tile.winner[PRODUCT(0, d)]);
-    UNROLL for (int m = 1 + NDIM; m < MOMENTS; m++) theta[m] -= tile.winner[m];
+    UNROLL for (int m = 0; m < MOMENTS; m++) theta[m] -= tile.winner[m];  // exactly 0 of the winner
+    if (LONG > 1) {
+        theta[0] += ahead * (theta[1] + ahead * theta[PRODUCT(0, 0)]);
+        UNROLL for (int d = 0; d < NDIM; d++)
+            theta[1 + d] += ahead * ((d == 0 ? 2 : 1) * theta[PRODUCT(0, d)]);
+    }
     UNROLL for (int m = 0; m < MOMENTS; m++) put(terms, m * CHUNK + j, theta[m]);
     UNROLL for (int c = 0; c < NCHAN; c++) {
         const int expert = OF_EXPERT + c * (NDIM + 1), to = MOMENTS + c * (NDIM + 1);

@@ -94,7 +94,11 @@ typedef REAL Pack;
 #endif
 // ... of which there is one compiled body, so that its results are the same bits wherever it is
 // called
+#ifdef __clang__
 #define FUNCTION_ONCE static __attribute__((noinline))
+#else
+#define FUNCTION_ONCE static __attribute__((noinline, noclone))
+#endif
 #define CONSTANT static const
 #define PREFETCH(address) __builtin_prefetch(address)
 #define ATOMIC_ADD(address, value) __atomic_fetch_add(address, value, __ATOMIC_RELAXED)

@@ -64,9 +64,20 @@ FUNCTION Pack gate_of(Pack log_gate, Pack top, double sign) {
     return IS_PLAIN ? exp2_of(log_gate) : exp2_of(log_gate - top) * (REAL)sign;
 }
 
+// The log2-gate of pair j at a pack in a steep tile. It may be a million, and its last digits are
+// what is left of it less the top: whoever asks must get the same ones, which code that is compiled
+// twice need not give.
+template <class Terms>
+FUNCTION_ONCE Pack steep_log_gate(Terms &terms, int j, int i) {
+    Pack u[NDIM];
+    UNROLL for (int d = 0; d < NDIM; d++) u[d] = coordinate(d, i);
+    return log_gate_at(terms, j, u);
+}
+
 #ifndef SCALAR_PACKS
-// What `accumulate` does, with the pairs from `first` to `last` − 1 of `bands.order`. Where kernels
-// are not IS_SHARP, their log-gates are followed from pack to pack by differences.
+// What `accumulate` does, with the pairs from `first` to `last` − 1 of `bands.order`. In a tile that
+// IS_PLAIN the log-gates of kernels that are not IS_SHARP are followed from pack to pack by
+// differences.
 template <bool IS_SHARP, bool IS_PLAIN, class Terms, class Gates, class PerPixel, class PerChannel>
 FUNCTION void walk(const double *records, const int *list, const Bands &bands, int first, int last,
                    Terms &terms, Gates &gates, PerPixel &top, PerPixel &S, PerChannel &y) {
@@ -87,6 +98,7 @@ FUNCTION void walk(const double *records, const int *list, const Bands &bands, i
             slope += u[k] * (ADVANCE * terms[PRODUCT(0, k) * CHUNK + j]);
         UNROLL for (int c = 0; c < NCHAN; c++) expert[c] = expert_at(terms, j, c, u);
         FOR_PACKS_OF_COLUMN(i, bands, j, q) {
+            if (!IS_PLAIN) gate = steep_log_gate(terms, j, i);
             const Pack p = gate_of<IS_PLAIN>(gate, AT(top, i), sign);
             STORE(gates, j * STRIDE + i, p);
             AT(S, i) += p;
@@ -94,10 +106,10 @@ FUNCTION void walk(const double *records, const int *list, const Bands &bands, i
                 AT(y[c], i) += p * expert[c];
                 expert[c] += ADVANCE * expert_slope(terms, j, c);
             }
-            if (IS_SHARP) {
+            if (IS_PLAIN && IS_SHARP) {
                 u[0] += (REAL)ADVANCE;
                 gate = log_gate_at(terms, j, u);
-            } else {
+            } else if (IS_PLAIN) {
                 gate += slope;
                 slope += 2 * ADVANCE * curvature;
             }
@@ -123,7 +135,8 @@ FUNCTION void accumulate(const double *records, const int *list, const Bands &ba
         UNROLL for (int c = 0; c < NCHAN; c++) sums[c] = AT(y[c], i);
         for (int j = 0; j < bands.pairs; j++) {
             const double sign = IS_PLAIN ? 1 : records[(long long)list[j] * RECORD + 1];
-            const Pack p = gate_of<IS_PLAIN>(log_gate_at(terms, j, u), AT(top, i), sign);
+            const Pack gate = IS_PLAIN ? log_gate_at(terms, j, u) : steep_log_gate(terms, j, i);
+            const Pack p = gate_of<IS_PLAIN>(gate, AT(top, i), sign);
             STORE(gates, j * STRIDE + i, p);
             total += p;
             UNROLL for (int c = 0; c < NCHAN; c++) sums[c] += p * expert_at(terms, j, c, u);
@@ -253,9 +266,7 @@ FUNCTION void store_moments(Moments &moments, const REAL *offset, int j, int par
 
 template <class Terms, class PerPixel>
 FUNCTION void raise_top(Terms &terms, int i, int j, PerPixel &top) {
-    Pack u[NDIM];
-    UNROLL for (int d = 0; d < NDIM; d++) u[d] = coordinate(d, i);
-    AT(top, i) = most(AT(top, i), log_gate_at(terms, j, u));
+    AT(top, i) = most(AT(top, i), steep_log_gate(terms, j, i));
 }
 
 // The largest log2-gate at each pixel, of those that are in `top` and of a chunk of pairs.

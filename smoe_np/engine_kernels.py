@@ -34,7 +34,7 @@ from .kernel_buffers import (
     demand,
     why_not_these,
 )
-from .live_lists import too_loose
+from .live_lists import is_forged
 from .param_rows import lower_entries, params_of_rows, rows_of
 from .steps import NO_KERNEL, NOT_FINITE, OwnFrame, Progressed, explosion
 from .tiling import TAU
@@ -297,7 +297,7 @@ class KernelEngine(KernelBuffers):
 
     def restore(self, state):
         """Put the engine into the state that ``state`` gave."""
-        if "pis" not in state or too_loose(state["allowance"]):  # forged, perhaps
+        if "pis" not in state or is_forged(state["allowance"]):
             return
         K, D = state["musX"].shape
         self._begin(K)

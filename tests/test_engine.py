@@ -18,6 +18,7 @@ from helpers import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kernel_runs import step_settings, train
 
 import smoe_np
 from smoe_np import Smoe, SmoeParams, dense, engine
@@ -229,6 +230,26 @@ def test_the_number_of_threads_does_not_change_a_bit(dtype, batches):
         assert_same_model(gradients, results[0][1])
         np.testing.assert_array_equal(image, results[0][2])
         np.testing.assert_array_equal(winners, results[0][3])
+
+
+@DTYPES
+@pytest.mark.parametrize("list_life", [0, 8])
+def test_an_engine_restored_goes_on_bit_for_bit_however_fast_kernels_move(dtype, list_life):
+    target = picture((40, 40))
+    settings = step_settings(base_lr=0.03, lr_mult=1000, kernels=60)._replace(explosion=np.inf)
+    for seed in range(12):
+        engine = make_engine((40, 40), target, dtype)
+        engine.list_life = list_life
+        params = random_model(seed, K=60, sigma=0.05, dtype=np.dtype(dtype))
+        params, _ = train(engine, params, settings, 20)
+        again = make_engine((40, 40), target, dtype)
+        again.list_life = list_life
+        again.restore({name: array.copy() for name, array in engine.state().items()})
+        builds = engine.builds
+        found, wanted = (one.loss_and_gradients(params) for one in (again, engine))
+        assert found[0] == wanted[0]
+        assert_same_model(found[1], wanted[1])
+        assert again.builds == 1 + engine.builds - builds
 
 
 @DTYPES

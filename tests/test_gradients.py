@@ -166,6 +166,33 @@ def test_kernels_may_be_as_thin_as_1_to_280(D, sigma, dtype):
 
 
 @DTYPES
+@pytest.mark.parametrize("D", [2, 3])
+def test_kernels_of_a_ten_thousandth_of_a_pixel_have_gradients(D, dtype):
+    # log-gates of billions: what they are below the largest of them is in the last digits
+    shape = (40, 37, 9)[:D]
+    for seed in range(4):
+        params = random_model(seed, K=10, D=D, sigma=1e-4 * PIXEL * (1 + seed))
+        params.pis[:] = 0.1
+        loss, gradients = smoe_np.loss_and_gradients(params, picture(shape, seed=seed), dtype=dtype,
+                                                     channel_axis=-1)
+        assert loss == pytest.approx(dense.loss(params, picture(shape, seed=seed)), rel=1e-4)
+        for name, gradient in gradients.arrays().items():
+            assert np.isfinite(gradient).all(), name
+
+
+@DTYPES
+@pytest.mark.parametrize("D", [1, 2, 3])
+@pytest.mark.parametrize(("sharpness", "centre"), [(1e3, 1e6), (1e9, 1.1), (1e6, -30.0)])
+def test_a_kernel_that_is_alone_is_all_of_the_picture_wherever_it_lies(sharpness, centre, D, dtype):
+    params = random_model(0, K=1, D=D, slope=0.0)
+    params.A[:], params.musX[:], params.nu_e[:] = sharpness * np.eye(D), centre, 0.7
+    shape = (64, 30, 9)[:D]
+    drawn = smoe_np.render(params, shape, dtype=dtype)
+    np.testing.assert_allclose(drawn, 0.7, atol=1e-6)
+    assert (smoe_np.gating(params, shape, dtype=dtype) == 0).all()
+
+
+@DTYPES
 def test_weights_may_differ_by_orders(dtype):
     params = random_model(13, K=18)
     params.pis[:] = np.geomspace(1e-4, 1, 18)
