@@ -9,7 +9,7 @@ import warnings
 
 from .bench import Incorrect
 from .cli_options import parse
-from .cli_parser import UsageError
+from .cli_parser import UsageError, in_options
 from .commands import clean, draw, info, measure, plot
 from .commands_training import fit, sparsify, train
 from .progress import say
@@ -53,8 +53,9 @@ def main(argv=None):
 
 
 def _run(arguments):
+    spelled = {}
     try:
-        command, given = parse(arguments)
+        command, given, spelled = parse(arguments)
         return COMMANDS[command](given)
     except SystemExit as after_help:
         return after_help.code or DONE
@@ -75,8 +76,10 @@ def _run(arguments):
         return end(WRONG_USE, "a file holds lists within lists within lists, too deep to be told")
     except OSError as error:
         return end(WRONG_USE, in_words(error))
-    except (UsageError, ValueError, TypeError, OverflowError, ImportError) as error:
+    except UsageError as error:
         return end(WRONG_USE, error)
+    except (ValueError, TypeError, OverflowError, ImportError) as error:
+        return end(WRONG_USE, in_options(str(error), spelled))
 
 
 # ---- manners of a command

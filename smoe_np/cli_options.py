@@ -15,6 +15,8 @@ def parse(arguments):
     command : str
     given : dict
         No defaults are filled in, so that it can be told what was asked for.
+    spelled : dict
+        The options by the names of arguments that errors may call them by.
 
     Raises
     ------
@@ -39,7 +41,7 @@ def parse(arguments):
     if given.command is None:
         chosen.error(f"no command given; the commands are {', '.join(commands.choices)}")
     given = vars(given)
-    return given.pop("command"), given
+    return given.pop("command"), given, chosen.spelled()
 
 
 def _denoise(commands):

@@ -25,10 +25,17 @@ class Parser(argparse.ArgumentParser):
                          **kwargs)
         self._negative_number_matcher = _NEGATIVE  # argparse's own knows no exponents
         self.flags = {}  # every spelling, to the canonical one
+        self.arguments = {}  # of the library, of other names than their options
 
     def error(self, message):
         """Raise a UsageError that says where help is."""
         raise UsageError(f"{message}; see {self.prog} --help")
+
+    def spelled(self):
+        """How each argument is given: the long name of its option, or the word in the usage."""
+        own = {action.dest: action.option_strings[-1] if action.option_strings else action.metavar
+               for action in self._actions}
+        return {**own, **self.arguments}
 
     def flag(self, group, *names, **kwargs):
         """Add a flag to a group."""
@@ -69,6 +76,17 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
             return super()._format_action_invocation(action)
         value = self._format_args(action, self._get_default_metavar_for_optional(action))
         return f"{', '.join(action.option_strings)} {value}"
+
+
+def in_options(text, spelled):
+    """A message about arguments of the library as one about options; what is quoted stays."""
+    def spell(found):
+        name, equals = found.groups()
+        return spelled[name] + (" " if equals else "") if name in spelled else found[0]
+
+    parts = re.split(r"('(?:[^'\\]|\\.)*')", text)
+    parts[::2] = [re.sub(r"\b([a-z0-9]+(?:_[a-z0-9]+)+)\b(=?)", spell, part) for part in parts[::2]]
+    return "".join(parts)
 
 
 # ---- what they share

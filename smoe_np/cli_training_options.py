@@ -183,6 +183,8 @@ def add_sparsify(commands):
         description=_SPARSIFY_DESCRIPTION, epilog=_SPARSIFY_EPILOG,
         usage="smoe sparsify IMAGE -o MODEL (--kernels K | --psnr DB) [options]\n"
               "       smoe sparsify IMAGE -o MODEL -c CHECKPOINT")
+    parser.arguments = {argument: f"--{name}" for name, argument in SPARSIFYING.items()
+                        if argument.startswith("target_")}
     option = with_defaults(Smoe.__init__, Smoe.sparsify)
 
     _add_model_files(parser, "sparsification")

@@ -4,7 +4,6 @@ import contextlib
 import functools
 import inspect
 import os
-import shlex
 
 from . import describe
 from .cli_parser import UsageError
@@ -37,6 +36,7 @@ from .terminal import (
     Terminated,
     in_words,
     print_line,
+    shell_line,
     those_of,
 )
 from .training import train_settings
@@ -244,6 +244,8 @@ def _train(smoe, training, files, gallery, given):
         raise _interrupted(smoe, files, gallery, given, signalled) from None
     except OSError as error:
         raise Ended(WRONG_USE, in_words(error) + _how_to_go_on(files, given)) from None
+    finally:
+        files.release()
 
 
 def _interrupted(smoe, files, gallery, given, signalled):
@@ -282,7 +284,7 @@ def _how_to_go_on(files, given):
         words.append("--no-plots")
     if given.get("quiet"):
         words.append("-q")
-    return f"; the checkpoint is {files.checkpoint}; go on with: {shlex.join(words)}"
+    return f"; the checkpoint is {files.checkpoint}; go on with: {shell_line(words)}"
 
 
 def _no_option(path):

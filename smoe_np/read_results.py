@@ -61,7 +61,7 @@ def read_results(folder, image_path=None, channel_axis=None):
         channel_axis = settings.get("channel_axis", "auto")
         if channel_axis not in ("auto", None) and not isinstance(channel_axis, int):
             raise ValueError(f"settings.json in {path_text(folder)!r} has {channel_axis!r} as "
-                             f"channel_axis")
+                             f"'channel_axis'")
     if image_path is not None:
         image = read_image(image_path)
         scene_of_model(params, image, channel_axis)

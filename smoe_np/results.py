@@ -17,6 +17,7 @@ from . import __version__
 from .allocation import check_bits
 from .engine import render
 from .files import atomic_write, path_text
+from .folder_lock import hold, let_go
 from .images import write_image
 from .packed import ENDING as PACKED
 from .packed import USUAL_BITS, is_packed_name
@@ -101,13 +102,17 @@ class ResultsFolder:
         self.checkpoint = os.path.join(self.path, "checkpoints", "last.npz")
         self._checkpoint = _Checkpoint(self.checkpoint, checkpoint)
         self._goes_on = self._checkpoint.goes_on
+        self._may_hold_files = overwrite or self._goes_on
         self._begun = False  # nothing is removed before there is something to write
         self._written_best = None
         self._about = {}
         if os.path.lexists(self.path) and not os.path.isdir(self.path):
             raise NotADirectoryError(
                 errno.ENOTDIR, f"cannot write results to {self.path!r}: it is not a folder")
-        if not (overwrite or self._goes_on) and self._holds_files():
+        self._refuse_files()
+
+    def _refuse_files(self):
+        if not self._may_hold_files and self._holds_files():
             raise FileExistsError(
                 errno.EEXIST, f"the results folder {self.path!r} is not empty; give another one, "
                               f"or --overwrite to replace the results in it")
@@ -129,10 +134,11 @@ class ResultsFolder:
         Raises
         ------
         OSError
-            If a folder cannot be made or written to, or the disk is full.
+            If a folder cannot be made or written to, the disk is full, or another process writes
+            its results there.
         """
         self._about = about
-        for sub in OWN_FILES:
+        for sub in sorted(OWN_FILES):  # the folder itself first
             folder = os.path.join(self.path, sub) if sub else self.path
             if sub and os.path.islink(folder):  # files of whatever it leads to would be removed
                 raise NotADirectoryError(
@@ -147,8 +153,15 @@ class ResultsFolder:
             except OSError as error:
                 raise OSError(error.errno, f"cannot write results to {folder!r}: "
                                            f"{os.strerror(error.errno).lower()}") from None
+            if not sub:
+                hold(self.path)
+                self._refuse_files()  # which have come there meanwhile
         if os.path.islink(self.checkpoint) and not self._goes_on:
             os.unlink(self.checkpoint)  # which is written first; a link may lead anywhere
+
+    def release(self):
+        """Let other processes write here."""
+        let_go(self.path)
 
     @property
     def has_checkpoint(self):
@@ -351,6 +364,11 @@ class ModelFile:
             self._results.create(**about)
         if among_results:
             prove_writable(self.path)
+
+    def release(self):
+        """Let other processes write to the folder of results."""
+        if self._results is not None:
+            self._results.release()
 
     @property
     def has_checkpoint(self):

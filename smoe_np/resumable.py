@@ -1,5 +1,7 @@
 """How a training is written to a checkpoint, and goes on from it."""
 
+import math
+
 from .adam import Adam
 from .backend import array_module
 from .checkpoint import lists_of, load_checkpoint, naming, params_of, save_checkpoint
@@ -95,8 +97,10 @@ class Resumable:
             dtype = check_dtype(facts["options"]["dtype"])
         given = check_image(image, dtype, channel_axis)[0].shape
         if given != shape:
+            axes = ("; another channel_axis makes that of it"
+                    if math.prod(given) == math.prod(shape) else "")
             raise ValueError(f"{path} does not fit: it is of {_in_words(shape)}, the image given "
-                             f"has {_in_words(given)}")
+                             f"has {_in_words(given)}{axes}")
         with naming(path):
             start = params.map(array_module(image).asarray)
             smoe = cls(image, params=start, backend=backend, channel_axis=channel_axis,

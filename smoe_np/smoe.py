@@ -20,7 +20,7 @@ from .regularize import penalty
 from .search import Try, next_try
 from .sparsify import ITERATIONS, Sparsification, dense_start, sparsify_settings
 from .training import train_settings
-from .training_loop import TrainingLoop
+from .training_loop import TrainingLoop, check_callbacks
 
 COPIES = 8  # of the parameters: now, the best, the next, two moments, gradients in float64, scratch
 
@@ -228,7 +228,7 @@ class Smoe(TrainingLoop):
         settings = train_settings(
             iterations, val_iter, base_lr, lr_div, lr_mult, l1reg, bandwidth_reg, grad_clip,
             adam_eps)
-        callbacks = tuple(callbacks)
+        callbacks = check_callbacks(callbacks, progress)
         if self._plan is not None:  # whose moments are of other gradients
             self.adam = Adam(self._params)
         self.settings, self._plan = settings, None
@@ -307,7 +307,7 @@ class Smoe(TrainingLoop):
             first = next_try([], settings["value"], math.prod(self.shape), settings["iterations"])
         else:
             first = Try(self._kernels_wanted(settings), settings["iterations"])
-        callbacks = tuple(callbacks)
+        callbacks = check_callbacks(callbacks, progress)
         self._begin_fit(first, settings)
         self.settings, self.tried, self._found, self._dense = settings, [], None, None
         return self._train(callbacks, checkpoint, progress)
@@ -377,8 +377,8 @@ class Smoe(TrainingLoop):
             dense = dense_start(self.shape, target_kernels)
             raise ValueError(f"target_kernels must be below {K}, the number of kernels that there "
                              f"are, got {target_kernels}; begin with more of them, such as "
-                             f"Smoe(image, kernels_per_dim={dense})")
-        callbacks = tuple(callbacks)
+                             f"kernels_per_dim={dense}")
+        callbacks = check_callbacks(callbacks, progress)
         plan = Sparsification(settings, self.shape, self.options["train_gammas"], self.iteration)
         self.settings, self.tried, self._found, self._dense = settings, [], None, None
         self._plan = plan
@@ -426,7 +426,8 @@ class Smoe(TrainingLoop):
         """
         self._refuse_while_training()
         iterations = check_whole("iterations", iterations, 0)
-        if self.stopped == "interrupted" and self._plan is not None:
+        unfinished = self.stopped is None and self.iteration < self.until  # a callback ended it
+        if self._plan is not None and (unfinished or self.stopped == "interrupted"):
             raise ValueError("the model is in the middle of what was interrupted; finish that with "
                              "resume(), or quantize a Smoe that is made with params=smoe.params")
         if bits is not None and bytes is not None:
@@ -508,7 +509,7 @@ class Smoe(TrainingLoop):
         """
         if self.settings is None:
             raise ValueError("there is no training to resume; call train(...) first")
-        return self._train(tuple(callbacks), checkpoint, progress)
+        return self._train(check_callbacks(callbacks, progress), checkpoint, progress)
 
     # ---- what has come of it
 

@@ -1,5 +1,7 @@
 """What commands share: their exit statuses, how they end, and what they print."""
 
+import shlex
+
 from .progress import say
 
 DONE, FAILED, WRONG_USE, INTERRUPTED, BROKEN_PIPE, TERMINATED = 0, 1, 2, 130, 141, 143
@@ -22,6 +24,17 @@ def end(status, why):
 def one_line(text):
     """A text without line breaks."""
     return " ".join(str(text).splitlines())
+
+
+def shell_line(words):
+    """Words as a line for a shell, which stays one line if there is a line break in a name."""
+    def escaped(sign):
+        if sign in "'\\":
+            return "\\" + sign
+        return sign if sign.isprintable() else f"\\x{ord(sign):02x}"
+
+    return " ".join(shlex.quote(word) if word.isprintable() else
+                    f"$'{''.join(map(escaped, word))}'" for word in words)
 
 
 def in_words(error):

@@ -21,6 +21,22 @@ from .training import train_steps
 MANY_DECADES = 6  # that weights of a training from a grid do not span before long
 
 
+def check_callbacks(callbacks, progress=None):
+    """The callbacks as a tuple; else a TypeError that names what is none."""
+    if callable(callbacks):
+        raise TypeError(f"callbacks must be a list of functions, got {callbacks!r}; give [it]")
+    try:
+        callbacks = tuple(callbacks)
+    except TypeError:
+        raise TypeError(f"callbacks must be a list of functions, got {callbacks!r}") from None
+    for callback in callbacks:
+        if not callable(callback):
+            raise TypeError(f"callbacks must be functions of a Smoe, got {callback!r} among them")
+    if progress is not None and not callable(progress):
+        raise TypeError(f"progress must be a function of a Smoe, got {progress!r}")
+    return callbacks
+
+
 class TrainingLoop(Resumable):
     """The loop of ``train``, ``fit`` and ``sparsify``; ``Smoe`` builds on it.
 

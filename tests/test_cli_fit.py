@@ -4,6 +4,7 @@ import os
 import re
 import shlex
 import signal
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -132,6 +133,18 @@ def test_a_packed_fit_goes_on_with_its_bits(here, capsys, monkeypatch):
     command = the_one_line(capsys).split("go on with: smoe ")[1]
     assert smoe(*shlex.split(command)) == 0
     assert Path("m.smoe").read_bytes() == Path("whole.smoe").read_bytes()
+
+
+def test_the_command_that_goes_on_is_a_line_whatever_the_names(here, capsys, monkeypatch):
+    name = "a new\nline's\\.tif"
+    os.rename("grey.tif", name)
+    with monkeypatch.context() as patch:
+        stop_at(patch, 5, signal.SIGINT)
+        assert smoe("fit", name, "-o", "m.npz", "--kernels", 3, "-n", 9, "-q") == 130
+    command = the_one_line(capsys).split("go on with: ")[1]
+    echo = ["bash", "-c", f"printf '%s|' {command}"]
+    words = subprocess.run(echo, capture_output=True, text=True, check=True).stdout.split("|")
+    assert words[:3] == ["smoe", "fit", name]
 
 
 @pytest.mark.parametrize(("option", "value"), [("--dtype", "float64"), ("--batches", 2)])

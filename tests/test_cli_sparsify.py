@@ -63,9 +63,9 @@ def test_it_goes_on_by_the_command_that_it_prints(here, capsys, monkeypatch, at)
 @pytest.mark.parametrize(("options", "why"), [
     ("", "sparsify needs a target: give --kernels or --psnr"),
     ("--kernels 3 --psnr 9", "not allowed with argument"),
-    ("--kernels 99 -k 3", "target_kernels must be below"),
-    ("--kernels 0", "target_kernels must be at least 1"),
-    ("--psnr -1", "target_psnr must be above 0"),
+    ("--kernels 99 -k 3", "--kernels must be below"),
+    ("--kernels 0", "--kernels must be at least 1"),
+    ("--psnr -1", "--psnr must be above 0"),
     ("--kernels 3 -k 4 -p m.npz", "-k cannot be given with -p"),
     ("--kernels 3 -n 5", "expected 3 arguments"),
     ("-c fit.checkpoint.npz", "is a checkpoint of smoe fit, not of smoe sparsify"),

@@ -234,7 +234,7 @@ def test_a_forged_axis_is_refused(here, fails):
     settings = settings_of("r")
     with atomic_write("r/settings.json") as stream:
         stream.write(json.dumps({**settings, "channel_axis": [1]}).encode())
-    assert "has [1] as channel_axis" in fails("plot", "r")
+    assert "has [1] as 'channel_axis'" in fails("plot", "r")
 
 
 def test_what_a_link_among_the_results_leads_to_is_not_drawn_over(drawn_here):

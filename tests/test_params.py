@@ -236,6 +236,24 @@ def test_a_save_that_fails_leaves_the_older_file(tmp_path):
     assert_same_model(load_params(tmp_path / "model.npz"), params)
 
 
+@pytest.mark.parametrize("name", ["model", "model.png", "model.smo", "npz"])
+def test_a_file_of_another_ending_is_not_written(tmp_path, name):
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(ValueError, match=r"is written as .npz or .smoe; give a name that ends so"):
+        SmoeParams(**arrays()).save(tmp_path / name)
+    assert (tmp_path / name).read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["model.npz", "model.smoe"])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_what_could_not_be_read_again_is_not_written(tmp_path, name, bad):
+    params = SmoeParams(**arrays())
+    params.nu_e[1] = bad
+    with pytest.raises(ValueError, match=r"params.nu_e holds NaN or infinity, and no file of it"):
+        params.save(tmp_path / name)
+    assert not (tmp_path / name).exists()
+
+
 @pytest.mark.parametrize("radial", [False, True])
 def test_to_tf_smoe_gives_its_names_shapes_and_type(radial):
     given = arrays(5, dtype=np.float64)

@@ -301,10 +301,13 @@ def test_wrong_arguments_are_refused_in_words(arguments, error, match):
         fitted().quantize(**arguments)
 
 
-def test_a_fit_that_was_interrupted_is_finished_first():
+@pytest.mark.parametrize("how", ["by a signal", "by a callback"])
+def test_a_fit_that_was_interrupted_is_finished_first(how):
     def interrupted(smoe):
-        if smoe.iteration == 20:
+        if smoe.iteration == 20 and how == "by a signal":
             signal.raise_signal(signal.SIGINT)
+        elif smoe.iteration == 20:
+            raise KeyboardInterrupt
 
     smoe = Smoe(GREY)
     with pytest.raises(KeyboardInterrupt):

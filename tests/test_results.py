@@ -4,6 +4,7 @@ import csv
 import errno
 import json
 import os
+import subprocess
 import sys
 
 import numpy as np
@@ -291,6 +292,40 @@ def test_a_folder_that_cannot_be_made_is_told_at_once(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(NotADirectoryError, match="cannot write results to .*not a directory"):
         ResultsFolder(tmp_path / "file/results").create()
+
+
+HOLDS = """
+import sys
+from smoe_np.folder_lock import hold
+hold(sys.argv[1])
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="such locks are those of POSIX")
+def test_a_folder_that_another_run_writes_to_is_left_alone(tmp_path):
+    with subprocess.Popen([sys.executable, "-c", HOLDS, tmp_path], stdin=subprocess.PIPE,
+                          stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        folder = ResultsFolder(tmp_path, overwrite=True)
+        with pytest.raises(BlockingIOError, match="another run is writing to .*; wait for its end"):
+            folder.create()
+        other.stdin.close()
+    folder.create()
+    folder.create()  # by the same process
+    folder.release()
+    folder.release()
+
+
+def test_a_folder_that_another_run_has_filled_meanwhile_is_left_alone(tmp_path, image):
+    folder, other = ResultsFolder(tmp_path / "r"), ResultsFolder(tmp_path / "r")
+    train(other, image)
+    other.release()
+    before = files_of(tmp_path)
+    with pytest.raises(FileExistsError, match="is not empty; give another one, or --overwrite"):
+        folder.create()
+    assert files_of(tmp_path) == before
 
 
 def test_a_full_disk_is_told_before_training(tmp_path, monkeypatch):

@@ -389,6 +389,36 @@ def test_an_error_in_a_callback_comes_out_and_training_can_go_on(image):
     assert_same_training(smoe, whole)
 
 
+@pytest.mark.parametrize(("given", "why"), [
+    ({"callbacks": print}, "callbacks must be a list of functions, got <built-in function print>"),
+    ({"callbacks": 3}, "callbacks must be a list of functions, got 3"),
+    ({"callbacks": [print, 3]}, "callbacks must be functions of a Smoe, got 3 among them"),
+    ({"progress": 3}, "progress must be a function of a Smoe, got 3")])
+def test_what_is_no_callback_is_refused_before_anything_is_done(image, given, why):
+    smoe = Smoe(image, 4)
+    for training in (lambda: smoe.train(3, **given), lambda: smoe.fit(kernels=3, **given),
+                     lambda: smoe.sparsify(5, **given)):
+        with pytest.raises(TypeError, match=why):
+            training()
+    assert (smoe.iteration, smoe.history) == (0, [])
+
+
+def test_models_of_a_training_cannot_be_written_to(image):
+    smoe = Smoe(image, 4).train(9, val_iter=3)
+    assert smoe.params is smoe.params
+    for params in (smoe.params, smoe.best_params):
+        for array in params.arrays().values():
+            with pytest.raises(ValueError, match="read-only"):
+                array[...] = 0
+    assert smoe.reconstruction.flags.writeable
+    changed = smoe.params.copy()
+    changed.nu_e *= 0
+    smoe.params = changed
+    changed.nu_e += 1  # what was set is a copy, or this model: training is not disturbed
+    smoe.train(2)
+    assert np.isfinite(smoe.history[-1].psnr)
+
+
 def test_best_params_are_of_the_validation_with_the_lowest_loss(image):
     smoe, seen = Smoe(image, 4), []
     smoe.train(24, val_iter=4, base_lr=0.1, lr_mult=30,

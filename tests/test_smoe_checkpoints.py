@@ -213,6 +213,13 @@ def test_an_image_of_another_shape_is_refused(checkpoint, shape):
     refused(checkpoint, np.zeros(shape), "does not fit: it is of .* pixels and .* channel")
 
 
+def test_the_axis_of_channels_is_named_where_another_one_would_fit(tmp_path):
+    volume = np.linspace(0, 1, 12 * 20 * 3).reshape(12, 20, 3)
+    Smoe(volume, 2, channel_axis=None).save_checkpoint(tmp_path / "c.npz")
+    with pytest.raises(ValueError, match="3 channels; another channel_axis makes that of it"):
+        Smoe.from_checkpoint(tmp_path / "c.npz", volume)
+
+
 def test_a_file_of_parameters_is_refused_with_the_way_to_read_it(tmp_path, image):
     Smoe(image, 3).params.save(tmp_path / "params.npz")
     refused(tmp_path / "params.npz", image, "not a checkpoint.*load_params")
