@@ -62,6 +62,7 @@ def _denoise(commands):
     parser.add_argument("--sigma", type=float, metavar="S",
                         help="standard deviation of the noise, on the scale of 0 to 255 (default: "
                              "estimated, which needs scikit-image)")
+    _add_depth(parser, "as NOISY has, where such a file holds them")
     option(parser, None, "--fits", int, "models whose mean it is; more are better, and slower")
     option(parser, None, "--seed", int, "of their starts; the same one makes the same picture")
     add_channels(parser)
@@ -100,7 +101,14 @@ def _render(commands):
                         help="of a pixel along each axis, whose mean it is; 1 is the model at its "
                              "centre (default: auto, as many as nothing is missed with where it is "
                              "drawn smaller)")
+    _add_depth(parser, "8")
     add_backend(parser)
+
+
+def _add_depth(parser, usual):
+    parser.add_argument("--depth", type=int, choices=(8, 16, 32),
+                        help=f"bits of a number of the picture that is written: 16 as .tif or grey "
+                             f".png, 32 (floats) as .tif (default: {usual})")
 
 
 def _samples(text):

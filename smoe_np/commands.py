@@ -22,7 +22,7 @@ from .terminal import DONE, print_line, those_of
 
 MOST_SIZE = 2**31  # pixels along an axis
 MOST_UNASKED = 2**30  # pixels of a picture, which is all that a file of a few bytes need say
-DRAWN_BYTES = 9  # of a number of a picture that is drawn and written: two of float32, one of uint8
+DRAWN_BYTES = 8  # of a number of a picture that is drawn, besides what is written: two of float32
 
 
 def draw(given):
@@ -52,19 +52,20 @@ def draw(given):
                              f"{size_in_words(shape)} pixels; ask for so many by --shape, or for "
                              f"fewer")
     samples = given.get("samples", "auto")
-    _refuse_beyond_memory(shape, params.num_channels)
-    check_path(output)
+    bits = given.get("depth", 8)
+    _refuse_beyond_memory(shape, params.num_channels, bits)
+    check_path(output, bits, params.num_channels)
     prove_writable(output)
     picture = render(params, shape, region=region, samples=samples,
                      **those_of(given, ("backend",)))
     _refuse_to_replace(output, given)  # what has come there meanwhile
-    write_image(output, picture)
+    write_image(output, picture, bits)
     print_line(f"{output}: {size_in_words(shape)} pixels, {params.num_kernels} kernels")
     return DONE
 
 
-def _refuse_beyond_memory(shape, channels):
-    needed, free = DRAWN_BYTES * math.prod(shape) * channels, backend.free_bytes()
+def _refuse_beyond_memory(shape, channels, bits):
+    needed, free = (DRAWN_BYTES + bits // 8) * math.prod(shape) * channels, backend.free_bytes()
     if free is not None and needed > free:
         raise UsageError(f"{size_in_words(shape)} pixels take {needed / 2**30:.1f} GiB of memory, "
                          f"of which {free / 2**30:.1f} GiB are free; draw fewer, or part by part "
@@ -81,6 +82,7 @@ def clean(given):
     prove_writable(output)
     image = read_image(given["image_path"])
     axis = those_of(given, ("channel_axis",))
+    bits = _bits_of(image, output, given, split_channels(image, **axis).shape[-1])
     sigma = given["sigma"] if "sigma" in given else estimate_sigma(image, **axis)
     if not quiet:
         known = "" if "sigma" in given else ", as it seems"
@@ -93,10 +95,23 @@ def clean(given):
     picture = denoise(image, sigma, progress=progress,
                       **those_of(given, ("fits", "seed", "backend", "channel_axis")))
     _refuse_to_replace(output, given)  # what has come there meanwhile
-    write_image(output, picture)
+    write_image(output, picture, bits)
     if not quiet:
         print_line(f"{output}: {size_in_words(split_channels(picture, **axis).shape[:-1])} pixels")
     return DONE
+
+
+def _bits_of(image, output, given, channels):
+    """Bits of a number of the picture that is written: those asked for, else of the one read."""
+    if "depth" in given:
+        check_path(output, given["depth"], channels)
+        return given["depth"]
+    bits = 8 * image.dtype.itemsize
+    try:
+        check_path(output, bits, channels)
+    except ValueError:  # not in such a file
+        return 8
+    return bits
 
 
 def _region(given, params):

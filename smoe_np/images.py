@@ -19,6 +19,7 @@ _TIFF_SAMPLES = ("b1", "u1", "u2", "f2", "f4", "f8")  # dtype.str without the by
 _TIFF_ENDINGS = (".tif", ".tiff")
 _PILLOW_FORMATS = {".bmp": "BMP", ".jpeg": "JPEG", ".jpg": "JPEG", ".png": "PNG"}
 _EXIF_ORIENTATION = 0x0112
+_WRITTEN = {8: np.uint8, 16: np.uint16, 32: np.float32}
 _MINISWHITE, _MINISBLACK, _RGB, _PALETTE = range(4)  # photometric interpretations of TIFF
 _PREMULTIPLIED_ALPHA, _PLAIN_ALPHA = 1, 2  # extra samples of TIFF
 
@@ -297,7 +298,7 @@ def _upright(image, orientation, rows=0):
 # ---- writing ------------------------------------------------------------------------------------
 
 
-def write_image(path, image):
+def write_image(path, image, bits=8):
     """Write a picture, or as TIFF also a volume; completely or not at all.
 
     Parameters
@@ -305,14 +306,17 @@ def write_image(path, image):
     path : str or os.PathLike
         Its ending decides the format: .tif and .tiff, or, with Pillow, .png, .jpg, .jpeg and .bmp.
     image : array_like (H, W), (H, W, 1) or (H, W, 3); as TIFF also (Z, H, W[, 1 or 3])
-        Floats in [0, 1] and bool are written with 8 bits; uint8 and uint16 as they are, 16 bits
-        only as TIFF or as grey PNG.
+        Floats in [0, 1] and bool are written with so many bits as are said; uint8 and uint16 as
+        they are.
+    bits : {8, 16, 32}
+        Of a number of a picture of floats: 16 only as TIFF or as grey PNG, 32, which are floats
+        themselves, only as TIFF.
 
     Raises
     ------
     ValueError
         If the ending is not one of these, or the format cannot hold an image of this shape, type or
-        size, or floats are NaN or outside [0, 1].
+        size or of so many bits, or floats are NaN or outside [0, 1].
     TypeError
         If the image holds neither bool, uint8, uint16 nor floats.
     ImportError
@@ -320,30 +324,37 @@ def write_image(path, image):
     OSError
         If the file cannot be written; see `smoe_np.files.atomic_write`.
     """
-    ending = check_path(path)
-    pixels = _pixels_to_write(image)
+    ending = check_path(path, bits)
+    pixels = _pixels_to_write(image, bits)
     encode = _encode_tiff if ending in _TIFF_ENDINGS else _encode_with_pillow
     data = encode(pixels, ending)
     with atomic_write(path) as stream:
         stream.write(data)
 
 
-def check_path(path):
-    """The ending of a path, in small letters; ValueError if `write_image` knows none such."""
+def check_path(path, bits=8, channels=1):
+    """The ending of a path, in small letters; ValueError if `write_image` would refuse it."""
     text = path_text(path)
     ending = os.path.splitext(text)[1].lower()
     if ending not in _TIFF_ENDINGS and ending not in _PILLOW_FORMATS:
         known = " ".join(sorted([*_TIFF_ENDINGS, *_PILLOW_FORMATS]))
         raise ValueError(f"path {text!r} ends in {ending!r}; use one of {known}")
+    if bits not in _WRITTEN:
+        raise ValueError(f"bits must be one of {', '.join(map(str, _WRITTEN))}, got {bits!r}")
+    most = 32 if ending in _TIFF_ENDINGS else 16 if ending == ".png" and channels == 1 else 8
+    if bits > most:
+        raise ValueError(f"bits are {bits}, and {ending} holds at most {most} here; write .tif, or "
+                         f"fewer bits")
     return ending
 
 
-def _pixels_to_write(image):
+def _pixels_to_write(image, bits):
     image = as_array(image, "image")
     if image.dtype.kind != "u":
-        floats = as_float(image)
-        floats *= 255
-        image = np.rint(floats, out=floats).astype(np.uint8)
+        image = as_float(image)
+        if bits < 32:
+            image *= 2**bits - 1
+            image = np.rint(image, out=image).astype(_WRITTEN[bits])
     elif image.dtype.itemsize > 2:
         raise TypeError(f"image has dtype {image.dtype}; give uint8, uint16 or floats in [0, 1]")
     if image.ndim >= 3 and image.shape[-1] == 1:

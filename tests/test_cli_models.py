@@ -91,10 +91,36 @@ def test_a_picture_that_memory_does_not_hold_is_not_drawn(after_a_run, fails, mo
     told = fails("render", "r/params_last.npz", "-o", "y.tif", "--shape", 100000, 2000000)
     assert re.search(r"100000×2000000 pixels take 1676\.4 GiB of memory, of which \d+\.\d GiB are "
                      r"free; draw fewer, or part by part with --crop", told)
-    for free, status in ((9 * 12 * 11 - 1, 2), (9 * 12 * 11, 0), (None, 0)):
+    needed = (8 + 1) * 12 * 11  # two of float32, one of what is written
+    for free, status in ((needed - 1, 2), (needed, 0), (None, 0)):
         monkeypatch.setattr(backend, "free_bytes", lambda free=free: free)
         assert smoe("render", "r/params_last.npz", "-o", "z.tif", "--overwrite", "--shape",
                     12, 11) == status
+
+
+@pytest.mark.parametrize(("depth", "dtype"), [(8, np.uint8), (16, np.uint16), (32, np.float32)])
+def test_pictures_are_drawn_with_as_many_bits_as_are_asked_for(after_a_run, depth, dtype):
+    assert smoe("render", "r/params_last.npz", "-o", "n.tif", "--depth", depth) == 0
+    picture = smoe_np.read_image("n.tif")
+    assert picture.dtype == dtype
+    drawn = smoe_np.render(smoe_np.load_params("r/params_last.npz"), (14, 18))
+    np.testing.assert_allclose(smoe_np.pixels.as_float(picture), drawn,
+                               atol=0.51 / 2**min(depth, 20))
+
+
+def test_more_bits_than_a_file_holds_are_refused_before_anything_is_drawn(after_a_run, fails):
+    assert "holds at most 8" in fails(
+        "render", "r/params_last.npz", "-o", "n.jpg", "--depth", 16)
+    assert "holds at most 8" in fails(
+        "denoise", "grey.tif", "-o", "n.jpg", "--depth", 16, "--sigma", 5, "-q")
+
+
+@pytest.mark.parametrize("bits", [8, 16, 32])
+def test_denoise_writes_as_many_bits_as_it_has_read_where_a_file_holds_them(here, bits):
+    smoe_np.write_image("noisy.tif", np.random.default_rng(0).random((12, 14)), bits)
+    for name, wanted in (("clean.tif", bits), ("clean.png", 16 if bits == 16 else 8), ("c.jpg", 8)):
+        assert smoe("denoise", "noisy.tif", "-o", name, "--sigma", 20, "--fits", 1, "-q") == 0
+        assert 8 * smoe_np.read_image(name).dtype.itemsize == wanted
 
 
 def test_denoise_tells_the_size_of_a_volume(here, capsys):

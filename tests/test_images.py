@@ -109,6 +109,25 @@ def test_floats_are_written_as_the_nearest_of_8_bits(tmp_path, dtype):
     np.testing.assert_array_equal(read_image(tmp_path / "a.tif"), [[0, 0, 1, 128, 255, 0, 255]])
 
 
+@pytest.mark.parametrize(("bits", "dtype", "error"), [
+    (8, np.uint8, 0.5 / 255), (16, np.uint16, 0.5 / 65535), (32, np.float32, 1e-7)])
+def test_floats_are_written_with_as_many_bits_as_are_said(tmp_path, bits, dtype, error):
+    image = np.linspace(0, 1, 35).reshape(5, 7)
+    write_image(tmp_path / "a.tif", image, bits)
+    found = read_image(tmp_path / "a.tif")
+    assert found.dtype == dtype
+    assert np.abs(as_float(found, "float64") - image).max() <= 1.01 * error
+
+
+@pytest.mark.parametrize(("name", "shape", "bits"), [
+    ("a.jpg", (4, 5), 16), ("a.bmp", (4, 5), 16), ("a.png", (4, 5), 32), ("a.png", (4, 5, 3), 16),
+    ("a.tif", (4, 5), 12), ("a.tif", (4, 5), 64)])
+def test_more_bits_than_a_file_holds_are_refused(tmp_path, Image, name, shape, bits):
+    with pytest.raises(ValueError, match="write .tif, or fewer bits|must be one of|write it as .t"):
+        write_image(tmp_path / name, np.zeros(shape), bits)
+    assert not (tmp_path / name).exists()
+
+
 def test_booleans_are_written_black_and_white(tmp_path):
     write_image(tmp_path / "a.tif", np.array([[True, False]]))
     np.testing.assert_array_equal(read_image(tmp_path / "a.tif"), [[255, 0]])
