@@ -11,6 +11,7 @@ from .bench import Incorrect
 from .cli_options import parse
 from .cli_parser import UsageError, in_options
 from .commands import clean, draw, info, measure, plot
+from .commands_quantize import quantize
 from .commands_training import fit, sparsify, train
 from .progress import say
 from .terminal import (
@@ -27,8 +28,8 @@ from .terminal import (
     one_line,
 )
 
-COMMANDS = {"fit": fit, "train": train, "sparsify": sparsify, "denoise": clean,
-            "render": draw, "plot": plot, "info": info, "bench": measure}
+COMMANDS = {"fit": fit, "train": train, "sparsify": sparsify, "quantize": quantize,
+            "denoise": clean, "render": draw, "plot": plot, "info": info, "bench": measure}
 
 
 def main(argv=None):

@@ -5,6 +5,7 @@ from .cli_parser import Parser, add_backend, add_channels, with_defaults
 from .cli_training_options import add_fit, add_sparsify, add_train
 from .denoising import denoise
 from .engine import ENGINES
+from .packed import FEWEST_BITS, MOST_BITS, USUAL_BITS
 
 
 def parse(arguments):
@@ -27,7 +28,8 @@ def parse(arguments):
     parser = Parser("smoe", "Fits Steered Mixture-of-Experts models to images.")
     parser.add_argument("--version", action="version", version=f"smoe_np {__version__}")
     commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND")
-    for add in (add_fit, add_train, add_sparsify, _denoise, _render, _plot, _info, _bench):
+    for add in (add_fit, add_train, add_sparsify, _quantize, _denoise, _render, _plot, _info,
+                _bench):
         add(commands)
     parser.epilog = "smoe COMMAND --help tells the options of a command."
     if arguments and arguments[0] in commands.choices:
@@ -42,6 +44,31 @@ def parse(arguments):
         chosen.error(f"no command given; the commands are {', '.join(commands.choices)}")
     given = vars(given)
     return given.pop("command"), given, chosen.spelled()
+
+
+def _quantize(commands):
+    parser = commands.add_parser(
+        "quantize", help="put a model into a file of few bytes",
+        description="Put a model into a file of few bytes: its numbers are rounded, with more bits "
+                    "where that\nmatters more. Given the picture, the model is trained to make up "
+                    "for it, which is worth\nseveral bits a number; kernels that do harm leave.",
+        epilog="examples:\n  smoe quantize camera.npz -o camera.smoe -i camera.png --bytes 6000\n"
+               "  smoe quantize camera.npz -o camera.smoe --bits 12",
+        usage="smoe quantize MODEL -o FILE [-i IMAGE] [--bytes N | --bits B] [options]")
+    parser.add_argument("params", metavar="MODEL",
+                        help="the model: .npz, .smoe, or .pkl of tf-smoe")
+    parser.add_argument("-o", "--output", metavar="FILE", required=True,
+                        help="the .smoe to write; one that exists is refused")
+    parser.flag(parser, "--overwrite", dest="overwrite", const=True, help="replace FILE")
+    parser.add_argument("-i", "--image-path", metavar="IMAGE", help="the picture of the model")
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--bytes", type=int, metavar="N",
+                      help="as many bits as have room in so many bytes")
+    size.add_argument("--bits", type=float, metavar="B",
+                      help=f"bits for a number, in the mean, before it is coded: {FEWEST_BITS} to "
+                           f"{MOST_BITS} (default: {USUAL_BITS})")
+    add_channels(parser)
+    add_backend(parser)
 
 
 def _denoise(commands):

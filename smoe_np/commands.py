@@ -28,7 +28,7 @@ DRAWN_BYTES = 8  # of a number of a picture that is drawn, besides what is writt
 def draw(given):
     """``smoe render``."""
     output = given["output"]
-    _refuse_to_replace(output, given)
+    refuse_to_replace(output, given)
     params = load_params(given["params"])
     region = _region(given, params)
     fitted = params.image_shape
@@ -58,7 +58,7 @@ def draw(given):
     prove_writable(output)
     picture = render(params, shape, region=region, samples=samples,
                      **those_of(given, ("backend",)))
-    _refuse_to_replace(output, given)  # what has come there meanwhile
+    refuse_to_replace(output, given)  # what has come there meanwhile
     write_image(output, picture, bits)
     print_line(f"{output}: {size_in_words(shape)} pixels, {params.num_kernels} kernels")
     return DONE
@@ -75,7 +75,7 @@ def _refuse_beyond_memory(shape, channels, bits):
 def clean(given):
     """``smoe denoise``."""
     output, quiet = given["output"], given.get("quiet", False)
-    _refuse_to_replace(output, given)
+    refuse_to_replace(output, given)
     check_number("--sigma", given.get("sigma", 1), above=True)
     check_whole("--fits", given.get("fits", 1), 1)
     check_path(output)
@@ -94,7 +94,7 @@ def clean(given):
 
     picture = denoise(image, sigma, progress=progress,
                       **those_of(given, ("fits", "seed", "backend", "channel_axis")))
-    _refuse_to_replace(output, given)  # what has come there meanwhile
+    refuse_to_replace(output, given)  # what has come there meanwhile
     write_image(output, picture, bits)
     if not quiet:
         print_line(f"{output}: {size_in_words(split_channels(picture, **axis).shape[:-1])} pixels")
@@ -143,7 +143,7 @@ def plot(given):
     _refuse_vast(params, path)
     if output is None:
         raise UsageError("give -o SHEET.png, in which the model is to be drawn")
-    _refuse_to_replace(output, given)
+    refuse_to_replace(output, given)
     for source in (path, given.get("image_path")):
         if source is not None and os.path.realpath(source) == os.path.realpath(output):
             raise UsageError(f"{output!r} is what is to be drawn; give the sheet another name")
@@ -187,7 +187,8 @@ def _plot_results(folder, given):
                       f"with -i, to have it beside the model", UserWarning, stacklevel=2)
 
 
-def _refuse_to_replace(output, given):
+def refuse_to_replace(output, given):
+    """Raise a UsageError where a file is in the way, and --overwrite is not given."""
     if os.path.lexists(output) and not given.get("overwrite"):
         raise UsageError(f"{output!r} exists; give another name, or --overwrite to replace it")
 

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import inspect
 import os
+import time
 
 from . import describe
 from .cli_parser import UsageError
@@ -110,6 +111,7 @@ def _model_files(given):
 def _make_model(smoe, making, files, results, aim, given):
     """Make a model, or go on with it, and tell how it went."""
     files.create(**_about(given))
+    started = time.perf_counter()
     gallery = None if results is None else _gallery(smoe, results, given)
     if not given.get("quiet"):
         _print_start(smoe, aim)
@@ -118,7 +120,8 @@ def _make_model(smoe, making, files, results, aim, given):
     if not given.get("quiet"):
         size = describe.size_of(smoe.params)
         in_bytes = os.path.getsize(files.path) if files.is_packed else None
-        _print_end(smoe, files, f", {describe.size_as_text(size, in_bytes)}")
+        _print_end(smoe, files, f", {describe.size_as_text(size, in_bytes)}",
+                   time.perf_counter() - started)
 
 
 def train(given):
@@ -306,12 +309,13 @@ def _print_start(smoe, aim, more=""):
                f"{smoe.engine.name}{more}")
 
 
-def _print_end(smoe, files, size=""):
+def _print_end(smoe, files, size="", seconds=0.0):
     diverged = smoe.stopped == "diverged"
     quality = ""
     if smoe.history:
         record = min(smoe.history, key=lambda r: r.loss) if diverged else smoe.history[-1]
-        best = f" (the best of {len(smoe.tried)} tries)" if tries(smoe) and not diverged else ""
+        best = (f" (the best of {len(smoe.tried)} tries in {seconds:.1f} s)"
+                if tries(smoe) and not diverged else "")
         quality = (f"PSNR {record.psnr:.2f} dB, {record.kernels} kernels{size}, "
                    f"{record.seconds:.1f} s{best}; ")
     print_line(f"{quality}{files.where}")

@@ -23,7 +23,7 @@ GO_ON = FIT + "-c stopped.checkpoint.npz "
 
 
 @pytest.mark.parametrize(("command", "why"), [
-    ("", "no command given; the commands are fit, train, sparsify, denoise"),
+    ("", "no command given; the commands are fit, train, sparsify, quantize, denoise"),
     ("trane", "invalid choice: 'trane'"),
     ("--frobnicate", "unrecognized arguments: --frobnicate"),
     ("train", "required: -i/--image-path, -r/--results-path; see smoe train --help"),

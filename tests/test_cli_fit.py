@@ -187,7 +187,8 @@ def test_fit_to_a_psnr_tells_of_each_try_and_which_was_the_best(here, capsys):
         for number, one in enumerate(model.tried, start=1)]
     assert "; to 22 dB by fits of 20 iterations; " in out
     assert re.search(rf"PSNR {model.history[-1].psnr:.2f} dB, {model.params.num_kernels} kernels,"
-                     rf" .* s \(the best of {len(tried)} tries\); model in m.npz\n$", out)
+                     rf" .* s \(the best of {len(tried)} tries in [\d.]+ s\); model in m.npz\n$",
+                     out)
     assert quality("m.npz") >= 22
 
 
@@ -257,7 +258,7 @@ def test_a_fit_that_diverges_leaves_its_best_model_and_status_1(here, capsys, mo
 def test_the_help_begins_with_fit_and_says_how_train_differs(capsys):
     assert smoe("--help") == 0
     commands = re.findall(r"^    (\w+) ", capsys.readouterr().out, re.M)
-    assert commands == ["fit", "train", "sparsify", "denoise", "render", "plot", "info", "bench"]
+    assert commands == ["fit", "train", "sparsify", "quantize", "denoise", "render", "plot", "info", "bench"]
     assert smoe("train", "--help") == 0
     assert "is better by smoe fit" in capsys.readouterr().out.replace("\n", " ")
 

@@ -1,0 +1,64 @@
+"""The command that puts a model into few bytes: ``smoe quantize``."""
+
+import os
+
+from .allocation import BitsByBytes, allocate_bits, check_bits
+from .cli_parser import UsageError
+from .commands import refuse_to_replace
+from .images import read_image
+from .metrics import psnr
+from .numerals import counted
+from .packed import ENDING, USUAL_BITS, is_packed_name
+from .params import load_params
+from .results import prove_writable
+from .smoe import Smoe
+from .terminal import DONE, print_line, those_of
+
+
+def quantize(given):
+    """``smoe quantize``."""
+    output = given["output"]
+    if not is_packed_name(output):
+        raise UsageError(f"a model of few bytes is written as {ENDING}; give a name that ends so "
+                         f"instead of {output!r}")
+    if os.path.realpath(output) == os.path.realpath(given["params"]):
+        raise UsageError(f"{output!r} is the model itself; give another name")
+    refuse_to_replace(output, given)
+    check_bits(given.get("bits", USUAL_BITS))
+    params = load_params(given["params"])
+    prove_writable(output)
+    params, bits, quality = _with_picture(params, given) if "image_path" in given else (
+        params, _shared_out(params, given), "")
+    refuse_to_replace(output, given)  # what has come there meanwhile
+    params.save(output, bits)
+    print_line(f"{output}: {counted(params.num_kernels, 'kernel')}, {os.path.getsize(output):,} "
+               f"bytes{quality}")
+    return DONE
+
+
+def _with_picture(params, given):
+    """The model, trained to make up for its rounding; its bits; and how good it is, in words."""
+    smoe = Smoe(read_image(given["image_path"]), params=params,
+                **those_of(given, ("channel_axis", "backend")))
+    aim = those_of(given, ("bytes", "bits")) or {"bits": USUAL_BITS}
+    before = _quality(smoe)
+    smoe.quantize(**aim)
+    return smoe.params, smoe.bits, f", PSNR {_quality(smoe):.2f} dB ({before:.2f} before)"
+
+
+def _quality(smoe):
+    drawn = smoe.reconstruction
+    return psnr(smoe.engine.picture().reshape(drawn.shape), drawn)
+
+
+def _shared_out(params, given):
+    """Bits for each kind of numbers, as the picture of the model needs them."""
+    if params.image_shape is None:
+        if "bytes" in given:
+            raise UsageError(f"{given['params']!r} does not hold the size of its picture, without "
+                             f"which bits cannot be shared out; give the picture with -i")
+        return int(given.get("bits", USUAL_BITS))
+    backend = those_of(given, ("backend",))
+    if "bytes" in given:
+        return BitsByBytes(params, **backend).within(given["bytes"])
+    return allocate_bits(params, given.get("bits", USUAL_BITS), **backend)
