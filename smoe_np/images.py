@@ -14,6 +14,7 @@ from .pixels import as_array, as_float
 
 _DARK = 1 << 14  # of 16 bits: below lie all values of cameras that have 10, 12 or 14
 
+_MODEL_STARTS = (b"PK\3\4", b"SMoE")  # .npz and .smoe
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _TIFF_SAMPLES = ("b1", "u1", "u2", "f2", "f4", "f8")  # dtype.str without the byte order
 _TIFF_ENDINGS = (".tif", ".tiff")
@@ -71,6 +72,8 @@ def read_image(path):
         try:
             if not start:
                 raise _Unreadable("is empty; save it again")
+            if start in _MODEL_STARTS:
+                raise _Unreadable("is a model, not a picture; smoe render draws one of it")
             if start in _TIFF_STARTS:
                 image = _read_tiff(stream, remarks)
             else:

@@ -258,7 +258,8 @@ def test_a_fit_that_diverges_leaves_its_best_model_and_status_1(here, capsys, mo
 def test_the_help_begins_with_fit_and_says_how_train_differs(capsys):
     assert smoe("--help") == 0
     commands = re.findall(r"^    (\w+) ", capsys.readouterr().out, re.M)
-    assert commands == ["fit", "train", "sparsify", "quantize", "denoise", "render", "plot", "info", "bench"]
+    assert commands == ["fit", "train", "sparsify", "quantize", "denoise", "render", "plot", "info",
+                        "bench"]
     assert smoe("train", "--help") == 0
     assert "is better by smoe fit" in capsys.readouterr().out.replace("\n", " ")
 

@@ -11,6 +11,7 @@ import zlib
 import numpy as np
 import pytest
 import tifffile
+from helpers import random_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -227,6 +228,13 @@ def test_16_bits_that_hold_fewer_are_told(tmp_path, Image, ending, largest, told
     assert len(caught) == told
     if told:
         assert f"no value above {largest}, and is read as that dark" in str(caught[0].message)
+
+
+@pytest.mark.parametrize("name", ["model.npz", "model.smoe"])
+def test_a_model_is_called_so(tmp_path, name):
+    random_model(0, K=3).save(tmp_path / name)
+    with pytest.raises(ValueError, match=f"{name}' is a model, not a picture; smoe render draws"):
+        read_image(tmp_path / name)
 
 
 # ---- read_image: TIFF of all kinds --------------------------------------------------------------
