@@ -7,9 +7,11 @@ import numpy as np
 
 from .backend import to_numpy
 from .engine import check_number, check_params, render
-from .packed import FEWEST_BITS, MOST_BITS, arrays_of, kinds_of, packed_bytes
+from .packed import FEWEST_BITS, MOST_BITS, arrays_of, bits_of, kinds_of, packed_bytes
 from .params import SmoeParams
 
+STEP = 0.25  # bits that a kind of numbers has more or fewer; 1 where coding spares no fractions
+FEW_KERNELS = 100
 PROBE_BITS = 12  # at which the error of a kind falls by 4 with each bit, and can still be seen
 
 
@@ -37,8 +39,8 @@ def allocate_bits(params, average, shape=None, backend="auto", outliers=0.0, rem
 
     Returns
     -------
-    dict of str to int
-        What ``SmoeParams.save`` takes as ``bits``.
+    dict of str to float
+        What ``SmoeParams.save`` takes as ``bits``; of many kernels multiples of a quarter.
 
     Raises
     ------
@@ -48,12 +50,12 @@ def allocate_bits(params, average, shape=None, backend="auto", outliers=0.0, rem
     """
     average = check_bits(average, "average")
     errors, counts = _errors_of(params, shape, backend, outliers, remaining)
-    bits = dict.fromkeys(counts, FEWEST_BITS)
+    bits, step = dict.fromkeys(counts, FEWEST_BITS), _step(params)
     left = (average - FEWEST_BITS) * sum(counts.values())
-    while (kind := _most_useful(bits, errors, counts, left)) is not None:
-        bits[kind] += 1
-        left -= counts[kind]
-    return bits
+    while (kind := _most_useful(bits, errors, counts, step, left)) is not None:
+        bits[kind] += step
+        left -= step * counts[kind]
+    return bits_of(bits, bits)
 
 
 def check_bits(bits, name="bits"):
@@ -80,12 +82,15 @@ class BitsByBytes:
 
     def __init__(self, params, shape=None, backend="auto", outliers=0.0, remaining=None):
         self.errors, self.counts = _errors_of(params, shape, backend, outliers, remaining)
-        self.arrays = params.map(to_numpy).arrays()
+        self.arrays, self.step = params.map(to_numpy).arrays(), _step(params)
         # from the fewest bits to the most
         self.choices = [dict.fromkeys(self.counts, FEWEST_BITS)]
         self.least = packed_bytes(self.arrays, self.choices[0])
-        while (kind := _most_useful(self.choices[-1], self.errors, self.counts)) is not None:
-            self.choices.append({**self.choices[-1], kind: self.choices[-1][kind] + 1})
+        while (kind := self._next(self.choices[-1], self.counts)) is not None:
+            self.choices.append({**self.choices[-1], kind: self.choices[-1][kind] + self.step})
+
+    def _next(self, bits, counts):
+        return _most_useful(bits, self.errors, counts, self.step)
 
     def within(self, most):
         """The most bits by kind with which a file takes so many bytes at most.
@@ -102,14 +107,14 @@ class BitsByBytes:
                              f"{len(self.arrays['pis'])} kernels, with {FEWEST_BITS} bits a "
                              f"number, got {most}")
         bits, counts = self.choices[fitting - 1], dict(self.counts)
-        # where the next bit has no room, that of another kind, of fewer numbers, may have
-        while (kind := _most_useful(bits, self.errors, counts)) is not None:
-            more = {**bits, kind: bits[kind] + 1}
+        # where the next step has no room, that of another kind, of fewer numbers, may have
+        while (kind := self._next(bits, counts)) is not None:
+            more = {**bits, kind: bits[kind] + self.step}
             if packed_bytes(self.arrays, more) <= most:
                 bits = more
             else:
                 del counts[kind]
-        return bits
+        return bits_of(bits, bits)
 
 
 def _errors_of(params, shape, backend, outliers, remaining):
@@ -141,8 +146,12 @@ def _errors_of(params, shape, backend, outliers, remaining):
     return errors, counts
 
 
-def _most_useful(bits, errors, counts, left=math.inf):
-    """The kind that a bit more does most for, of those that may have one; None: there is none."""
+def _step(params):
+    return STEP if params.num_kernels >= FEW_KERNELS else 1
+
+
+def _most_useful(bits, errors, counts, step, left=math.inf):
+    """The kind that some more bits do most for, of those that may have one; None: there is none."""
     gains = {kind: errors[kind] * 4.0**-bits[kind] / count for kind, count in counts.items()
-             if count <= left and bits[kind] < MOST_BITS}
+             if step * count <= left and bits[kind] < MOST_BITS}
     return max(gains, key=gains.get) if gains else None

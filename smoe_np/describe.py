@@ -106,7 +106,7 @@ def as_text(facts):
         ("weights ≤ 0", f"{facts['weights_not_above_0']} kernels"),
     ]
     if facts["packed_bits"] is not None:
-        bits = (f"{number} of {kind}" for kind, number in facts["packed_bits"].items())
+        bits = (f"{number:.4g} of {kind}" for kind, number in facts["packed_bits"].items())
         lines.append(("bits", ", ".join(bits)))
     for name, bounds in facts["ranges"].items():
         lines.append((name, f"{bounds[0]:.6g} … {bounds[1]:.6g}" if bounds else "empty"))

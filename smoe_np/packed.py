@@ -1,9 +1,10 @@
 """Models in few bytes: every number as so many bits over the range that its kind has in the model.
 
-A file has a header, then whole numbers i of b bits that stand for low + i/(2ᵇ − 1) · (high − low),
-as ``whole_numbers`` makes bytes of them: coded (version 2), or one after the other, kind after kind
-(version 1) where that is shorter. Kernels are sorted; their order means nothing. The kinds, in a
-kernel's own frame, in which an error means the same whatever the kernel's size:
+A file has a header, then whole numbers i of b bits that stand for low + i/(2ᵇ − 1) · (high − low).
+Not all of them need occur: "11.5 bits" are 2896 levels, numbers of 12 bits up to 2895, and coding
+spares the others. ``whole_numbers`` makes bytes of them: coded (version 2), or one after the other,
+kind after kind (version 1), where that is shorter. Kernels are sorted; their order means nothing.
+The kinds, in a kernel's own frame, in which an error means the same whatever the kernel's size:
 
     weights  log π             extents  log A_dd              values  s(ν̂ − ½), ν̂ = ν + γ·μ
     centres  s(μ − ½)          shears   s(A_ij/A_ii), i > j   slopes  s(η), γ = A η
@@ -18,6 +19,7 @@ import math
 import os
 import struct
 import zlib
+from numbers import Real
 
 import numpy as np
 
@@ -42,7 +44,7 @@ _HEAD, _RANGE, _CHECKSUM = struct.Struct("<4sBBBBBI"), struct.Struct("<Bff"), st
 
 
 def bits_of(kinds, bits):
-    """The bits of each kind, from one number for all or from a dict.
+    """The bits of each kind, fractions allowed, from one number for all or from a dict.
 
     Raises
     ------
@@ -56,11 +58,24 @@ def bits_of(kinds, bits):
         raise ValueError(f"bits must be one number, or a dict of {', '.join(kinds)}; got a dict "
                          f"{f'with {unknown}' if unknown else f'without {missing}'}")
     for kind, number in given.items():
-        if not isinstance(number, int | np.integer) or isinstance(number, bool):
-            raise TypeError(f"bits must be whole numbers, got {number!r} for {kind}")
+        if not isinstance(number, Real) or isinstance(number, bool):
+            raise TypeError(f"bits must be numbers, got {number!r} for {kind}")
         if not FEWEST_BITS <= number <= MOST_BITS:
             raise ValueError(f"bits must be {FEWEST_BITS} to {MOST_BITS}, got {number} for {kind}")
-    return {kind: int(given[kind]) for kind in kinds}
+    return {kind: _plain_number(given[kind]) for kind in kinds}
+
+
+def _plain_number(number):
+    return int(number) if number == int(number) else float(number)
+
+
+def width_of(bits):
+    """Whole bits that hold as many levels as there are in ``bits``."""
+    return (_levels(bits) - 1).bit_length()
+
+
+def _levels(bits):
+    return round(2**bits)
 
 
 def numbers_of(D, C, has_slopes, is_radial=False):
@@ -160,8 +175,9 @@ def rounded(found, bits):
     """The numbers by kind as a file of so many bits gives them back."""
     result = {}
     for kind, numbers in found.items():
-        low, high = _range(numbers)
-        result[kind] = _numbers(_integers(numbers, low, high, bits[kind]), low, high, bits[kind])
+        low, high = _range(numbers, bits[kind])
+        width = width_of(bits[kind])
+        result[kind] = _numbers(_integers(numbers, low, high, width), low, high, width)
     return result
 
 
@@ -184,7 +200,7 @@ def save_packed(path, arrays, image_shape, bits):
     arrays : dict
         Those of a ``SmoeParams``, of NumPy.
     image_shape : tuple of D ints or None
-    bits : int or dict
+    bits : float or dict
         Of each number, 4 to 24; a dict has them by kind.
 
     Raises
@@ -193,7 +209,7 @@ def save_packed(path, arrays, image_shape, bits):
         If the model has kernels of weight 0 or below or of negative gates, which have no place in
         such a file, or ``bits`` are not as they must be.
     TypeError
-        If ``bits`` are not whole.
+        If ``bits`` are no numbers.
     OSError
         If the file cannot be written.
     """
@@ -209,19 +225,21 @@ def _packed(arrays, image_shape, bits):
     C = arrays["nu_e"].shape[1]
     sizes = (0,) * D if image_shape is None else image_shape
     is_radial = "shears" not in found and D > 1
-    ranges = {kind: _range(numbers) for kind, numbers in found.items()}
-    integers = {kind: _integers(numbers, *ranges[kind], bits[kind])
+    ranges = {kind: _range(numbers, bits[kind]) for kind, numbers in found.items()}
+    widths = {kind: width_of(number) for kind, number in bits.items()}
+    integers = {kind: _integers(numbers, *ranges[kind], widths[kind])
                 for kind, numbers in found.items()}
-    order = order_along_curve(integers["centres"], bits["centres"])
+    order = order_along_curve(integers["centres"], widths["centres"])
     integers = {kind: numbers[order] for kind, numbers in integers.items()}
-    version, body = CODED, coded(_varied(integers, ranges), bits, D)
+    version, body = CODED, coded(_varied(integers, ranges), widths, D)
     counts = {kind: numbers.shape[1] for kind, numbers in found.items()}
-    if not _least_coded_bytes(counts, K) <= len(body) < sum(_plain_bytes(counts, bits, K).values()):
-        version, body = PLAIN, b"".join(plain(integers[kind], bits[kind]) for kind in found)
+    whole = sum(_plain_bytes(counts, widths, K).values())
+    if not _least_coded_bytes(counts, K) <= len(body) < whole:
+        version, body = PLAIN, b"".join(plain(integers[kind], widths[kind]) for kind in found)
     data = b"".join([
         _HEAD.pack(MAGIC, version, D, C, "slopes" in found, is_radial, K),
         struct.pack(f"<{D}I", *sizes),
-        *(_RANGE.pack(bits[kind], *ranges[kind]) for kind in found), body])
+        *(_RANGE.pack(widths[kind], *ranges[kind]) for kind in found), body])
     return data + _CHECKSUM.pack(zlib.crc32(data))
 
 
@@ -295,22 +313,33 @@ def _unpacked(data):
     if len(data) < header_bytes(D, len(counts)) - _CHECKSUM.size:
         raise damaged
     sizes = struct.unpack_from(f"<{D}I", data, _HEAD.size)
-    ranges, bits, at = {}, {}, _HEAD.size + 4 * D
+    ranges, widths, at = {}, {}, _HEAD.size + 4 * D
     for kind in counts:
-        bits[kind], *ranges[kind] = _RANGE.unpack_from(data, at)
+        widths[kind], *ranges[kind] = _RANGE.unpack_from(data, at)
         at += _RANGE.size
         low, high = ranges[kind]
-        if not (FEWEST_BITS <= bits[kind] <= MOST_BITS
+        if not (FEWEST_BITS <= widths[kind] <= MOST_BITS
                 and -MOST_STORED <= low <= high <= MOST_STORED):
             raise damaged
     body = data[at:]
-    integers = (_plain_integers(body, counts, bits, K) if version == PLAIN
-                else _coded_integers(body, counts, ranges, bits, D, K))
+    integers = (_plain_integers(body, counts, widths, K) if version == PLAIN
+                else _coded_integers(body, counts, ranges, widths, D, K))
     if integers is None:
         raise damaged
-    found = {kind: _numbers(integers[kind], *ranges[kind], bits[kind]) for kind in counts}
+    found = {kind: _numbers(integers[kind], *ranges[kind], widths[kind]) for kind in counts}
+    bits = {kind: _bits_that_occur(integers[kind], widths[kind]) for kind in counts}
     arrays = {name: array.astype(np.float32) for name, array in arrays_of(found, D, C).items()}
     return arrays, {"bits": bits, "image_shape": sizes} if all(sizes) else {"bits": bits}
+
+
+def _bits_that_occur(integers, width):
+    """Of how many bits the levels are that numbers of a width have been rounded to."""
+    levels = 1 + int(integers.max(initial=0))
+    if levels <= 1 << width - 1:
+        return width
+    exact = math.log2(levels)
+    short = (round(exact, digits) for digits in range(8))
+    return _plain_number(next((bits for bits in short if _levels(bits) == levels), exact))
 
 
 def _plain_integers(body, counts, bits, K):
@@ -358,17 +387,22 @@ def _straight(v):
     return np.where(np.abs(v) <= 1, v, np.sign(v) * np.exp(size - 1))
 
 
-def _range(numbers):
-    """Least and largest, as float32 can hold them."""
+def _range(numbers, bits):
+    """Where 0 and the largest of ``width_of(bits)`` bits lie, as float32 can hold them.
+
+    That is beyond the largest number where there are fewer levels.
+    """
     if not numbers.size:
         return 0.0, 0.0
-    return float(np.float32(numbers.min())), float(np.float32(numbers.max()))
+    low, high = float(np.float32(numbers.min())), float(np.float32(numbers.max()))
+    beyond = low + (high - low) * (((1 << width_of(bits)) - 1) / (_levels(bits) - 1))
+    return low, float(np.float32(beyond)) if beyond <= MOST_STORED else high
 
 
-def _integers(numbers, low, high, bits):
+def _integers(numbers, low, high, width):
     if high == low:
         return np.zeros(numbers.shape, np.uint32)
-    steps = (1 << bits) - 1
+    steps = (1 << width) - 1
     return np.rint(np.clip((numbers - low) / (high - low), 0, 1) * steps).astype(np.uint32)
 
 
@@ -378,5 +412,5 @@ def _varied(integers, ranges):
             if kind == "centres" or ranges[kind][0] < ranges[kind][1]}
 
 
-def _numbers(integers, low, high, bits):
-    return low + integers * ((high - low) / ((1 << bits) - 1))
+def _numbers(integers, low, high, width):
+    return low + integers * ((high - low) / ((1 << width) - 1))

@@ -155,7 +155,7 @@ class SmoeParams:
             ``.npz`` holds them as they are, with no pickle inside; ``.smoe`` in few bytes, each
             number rounded to some bits of the range that its kind has, and coded
             (``smoe_np.packed``); kernels come back from it in another order.
-        bits : int or dict, optional
+        bits : float or dict, optional
             Of a number in a ``.smoe`` file, 4 to 24, by default 16, which change a picture by
             less than can be seen; or by kind, as ``allocate_bits`` gives them.
 

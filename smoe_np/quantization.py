@@ -36,6 +36,7 @@ STAGES = (
     ("values", 0.4, ("gamma_e",)),
     ("slopes", 1.0, ()),
 )
+OF_CENTRES_ALONE = 0.6  # what remains of centres where there are no slopes
 OF_GATES = ("extents", "shears", "centres")  # kinds whose rounding may turn kernels to harm
 
 
@@ -84,6 +85,8 @@ def quantized(engine, params, bits=None, most_bytes=None, iterations=ITERATIONS,
 def _how_to_allocate(engine, kinds):
     """What ``allocation`` is given besides the model: the picture, what counts, what remains."""
     remaining = {kind: part for kind, part, _ in STAGES if kind in kinds}
+    if "slopes" not in kinds:
+        remaining["centres"] = OF_CENTRES_ALONE
     remaining[list(remaining)[-1]] = 1.0  # there is nothing left that could make up for it
     return engine.shape, engine.name, OUTLIERS, remaining
 

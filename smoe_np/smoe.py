@@ -79,7 +79,7 @@ class Smoe(TrainingLoop):
         Why the last training ended before its time, if it did.
     image_sha256 : str
         By which checkpoints and results know the picture again.
-    bits : None or dict of str to int
+    bits : None or dict of str to float
         Of each kind of numbers, as the last call of ``quantize`` rounded them.
 
     Raises
@@ -465,7 +465,7 @@ class Smoe(TrainingLoop):
         ----------
         path : str or os.PathLike
             ``.npz``, or ``.smoe`` for few bytes.
-        bits : int or dict, optional
+        bits : float or dict, optional
             Of a number in a ``.smoe``; by default those with which ``quantize`` has left the model,
             else 16.
         """

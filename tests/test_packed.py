@@ -1,6 +1,7 @@
 """Packed models: what is stored, what is refused, and where bits go."""
 
 import contextlib
+import math
 import struct
 import zlib
 from pathlib import Path
@@ -161,8 +162,10 @@ def test_bending_is_undone_by_straightening(value):
 @pytest.mark.parametrize(("bits", "error", "match"), [
     (3, ValueError, "bits must be 4 to 24, got 3 for weights"),
     (25, ValueError, "bits must be 4 to 24, got 25"),
-    (9.5, TypeError, "bits must be whole numbers, got 9.5"),
-    (True, TypeError, "bits must be whole numbers, got True"),
+    (3.9, ValueError, "bits must be 4 to 24, got 3.9"),
+    ("9", TypeError, "bits must be numbers, got '9' for weights"),
+    (True, TypeError, "bits must be numbers, got True"),
+    (math.nan, ValueError, "bits must be 4 to 24, got nan"),
     ({"weights": 9}, ValueError, "a dict without .*centres.*slopes"),
     ({**dict.fromkeys(packed.KINDS, 9), "gates": 9}, ValueError, r"a dict with \['gates'\]"),
 ])
@@ -170,6 +173,40 @@ def test_bits_are_checked(tmp_path, bits, error, match):
     with pytest.raises(error, match=match):
         model().save(tmp_path / "model.smoe", bits=bits)
     assert not (tmp_path / "model.smoe").exists()
+
+
+@settings(max_examples=60)
+@given(bits=st.floats(4, 24), seed=st.integers(0, 99), low=st.floats(-9, 9))
+def test_numbers_are_rounded_to_as_many_levels_as_bits_say(bits, seed, low):
+    numbers = low + 3 * np.random.default_rng(seed).random((50, 2))
+    found = packed.rounded({"weights": numbers}, {"weights": bits})["weights"]
+    step = np.ptp(numbers) / (round(2**bits) - 1)
+    assert np.abs(found - numbers).max() < 0.501 * step + 1e-5
+    assert len(np.unique(found)) <= round(2**bits)
+    again = packed.rounded({"weights": found}, {"weights": bits})["weights"]
+    np.testing.assert_allclose(again, found, atol=1e-5)
+
+
+def test_fractions_of_bits_take_fractions_of_bytes_and_come_back(tmp_path):
+    params, sizes = model(400, C=3), []
+    for bits in (7, 7.25, 7.5, 7.75, 8):
+        first = written(params, tmp_path / "first.smoe", bits)
+        _, meta = packed.load_packed(tmp_path / "first.smoe")
+        assert set(meta["bits"].values()) == {bits}
+        np.testing.assert_allclose(render(written(first, tmp_path / "second.smoe", bits), SHAPE[2]),
+                                   render(first, SHAPE[2]), atol=1e-3)
+        sizes.append((tmp_path / "first.smoe").stat().st_size)
+    steps = np.diff(sizes)
+    assert (steps > 0.15 * steps.sum()).all()
+
+
+def test_numbers_at_the_ends_of_what_can_be_stored_are_read_again(tmp_path):
+    params = model(200)
+    params.pis[:2] = np.exp([-80, 80])
+    for bits in (4.1, 9.5, 11):
+        again = written(params, tmp_path / "m.smoe", bits)
+        assert np.log(again.pis).max() == pytest.approx(80, abs=1e-3)
+        assert np.log(again.pis).min() == pytest.approx(-80, abs=1e-3)
 
 
 def test_bits_are_refused_where_they_mean_nothing(tmp_path):
