@@ -7,11 +7,18 @@ import numpy as np
 
 from .backend import to_numpy
 from .engine import check_number, check_params, render
-from .packed import FEWEST_BITS, MOST_BITS, arrays_of, bits_of, kinds_of, packed_bytes
+from .packed import (
+    FEWEST_BITS,
+    MOST_BITS,
+    arrays_of,
+    kinds_of,
+    packed_bytes,
+    plain_number,
+)
 from .params import SmoeParams
 
-STEP = 0.25  # bits that a kind of numbers has more or fewer; 1 where coding spares no fractions
-FEW_KERNELS = 100
+STEP = 0.25  # bits by which kinds of numbers differ
+FEW_KERNELS = 100  # of which numbers may not be coded, so that fractions of bits are not spared
 PROBE_BITS = 12  # at which the error of a kind falls by 4 with each bit, and can still be seen
 
 
@@ -19,8 +26,8 @@ def allocate_bits(params, average, shape=None, backend="auto", outliers=0.0, rem
     """Bits for each kind of numbers of a model, so many in the mean, for the least error.
 
     Rounding to b bits adds an error to the picture whose mean square is V 4⁻ᵇ. V is measured for
-    each kind by drawing the model with errors in that kind; then bit after bit goes where it takes
-    away most of the error for the numbers that get it.
+    each kind by drawing the model with errors in that kind; then a quarter of a bit after the other
+    (of few kernels, a bit) goes where it takes away most of the error for the numbers that get it.
 
     Parameters
     ----------
@@ -55,7 +62,7 @@ def allocate_bits(params, average, shape=None, backend="auto", outliers=0.0, rem
     while (kind := _most_useful(bits, errors, counts, step, left)) is not None:
         bits[kind] += step
         left -= step * counts[kind]
-    return bits_of(bits, bits)
+    return {kind: plain_number(number) for kind, number in bits.items()}
 
 
 def check_bits(bits, name="bits"):
@@ -114,7 +121,7 @@ class BitsByBytes:
                 bits = more
             else:
                 del counts[kind]
-        return bits_of(bits, bits)
+        return {kind: plain_number(number) for kind, number in bits.items()}
 
 
 def _errors_of(params, shape, backend, outliers, remaining):

@@ -1,7 +1,5 @@
-"""What there is: array libraries, processors, memory, and why there may be no GPU."""
+"""Which array library an array belongs to, and why there may be no GPU."""
 
-import contextlib
-import os
 import sys
 
 import numpy as np
@@ -93,23 +91,3 @@ def _wheels():
             continue
         found.append(name)
     return found
-
-
-def processors():
-    """How many processors this process may use."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not on every system
-        return os.cpu_count() or 1
-
-
-def free_bytes():
-    """Memory that a new process may take here; None where nothing tells it."""
-    with contextlib.suppress(OSError), open("/proc/meminfo", encoding="ascii") as memory:
-        for line in memory:
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, OSError, ValueError):  # Windows, and where it is not known
-        return None

@@ -14,7 +14,7 @@ import sys
 
 import numpy as np
 
-from . import __version__, backend, bench_kernels, bench_measure, dense
+from . import __version__, bench_kernels, bench_measure, dense, machine
 from .bench_measure import picture
 from .engine import ENGINES, engine_class, loss_and_gradients, render
 from .engine_kernels import KernelEngine
@@ -79,7 +79,7 @@ def cases(size=None, image_path=None, kernels_per_dim=None, iterations=None, lar
     if size is not None:
         wanted = [((size, size), 1, SMALL_KERNELS, SMALL_ITERATIONS)]
     if large:
-        free = backend.free_bytes()
+        free = machine.free_bytes()
         if free is not None and free < LARGE_BYTES:
             raise MemoryError(f"the large picture takes {LARGE_BYTES / 2**30:.0f} GiB, of which "
                               f"{free / 2**30:.1f} GiB are free")

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import sparse
 
-from .backend import processors
+from .machine import processors
 
 BLOCK = 1 << 19  # pairs × pixels of a block at most: smaller ones have threads wait for each other
 PADDING = 1 << 15  # pairs × pixels that may be padding in a block, rather than one block more

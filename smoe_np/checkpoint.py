@@ -40,8 +40,8 @@ def load_checkpoint(path):
     """
     arrays, facts = files.load_arrays(path)
     if facts.get("format") != FORMAT:
-        raise ValueError(f"{path} is not a checkpoint of smoe_np; parameters alone are read with "
-                         f"load_params, and given to Smoe as params")
+        raise ValueError(f"{files.path_text(path)!r} is not a checkpoint of smoe_np; parameters "
+                         f"alone are read with load_params, and given to Smoe as params")
     with naming(path):
         if facts["version"] != VERSION:
             raise ValueError(f"it is of version {facts['version']!r}, only {VERSION} is known")
@@ -69,12 +69,13 @@ def load_checkpoint(path):
 @contextlib.contextmanager
 def naming(path):
     """Errors in what a checkpoint holds become a ValueError that names the file."""
+    name = repr(files.path_text(path))
     try:
         yield
     except KeyError as error:
-        raise ValueError(f"{path} is a damaged checkpoint: {error} is missing") from None
+        raise ValueError(f"{name} is a damaged checkpoint: {error} is missing") from None
     except (OverflowError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} does not fit: {error}") from None
+        raise ValueError(f"{name} does not fit: {error}") from None
 
 
 def params_of(arrays, part, facts):

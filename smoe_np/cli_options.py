@@ -5,6 +5,7 @@ from .cli_parser import Parser, add_backend, add_channels, with_defaults
 from .cli_training_options import add_fit, add_sparsify, add_train
 from .denoising import denoise
 from .engine import ENGINES
+from .fit import BITS
 from .packed import FEWEST_BITS, MOST_BITS, USUAL_BITS
 
 
@@ -66,7 +67,7 @@ def _quantize(commands):
                       help="as many bits as have room in so many bytes")
     size.add_argument("--bits", type=float, metavar="B",
                       help=f"bits for a number, in the mean, before it is coded: {FEWEST_BITS} to "
-                           f"{MOST_BITS} (default: {USUAL_BITS})")
+                           f"{MOST_BITS} (default: {BITS} with the picture, else {USUAL_BITS})")
     add_channels(parser)
     add_backend(parser)
 

@@ -9,6 +9,7 @@ from .engine import ENGINES
 _YES, _NO = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 
 
+_QUOTED = r"""('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
 _NEGATIVE = re.compile(r"-(\d+\.?\d*|\.\d+)(e[-+]?\d+)?$", re.IGNORECASE)
 
 
@@ -84,7 +85,7 @@ def in_options(text, spelled):
         name, equals = found.groups()
         return spelled[name] + (" " if equals else "") if name in spelled else found[0]
 
-    parts = re.split(r"('(?:[^'\\]|\\.)*')", text)
+    parts = re.split(_QUOTED, text)
     parts[::2] = [re.sub(r"\b([a-z0-9]+(?:_[a-z0-9]+)+)\b(=?)", spell, part) for part in parts[::2]]
     return "".join(parts)
 

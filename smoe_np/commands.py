@@ -5,7 +5,7 @@ import math
 import os
 import warnings
 
-from . import backend, bench, bench_report, describe, plots
+from . import bench, bench_report, describe, machine, plots
 from .cli_parser import UsageError
 from .denoising import denoise, estimate_sigma
 from .engine import check_number, check_whole, render
@@ -65,10 +65,10 @@ def draw(given):
 
 
 def _refuse_beyond_memory(shape, channels, bits):
-    needed, free = (DRAWN_BYTES + bits // 8) * math.prod(shape) * channels, backend.free_bytes()
+    needed, free = (DRAWN_BYTES + bits // 8) * math.prod(shape) * channels, machine.free_bytes()
     if free is not None and needed > free:
         raise UsageError(f"{size_in_words(shape)} pixels take {needed / 2**30:.1f} GiB of memory, "
-                         f"of which {free / 2**30:.1f} GiB are free; draw fewer, or part by part "
+                         f"and there are {free / 2**30:.1f} GiB; draw fewer, or part by part "
                          f"with --crop")
 
 

@@ -5,6 +5,7 @@ import os
 from .allocation import BitsByBytes, allocate_bits, check_bits
 from .cli_parser import UsageError
 from .commands import refuse_to_replace
+from .fit import BITS
 from .images import read_image
 from .metrics import psnr
 from .numerals import counted
@@ -40,7 +41,7 @@ def _with_picture(params, given):
     """The model, trained to make up for its rounding; its bits; and how good it is, in words."""
     smoe = Smoe(read_image(given["image_path"]), params=params,
                 **those_of(given, ("channel_axis", "backend")))
-    aim = those_of(given, ("bytes", "bits")) or {"bits": USUAL_BITS}
+    aim = those_of(given, ("bytes", "bits")) or {"bits": BITS}
     before = _quality(smoe)
     smoe.quantize(**aim)
     return smoe.params, smoe.bits, f", PSNR {_quality(smoe):.2f} dB ({before:.2f} before)"
@@ -57,7 +58,7 @@ def _shared_out(params, given):
         if "bytes" in given:
             raise UsageError(f"{given['params']!r} does not hold the size of its picture, without "
                              f"which bits cannot be shared out; give the picture with -i")
-        return int(given.get("bits", USUAL_BITS))
+        return given.get("bits", USUAL_BITS)
     backend = those_of(given, ("backend",))
     if "bytes" in given:
         return BitsByBytes(params, **backend).within(given["bytes"])

@@ -297,7 +297,7 @@ class KernelEngine(KernelBuffers):
 
     def restore(self, state):
         """Put the engine into the state that ``state`` gave."""
-        if "pis" not in state or is_forged(state["allowance"]):
+        if "pis" not in state or is_forged(state):
             return
         K, D = state["musX"].shape
         self._begin(K)

@@ -24,10 +24,10 @@ import time
 import numpy as np
 
 from . import gate
-from .backend import processors
 from .blocks import Pairs, chunk_of, even_cuts, map_on_pool, pool
 from .grid import Grid
 from .live_lists import LiveLists
+from .machine import processors
 from .steps import take_step
 from .tiling import TAU
 

@@ -3,18 +3,24 @@
 import errno
 import os
 
-_held = {}  # by device and number of a folder: what keeps it
+_held = {}  # by device and number of a folder: what keeps it, and how often it is held
 
 
 def hold(path):
     """Keep other processes from holding a folder, until ``let_go`` or the end of this process.
 
-    Where there are no such locks (Windows, some file systems), nobody is kept from anything.
+    This process may hold it several times. Where there are no such locks (Windows, some file
+    systems), nobody is kept from anything.
 
     Parameters
     ----------
     path : str
         A folder that is there.
+
+    Returns
+    -------
+    object
+        What ``let_go`` is given, once for each time.
 
     Raises
     ------
@@ -24,33 +30,35 @@ def hold(path):
     try:
         import fcntl
     except ImportError:
-        return
+        return None
     folder = os.open(path, os.O_RDONLY)
-    key = _key(os.fstat(folder))
-    try:
-        if key not in _held:
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            _held[key], folder = folder, None
-    except BlockingIOError:
-        raise BlockingIOError(
-            errno.EAGAIN, f"another run is writing to {path!r}; wait for its end, or give another "
-                          f"folder") from None
-    except OSError:  # this file system has no locks
-        pass
-    finally:
-        if folder is not None:
-            os.close(folder)
-
-
-def let_go(path):
-    """Hold a folder no longer, if it was held."""
-    try:
-        folder = _held.pop(_key(os.stat(path)), None)
-    except OSError:  # it has gone, and will not be held again
-        return
-    if folder is not None:
+    status = os.fstat(folder)
+    key = status.st_dev, status.st_ino
+    if key in _held:
         os.close(folder)
+    else:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(folder)
+            raise BlockingIOError(
+                errno.EAGAIN, f"another run is writing to {path!r}; wait for its end, or give "
+                              f"another folder") from None
+        except OSError:  # this file system has no locks
+            os.close(folder)
+            return None
+        _held[key] = folder, 0
+    folder, times = _held[key]
+    _held[key] = folder, times + 1
+    return key
 
 
-def _key(status):
-    return status.st_dev, status.st_ino
+def let_go(key):
+    """Hold a folder once less."""
+    if key not in _held:
+        return
+    folder, times = _held.pop(key)
+    if times > 1:
+        _held[key] = folder, times - 1
+    else:
+        os.close(folder)

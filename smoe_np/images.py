@@ -117,13 +117,13 @@ def _read_tiff(stream, remarks):
             raise _Unreadable(f"holds no pixels for its shape {series.shape}; copy it again")
         if len(tiff.series) > 1:
             remarks.append(f"holds {len(tiff.series)} series of pictures; the first is read")
-        if page.bitspersample == 16 and photometric != _PALETTE:
-            _note_if_dark(image, remarks)
         image = _samples_to_full_range(image, page.bitspersample, photometric == _PALETTE)
         if photometric == _PALETTE:
             image = _grey_if_possible(_palette(page.colormap)[image])
         elif photometric == _MINISWHITE:
             image = (1 if image.dtype.kind == "f" else np.iinfo(image.dtype).max) - image
+        if page.bitspersample == 16 and photometric != _PALETTE:
+            _note_if_dark(image, remarks)
         rows = series.axes.index("Y")
         orientation = page.tags.valueof("Orientation", 1)
         image, channels_at = _upright(image, orientation, rows), _channel_axis(series.axes)
@@ -206,6 +206,8 @@ def _read_one_page_with_pillow(stream, remarks, tiff):
     image = _read_with_pillow(stream, remarks)
     # Pillow stretches samples of fewer than 8 bits itself, but not those of 12.
     bits = tiff.pages[0].bitspersample
+    if bits == 16:
+        _note_if_dark(image, remarks)
     return _samples_to_full_range(image, bits, False) if image.dtype == np.uint16 else image
 
 

@@ -23,8 +23,8 @@ from pathlib import Path
 
 import numpy as np
 
-from .backend import processors
 from .kernel_files import check_arguments, kernel_source, signatures
+from .machine import processors
 
 COMPILERS = ("c++", "g++", "clang++")
 # Not -ffinite-math-only, which would hide a NaN.

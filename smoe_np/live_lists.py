@@ -23,9 +23,17 @@ def too_loose(allowance):
     return bool((np.median(allowance, axis=1) > MOST).any())
 
 
-def is_forged(allowance):
-    """Whether no engine has built lists with such an allowance, which could exhaust memory."""
-    return too_loose(allowance / 2)  # weak kernels may have more than the most
+def is_forged(state):
+    """Whether no engine has built lists with such an allowance, which could exhaust memory.
+
+    Weak kernels may have more than the most, by as much as they are weaker than others.
+    """
+    diagonal = np.diagonal(state["A"], axis1=1, axis2=2)
+    with np.errstate(all="ignore"):  # of a forged model
+        log_weight = np.log(state["pis"]) + np.log(np.abs(diagonal)).sum(1)
+    known = log_weight[np.isfinite(log_weight)]
+    most = MOST + [0, 0, WEAK * np.ptp(known) if known.size else 0]
+    return bool((np.median(state["allowance"], axis=1) > most).any())
 
 
 class LiveLists:
@@ -160,7 +168,7 @@ class LiveLists:
 
     def restore(self, state):
         """Build the lists again that gave ``state``, so that results go on bit for bit."""
-        if "pis" not in state or is_forged(state["allowance"]):
+        if "pis" not in state or is_forged(state):
             return
         self.rate = state.get("rate")
         K, D = state["musX"].shape

@@ -62,10 +62,11 @@ def bits_of(kinds, bits):
             raise TypeError(f"bits must be numbers, got {number!r} for {kind}")
         if not FEWEST_BITS <= number <= MOST_BITS:
             raise ValueError(f"bits must be {FEWEST_BITS} to {MOST_BITS}, got {number} for {kind}")
-    return {kind: _plain_number(given[kind]) for kind in kinds}
+    return {kind: plain_number(given[kind]) for kind in kinds}
 
 
-def _plain_number(number):
+def plain_number(number):
+    """A number as an int where it is whole, else as a float."""
     return int(number) if number == int(number) else float(number)
 
 
@@ -243,9 +244,9 @@ def _packed(arrays, image_shape, bits):
     return data + _CHECKSUM.pack(zlib.crc32(data))
 
 
-def _plain_bytes(counts, bits, K):
+def _plain_bytes(counts, widths, K):
     """Bytes that numbers of each kind take where they are not coded."""
-    return {kind: -(-K * count * bits[kind] // 8) for kind, count in counts.items()}
+    return {kind: -(-K * count * widths[kind] // 8) for kind, count in counts.items()}
 
 
 def _least_coded_bytes(counts, K):
@@ -262,7 +263,7 @@ def model_ending(path):
 
 
 def is_packed_name(path):
-    """Whether the file of a model is to be packed, by its name."""
+    """Whether the file of a model is to be packed; ValueError if it has no name of one."""
     return model_ending(path) == ENDING
 
 
@@ -339,30 +340,30 @@ def _bits_that_occur(integers, width):
         return width
     exact = math.log2(levels)
     short = (round(exact, digits) for digits in range(8))
-    return _plain_number(next((bits for bits in short if _levels(bits) == levels), exact))
+    return plain_number(next((bits for bits in short if _levels(bits) == levels), exact))
 
 
-def _plain_integers(body, counts, bits, K):
+def _plain_integers(body, counts, widths, K):
     """Whole numbers by kind from the body of a file of version 1; None if it cannot be one."""
-    lengths = _plain_bytes(counts, bits, K)
+    lengths = _plain_bytes(counts, widths, K)
     if len(body) != sum(lengths.values()):
         return None
     integers, at = {}, 0
     for kind, count in counts.items():
         part = body[at:at + lengths[kind]]
-        integers[kind] = from_plain(part, K * count, bits[kind]).reshape(K, count)
+        integers[kind] = from_plain(part, K * count, widths[kind]).reshape(K, count)
         at += lengths[kind]
     return integers
 
 
-def _coded_integers(body, counts, ranges, bits, D, K):
+def _coded_integers(body, counts, ranges, widths, D, K):
     """Whole numbers by kind from the body of a file of version 2; None if it cannot be one."""
     if len(body) < _least_coded_bytes(counts, K):
         return None
     zeros = {kind: np.zeros((K, count), np.uint32) for kind, count in counts.items()}
     varied = _varied(zeros, ranges)
     try:
-        told = decoded(body, {kind: counts[kind] for kind in varied}, bits, D, K)
+        told = decoded(body, {kind: counts[kind] for kind in varied}, widths, D, K)
     except Damaged:
         return None
     return {**zeros, **told}

@@ -163,8 +163,8 @@ class SmoeParams:
         ------
         ValueError, TypeError
             If the name has another ending; if bits are given for another file, or are not as they
-            must be; if the model holds NaN, or a ``.smoe`` file cannot hold it (weights or
-            diagonals that are not above 0).
+            must be; if the model holds NaN or infinity, or a ``.smoe`` file cannot hold it (weights
+            or diagonals that are not above 0).
         OSError
             If the file cannot be written; an older file of that name is then left as it was.
         """
@@ -266,7 +266,7 @@ def load_params(path):
     try:
         return SmoeParams(**arrays, image_shape=meta.get("image_shape"))
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{path}: {error}") from None
+        raise ValueError(f"{files.path_text(path)!r}: {error}") from None
 
 
 def _as_array(xp, name, value):

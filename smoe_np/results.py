@@ -104,7 +104,7 @@ class ResultsFolder:
         self._goes_on = self._checkpoint.goes_on
         self._may_hold_files = overwrite or self._goes_on
         self._begun = False  # nothing is removed before there is something to write
-        self._written_best = None
+        self._written_best = self._lock = None
         self._about = {}
         if os.path.lexists(self.path) and not os.path.isdir(self.path):
             raise NotADirectoryError(
@@ -138,6 +138,15 @@ class ResultsFolder:
             its results there.
         """
         self._about = about
+        try:
+            self._make_folders()
+        except BaseException:
+            self.release()
+            raise
+        if os.path.islink(self.checkpoint) and not self._goes_on:
+            os.unlink(self.checkpoint)  # which is written first; a link may lead anywhere
+
+    def _make_folders(self):
         for sub in sorted(OWN_FILES):  # the folder itself first
             folder = os.path.join(self.path, sub) if sub else self.path
             if sub and os.path.islink(folder):  # files of whatever it leads to would be removed
@@ -154,14 +163,13 @@ class ResultsFolder:
                 raise OSError(error.errno, f"cannot write results to {folder!r}: "
                                            f"{os.strerror(error.errno).lower()}") from None
             if not sub:
-                hold(self.path)
+                self._lock = self._lock or hold(self.path)
                 self._refuse_files()  # which have come there meanwhile
-        if os.path.islink(self.checkpoint) and not self._goes_on:
-            os.unlink(self.checkpoint)  # which is written first; a link may lead anywhere
 
     def release(self):
         """Let other processes write here."""
-        let_go(self.path)
+        let_go(self._lock)
+        self._lock = None
 
     @property
     def has_checkpoint(self):

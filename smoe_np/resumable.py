@@ -6,6 +6,7 @@ from .adam import Adam
 from .backend import array_module
 from .checkpoint import lists_of, load_checkpoint, naming, params_of, save_checkpoint
 from .engine import check_dtype, check_image, engine_class
+from .files import path_text
 from .fit import Plan, settings_of
 from .numerals import counted, size_in_words
 from .packed import bits_of, kinds_of
@@ -99,8 +100,8 @@ class Resumable:
         if given != shape:
             axes = ("; another channel_axis makes that of it"
                     if math.prod(given) == math.prod(shape) else "")
-            raise ValueError(f"{path} does not fit: it is of {_in_words(shape)}, the image given "
-                             f"has {_in_words(given)}{axes}")
+            raise ValueError(f"{path_text(path)!r} does not fit: it is of {_in_words(shape)}, the "
+                             f"image given has {_in_words(given)}{axes}")
         with naming(path):
             start = params.map(array_module(image).asarray)
             smoe = cls(image, params=start, backend=backend, channel_axis=channel_axis,

@@ -160,8 +160,9 @@ class Smoe(TrainingLoop):
         for model, view in self._views:
             if model is params:
                 return view
-        view = params.map(_read_only)
-        self._views = [*self._views[-1:], (params, view)]  # the last ones: one may be the best
+        view, kept = params.map(_read_only), (self._params, self._best_params)
+        self._views = [one for one in self._views if any(one[0] is model for model in kept)]
+        self._views.append((params, view))
         return view
 
     def _on_side_of_image(self, array):

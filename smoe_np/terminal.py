@@ -1,5 +1,6 @@
 """What commands share: their exit statuses, how they end, and what they print."""
 
+import os
 import shlex
 
 from .progress import say
@@ -31,7 +32,9 @@ def shell_line(words):
     def escaped(sign):
         if sign in "'\\":
             return "\\" + sign
-        return sign if sign.isprintable() else f"\\x{ord(sign):02x}"
+        if sign.isprintable():
+            return sign
+        return "".join(f"\\x{byte:02x}" for byte in os.fsencode(sign))
 
     return " ".join(shlex.quote(word) if word.isprintable() else
                     f"$'{''.join(map(escaped, word))}'" for word in words)

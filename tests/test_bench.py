@@ -11,13 +11,13 @@ from helpers import assert_gradients_agree, needs_native, random_model, relative
 
 import smoe_np
 from smoe_np import (
-    backend,
     bench,
     bench_dense,
     bench_kernels,
     bench_measure,
     bench_report,
     dense,
+    machine,
 )
 from smoe_np.cli import main
 from smoe_np.initialize import kernel_grid
@@ -68,19 +68,19 @@ def test_the_standard_cases_are_those_that_are_quoted():
 
 
 def test_the_large_picture_is_measured_if_it_is_asked_for_and_there_is_memory(monkeypatch, capsys):
-    monkeypatch.setattr(backend, "free_bytes", lambda: bench.LARGE_BYTES)
+    monkeypatch.setattr(machine, "free_bytes", lambda: bench.LARGE_BYTES)
     large, = (case for case in bench.cases(large=True) if case not in bench.cases())
     assert large["shape"] == [4000, 6000]
     assert np.prod(kernel_grid(large["shape"], large["kernels_per_dim"])) >= 10**6
-    monkeypatch.setattr(backend, "free_bytes", lambda: None)  # not known
+    monkeypatch.setattr(machine, "free_bytes", lambda: None)  # not known
     assert large in bench.cases(large=True)
-    monkeypatch.setattr(backend, "free_bytes", lambda: bench.LARGE_BYTES - 1)
+    monkeypatch.setattr(machine, "free_bytes", lambda: bench.LARGE_BYTES - 1)
     assert main(["bench", "--large"]) == 2
     assert "the large picture takes" in capsys.readouterr().err
 
 
 def test_free_memory_is_some_or_not_known():
-    free = backend.free_bytes()
+    free = machine.free_bytes()
     assert free is None or free > 1 << 20
 
 

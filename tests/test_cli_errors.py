@@ -164,6 +164,13 @@ def test_a_fit_never_replaces_its_own_picture(here, fails):
             "fit", picture, "-o", name, "--kernels", 3, "--overwrite")
 
 
+def test_names_of_files_are_no_options(after_a_run, fails):
+    os.mkdir("base_lr")
+    for name in ("base_lr/val_iter.npz", "it's val_iter.npz"):
+        os.link(CHECKPOINT, name)
+        assert f"{name!r} does not fit" in fails("train", "-i", "colour.tif", "-r", "n", "-c", name)
+
+
 def test_an_image_without_pixels_is_one_line(here, fails, monkeypatch):
     monkeypatch.setattr(commands_training, "read_image", lambda path: np.zeros((1, 0)))
     assert "image of shape (1, 0) is empty" in fails("train", "-i", "grey.tif", "-r", "new")

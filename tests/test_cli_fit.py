@@ -135,16 +135,16 @@ def test_a_packed_fit_goes_on_with_its_bits(here, capsys, monkeypatch):
     assert Path("m.smoe").read_bytes() == Path("whole.smoe").read_bytes()
 
 
-def test_the_command_that_goes_on_is_a_line_whatever_the_names(here, capsys, monkeypatch):
-    name = "a new\nline's\\.tif"
+@pytest.mark.parametrize("name", ["a new\nline's\\.tif", "\u2028\xa0ü.tif", "bad\udcff.tif"])
+def test_the_command_that_goes_on_is_a_line_whatever_the_names(here, capsys, monkeypatch, name):
     os.rename("grey.tif", name)
     with monkeypatch.context() as patch:
         stop_at(patch, 5, signal.SIGINT)
         assert smoe("fit", name, "-o", "m.npz", "--kernels", 3, "-n", 9, "-q") == 130
     command = the_one_line(capsys).split("go on with: ")[1]
     echo = ["bash", "-c", f"printf '%s|' {command}"]
-    words = subprocess.run(echo, capture_output=True, text=True, check=True).stdout.split("|")
-    assert words[:3] == ["smoe", "fit", name]
+    words = subprocess.run(echo, capture_output=True, check=True).stdout.split(b"|")
+    assert words[:3] == [b"smoe", b"fit", os.fsencode(name)]
 
 
 @pytest.mark.parametrize(("option", "value"), [("--dtype", "float64"), ("--batches", 2)])

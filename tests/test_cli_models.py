@@ -15,7 +15,7 @@ from cli_runs import (
 )
 
 import smoe_np
-from smoe_np import backend, commands, packed
+from smoe_np import commands, machine, packed
 
 # ---- render
 
@@ -89,11 +89,11 @@ def test_a_picture_that_a_file_says_is_vast_is_not_drawn_unasked(here, fails):
 
 def test_a_picture_that_memory_does_not_hold_is_not_drawn(after_a_run, fails, monkeypatch):
     told = fails("render", "r/params_last.npz", "-o", "y.tif", "--shape", 100000, 2000000)
-    assert re.search(r"100000×2000000 pixels take 1676\.4 GiB of memory, of which \d+\.\d GiB are "
-                     r"free; draw fewer, or part by part with --crop", told)
+    assert re.search(r"100000×2000000 pixels take 1676\.4 GiB of memory, and there are "
+                     r"\d+\.\d GiB; draw fewer, or part by part with --crop", told)
     needed = (8 + 1) * 12 * 11  # two of float32, one of what is written
     for free, status in ((needed - 1, 2), (needed, 0), (None, 0)):
-        monkeypatch.setattr(backend, "free_bytes", lambda free=free: free)
+        monkeypatch.setattr(machine, "free_bytes", lambda free=free: free)
         assert smoe("render", "r/params_last.npz", "-o", "z.tif", "--overwrite", "--shape",
                     12, 11) == status
 

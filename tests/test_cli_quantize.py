@@ -21,7 +21,7 @@ def model(here):
 def test_with_the_picture_it_is_what_the_library_does(model, capsys):
     image = smoe_np.read_image("grey.tif")
     for aim, given in ((("--bytes", 200), {"bytes": 200}), (("--bits", 9), {"bits": 9}),
-                       ((), {"bits": 16})):
+                       ((), {"bits": 9})):
         assert smoe("quantize", "m.npz", "-o", "q.smoe", "-i", "grey.tif", *aim,
                     "--overwrite") == 0
         library = smoe_np.Smoe(image, params=smoe_np.load_params("m.npz")).quantize(**given)
@@ -47,7 +47,8 @@ def test_without_the_picture_bits_go_where_they_matter(model, capsys):
 def test_a_model_of_tf_smoe_is_packed_though_it_does_not_tell_its_size(model, fails):
     arrays = smoe_np.load_params("m.npz").to_tf_smoe()
     Path("theirs.pkl").write_bytes(pickle.dumps({"params": arrays}))
-    assert smoe("quantize", "theirs.pkl", "-o", "q.smoe", "--bits", 12) == 0
+    assert smoe("quantize", "theirs.pkl", "-o", "q.smoe", "--bits", 12.5) == 0
+    assert set(smoe_np.param_files.load_packed("q.smoe")[1]["bits"].values()) == {12.5}
     drawn, wanted = (smoe_np.render(smoe_np.load_params(name), (14, 18))
                      for name in ("q.smoe", "m.npz"))
     np.testing.assert_allclose(drawn, wanted, atol=0.02)

@@ -230,6 +230,25 @@ def test_16_bits_that_hold_fewer_are_told(tmp_path, Image, ending, largest, told
         assert f"no value above {largest}, and is read as that dark" in str(caught[0].message)
 
 
+@pytest.mark.parametrize(("settings", "lowest", "highest", "told"), [
+    ({"photometric": "miniswhite"}, 65535 - 4000, 65535, True),
+    ({"photometric": "miniswhite"}, 0, 4000, False),
+    ({"compression": "lzw"}, 0, 4000, True), ({"compression": "lzw"}, 0, 40000, False)])
+def test_the_dark_are_told_as_they_look_however_they_are_stored(tmp_path, Image, settings, lowest,
+                                                               highest, told):
+    image = np.linspace(lowest, highest, 12).astype(np.uint16).reshape(3, 4)
+    path = tmp_path / "a.tif"
+    if "compression" in settings:
+        Image.fromarray(image).save(path, compression="tiff_lzw")
+    else:
+        written(path, image, **settings)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = read_image(path)
+    assert found.max() == (65535 - lowest if "photometric" in settings else highest)
+    assert len(caught) == told
+
+
 @pytest.mark.parametrize("name", ["model.npz", "model.smoe"])
 def test_a_model_is_called_so(tmp_path, name):
     random_model(0, K=3).save(tmp_path / name)

@@ -284,13 +284,13 @@ def test_what_tf_smoe_would_pickle_is_read(tmp_path, protocol):
 def test_a_file_of_a_model_that_does_not_fit_is_refused_by_name(tmp_path):
     with open(tmp_path / "params.pkl", "wb") as stream:
         pickle.dump({"params": changed(nu_e=np.ones(9, np.float32))}, stream)
-    with pytest.raises(ValueError, match=r"params\.pkl: nu_e must have shape"):
+    with pytest.raises(ValueError, match=r"params\.pkl': nu_e must have shape"):
         load_params(tmp_path / "params.pkl")
     np.savez(tmp_path / "other.npz", **changed(pis=np.full(4, np.nan)))
-    with pytest.raises(ValueError, match=r"other\.npz: pis holds NaN"):
+    with pytest.raises(ValueError, match=r"other\.npz': pis holds NaN"):
         load_params(tmp_path / "other.npz")
     np.savez(tmp_path / "complex.npz", **changed(pis=np.ones(4, complex)))
-    with pytest.raises(ValueError, match=r"complex\.npz: pis must hold real numbers"):
+    with pytest.raises(ValueError, match=r"complex\.npz': pis must hold real numbers"):
         load_params(tmp_path / "complex.npz")
 
 

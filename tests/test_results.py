@@ -313,9 +313,32 @@ def test_a_folder_that_another_run_writes_to_is_left_alone(tmp_path):
             folder.create()
         other.stdin.close()
     folder.create()
-    folder.create()  # by the same process
     folder.release()
     folder.release()
+
+
+def descriptors():
+    return len(os.listdir("/proc/self/fd"))
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="there is no such folder here")
+def test_a_folder_is_let_go_of_whatever_happens_to_it(tmp_path):
+    before = descriptors()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "r").mkdir()
+    (tmp_path / "r/params").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(NotADirectoryError):
+        ResultsFolder(tmp_path / "r", overwrite=True).create()
+    assert descriptors() == before
+    first, second = ResultsFolder(tmp_path / "s"), ResultsFolder(tmp_path / "s")
+    first.create()
+    second.create()
+    assert descriptors() == before + 1
+    (tmp_path / "s").rename(tmp_path / "t")
+    first.release()
+    assert descriptors() == before + 1  # the second holds it yet
+    second.release()
+    assert descriptors() == before
 
 
 def test_a_folder_that_another_run_has_filled_meanwhile_is_left_alone(tmp_path, image):

@@ -406,6 +406,11 @@ def test_what_is_no_callback_is_refused_before_anything_is_done(image, given, wh
 def test_models_of_a_training_cannot_be_written_to(image):
     smoe = Smoe(image, 4).train(9, val_iter=3)
     assert smoe.params is smoe.params
+    best = smoe.best_params
+    for _ in range(4):  # models come and go, and the best one stays what it was
+        smoe._params = smoe._params.copy()
+        assert smoe.params is smoe.params
+        assert smoe.best_params is best
     for params in (smoe.params, smoe.best_params):
         for array in params.arrays().values():
             with pytest.raises(ValueError, match="read-only"):
