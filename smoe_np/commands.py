@@ -7,8 +7,8 @@ import warnings
 
 from . import bench, bench_report, describe, machine, plots
 from .cli_parser import UsageError
-from .denoising import denoise, estimate_sigma
-from .engine import check_number, check_whole, render
+from .denoising import check_sigma, denoise, estimate_sigma
+from .engine import check_whole, render
 from .images import check_path, read_image, write_image
 from .numerals import size_in_words
 from .packed import is_packed, load_packed
@@ -76,8 +76,9 @@ def clean(given):
     """``smoe denoise``."""
     output, quiet = given["output"], given.get("quiet", False)
     refuse_to_replace(output, given)
-    check_number("--sigma", given.get("sigma", 1), above=True)
+    check_sigma(given.get("sigma", 0), "--sigma")
     check_whole("--fits", given.get("fits", 1), 1)
+    check_whole("--seed", given.get("seed", 0), 0)
     check_path(output)
     prove_writable(output)
     image = read_image(given["image_path"])

@@ -18,7 +18,7 @@ from .cli_training_options import (
     TRAINING,
 )
 from .engine import check_image
-from .fit import TARGETS, fit_settings, kernels_for
+from .fit import TARGETS, fit_settings
 from .gallery import Gallery
 from .images import read_image
 from .numerals import size_in_words
@@ -300,7 +300,7 @@ def _aim(settings, smoe):
               f"{settings['seconds']:g} s")
     if settings["target"] == "psnr":
         return f"to {settings['value']:g} dB by fits of {effort}"
-    return f"{kernels_for(settings, len(smoe.shape), smoe.channels)} kernels in {effort}"
+    return f"{smoe.kernels_wanted(settings)} kernels in {effort}"
 
 
 def _print_start(smoe, aim, more=""):

@@ -72,11 +72,7 @@ def denoise(image, sigma=None, fits=FITS, seed=0, backend="auto", channel_axis="
     fits, seed = check_whole("fits", fits, 1), check_whole("seed", seed, 0)
     noisy, has_channels = check_image(image, "float32", channel_axis)
     is_given = sigma is not None
-    sigma = check_number("sigma", sigma if is_given else estimate_sigma(noisy, -1))
-    if sigma > MOST_SIGMA:
-        raise ValueError(f"sigma must be at most {MOST_SIGMA:g}, on the scale of 0 to 255, got "
-                         f"{sigma:g}")
-
+    sigma = check_sigma(sigma if is_given else estimate_sigma(noisy, -1))
     if is_given and 0 < sigma < 1 and array_module(image).asarray(image).dtype.kind == "f":
         warnings.warn(f"sigma is on the scale of 0 to 255, also for an image in [0, 1]; {sigma:g} "
                       f"is hardly any noise", RuntimeWarning, stacklevel=2)
@@ -103,6 +99,15 @@ def denoise(image, sigma=None, fits=FITS, seed=0, backend="auto", channel_axis="
         if progress is not None:
             progress(clean, done, fits)
     return clean
+
+
+def check_sigma(sigma, name="sigma"):
+    """A standard deviation of noise that may be, as a float; else an error that names it."""
+    sigma = check_number(name, sigma)
+    if sigma > MOST_SIGMA:
+        raise ValueError(f"{name} must be at most {MOST_SIGMA:g}, on the scale of 0 to 255, got "
+                         f"{sigma:g}")
+    return sigma
 
 
 def _with_texture(picture, noisy, sigma):

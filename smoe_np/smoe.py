@@ -307,20 +307,31 @@ class Smoe(TrainingLoop):
         if settings["target"] == "psnr":
             first = next_try([], settings["value"], math.prod(self.shape), settings["iterations"])
         else:
-            first = Try(self._kernels_wanted(settings), settings["iterations"])
+            first = Try(self.kernels_wanted(settings), settings["iterations"])
         callbacks = check_callbacks(callbacks, progress)
         self._begin_fit(first, settings)
         self.settings, self.tried, self._found, self._dense = settings, [], None, None
         return self._train(callbacks, checkpoint, progress)
 
-    def _kernels_wanted(self, settings):
-        """How many a target stands for; far more than pixels are a mistake."""
+    def kernels_wanted(self, settings):
+        """How many kernels the target of a fit stands for.
+
+        Parameters
+        ----------
+        settings : dict
+            Of ``smoe_np.fit.fit_settings``, with another target than a PSNR.
+
+        Raises
+        ------
+        ValueError
+            If that is none, or far more than there are pixels.
+        """
         wanted = kernels_for(settings, len(self.shape), self.channels)
         most = max(MOST_FOR_FEW_PIXELS, MOST_BY_PIXEL * math.prod(self.shape))
         if wanted > most:
+            meant = "" if settings["target"] == "kernels" else f", which stands for {wanted}"
             raise ValueError(f"{settings['target']} must stand for at most {most} kernels for "
-                             f"{math.prod(self.shape)} pixels, got {settings['value']}, which "
-                             f"stands for {wanted}")
+                             f"{math.prod(self.shape)} pixels, got {settings['value']}{meant}")
         return wanted
 
     def sparsify(self, target_kernels=None, target_psnr=None, iterations=ITERATIONS, val_iter=100,

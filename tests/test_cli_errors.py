@@ -74,6 +74,7 @@ GO_ON = FIT + "-c stopped.checkpoint.npz "
     (FIT + "--scalars 300 --bytes 30", "--bytes: not allowed with argument --scalars"),
     (FIT + "--kernels 0", "kernels must be at least 1"),
     (FIT + "--kernels many", "invalid int value: 'many'"),
+    (FIT + "--kernels 99999", "kernels must stand for at most 2520 kernels for 252 pixels, got 99"),
     (FIT + "--psnr 0", "psnr must be above 0"),
     (FIT + "--psnr nan", "psnr must be above 0"),
     (FIT + "--scalars 8", "scalars must be at least 9, which a single kernel of 2 dimensions"),

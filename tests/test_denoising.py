@@ -136,8 +136,10 @@ def test_the_command_does_what_the_library_does(here, capsys):
 
 @pytest.mark.parametrize(("command", "why"), [
     ("grey.tif -o colour.tif --sigma 9", "'colour.tif' exists; give another name, or --overwrite"),
-    ("grey.tif -o new.tif --sigma 0", "--sigma must be above 0 and finite, got 0.0"),
-    ("grey.tif -o new.tif --sigma nan", "--sigma must be above 0 and finite"),
+    ("grey.tif -o new.tif --sigma -1", "--sigma must be 0 or more and finite, got -1.0"),
+    ("grey.tif -o new.tif --sigma nan", "--sigma must be 0 or more and finite"),
+    ("grey.tif -o new.tif --sigma 1e9", "--sigma must be at most 1000, on the scale of 0 to 255"),
+    ("grey.tif -o new.tif --seed -1", "--seed must be at least 0, got -1"),
     ("gone.tif -o new.tif --sigma 9", "there is no such file"),
     ("grey.tif -o new.tif --sigma 9 --fits 0", "--fits must be at least 1, got 0"),
     ("grey.tif --sigma 9", "required: -o")])
