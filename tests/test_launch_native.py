@@ -325,7 +325,7 @@ def other_builds():
         processor = launch_native._processor().split()
         if (options and not X86) or ("v3" in "".join(options) and "avx2" not in processor):
             return f"this processor does not run {options[0]}"
-        return load_with_compiler(command, ("-O2", *options))
+        return load_with_compiler(command, ("-O1", *options))
 
     with ThreadPoolExecutor(2) as pool:
         return dict(zip(OTHERS, pool.map(build, OTHERS.items())))
