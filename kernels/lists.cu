@@ -18,7 +18,8 @@
 #define FEW_ROWS 512      // see arrange
 #define WEAK 0.5          // see anchor
 CONSTANT double LEAST[3] = {0.03, 0.15, 0.15};
-CONSTANT double MOST[3] = {0.5, 10, 10};
+CONSTANT double MOST[3] = {0.5, 10, 10};      // in the mean
+CONSTANT double FURTHEST[3] = {0.9, 10, 10};  // of any kernel; at 1 it would be listed everywhere
 
 // The motion of kernels a step, and sums over PACE_KERNELS of them: of that motion, of log weights
 // and of kernels that live.
@@ -111,7 +112,7 @@ KERNEL(anchor, LIST_THREADS, const int *control, const double *records, const do
             UNROLL for (int d = 0; d < NDIM; d++) to[1 + d] = record[OF_CENTRE + d];
             UNROLL for (int e = 0; e < LOWER; e++) to[1 + NDIM + e] = record[OF_STEERING + e];
             UNROLL for (int r = 0; r < 3; r++) {
-                const double expected = smaller(steps * rates[3 * k + r] + LEAST[r], MOST[r]);
+                const double expected = smaller(steps * rates[3 * k + r] + LEAST[r], FURTHEST[r]);
                 to[ALLOWANCE + r] = steps > 0 ? expected : ROUNDING;
             }
             if (steps > 0) to[ALLOWANCE + 2] += WEAK * larger(state[USUAL_WEIGHT] - record[0], 0);

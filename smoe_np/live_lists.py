@@ -13,6 +13,7 @@ LONGEST = 20.0  # steps that lists are meant to last at most
 # Allowances, in the terms of ``drift``: what every kernel gets besides its own, and what the usual
 # kernel may get before bounds say nothing.
 LEAST, MOST = np.array([0.03, 0.15, 0.15]), np.array([0.5, 10.0, 10.0])
+FURTHEST = np.array([0.9, 10.0, 10.0])  # that compiled kernels allow any kernel
 WEAK = 0.5  # of its distance below the usual log weight a weak kernel gets besides: such kernels
 # come and go quickly, and reach too little to cost much
 FADING = 0.7  # of an earlier, faster motion is remembered at each build
@@ -32,7 +33,7 @@ def is_forged(state):
     with np.errstate(all="ignore"):  # of a forged model
         log_weight = np.log(state["pis"]) + np.log(np.abs(diagonal)).sum(1)
     known = log_weight[np.isfinite(log_weight)]
-    most = MOST + [0, 0, WEAK * np.ptp(known) if known.size else 0]
+    most = FURTHEST + [0, 0, WEAK * np.ptp(known) if known.size else 0]
     return bool((np.median(state["allowance"], axis=1) > most).any())
 
 
