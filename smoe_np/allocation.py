@@ -7,14 +7,7 @@ import numpy as np
 
 from .backend import to_numpy
 from .engine import check_number, check_params, render
-from .packed import (
-    FEWEST_BITS,
-    MOST_BITS,
-    arrays_of,
-    kinds_of,
-    packed_bytes,
-    plain_number,
-)
+from .packed import FEWEST_BITS, MOST_BITS, arrays_of, kinds_of, packed_bytes
 from .params import SmoeParams
 
 STEP = 0.25  # bits by which kinds of numbers differ
@@ -62,7 +55,7 @@ def allocate_bits(params, average, shape=None, backend="auto", outliers=0.0, rem
     while (kind := _most_useful(bits, errors, counts, step, left)) is not None:
         bits[kind] += step
         left -= step * counts[kind]
-    return {kind: plain_number(number) for kind, number in bits.items()}
+    return bits
 
 
 def check_bits(bits, name="bits"):
@@ -121,7 +114,7 @@ class BitsByBytes:
                 bits = more
             else:
                 del counts[kind]
-        return {kind: plain_number(number) for kind, number in bits.items()}
+        return bits
 
 
 def _errors_of(params, shape, backend, outliers, remaining):

@@ -81,8 +81,8 @@ def cases(size=None, image_path=None, kernels_per_dim=None, iterations=None, lar
     if large:
         free = machine.free_bytes()
         if free is not None and free < LARGE_BYTES:
-            raise MemoryError(f"the large picture takes {LARGE_BYTES / 2**30:.0f} GiB, of which "
-                              f"{free / 2**30:.1f} GiB are free")
+            raise MemoryError(f"the large picture takes {LARGE_BYTES / 2**30:.0f} GiB, and there "
+                              f"are {free / 2**30:.1f} GiB")
         wanted.append(LARGE)
     return found + [{"shape": list(shape), "channels": channels, "renders": usual == 0,
                      "kernels_per_dim": kernels, "iterations": usual and (iterations or usual)}

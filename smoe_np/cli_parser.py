@@ -7,8 +7,6 @@ import re
 from .engine import ENGINES
 
 _YES, _NO = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
-
-
 _QUOTED = r"""('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
 _NEGATIVE = re.compile(r"-(\d+\.?\d*|\.\d+)(e[-+]?\d+)?$", re.IGNORECASE)
 

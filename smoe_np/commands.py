@@ -18,7 +18,7 @@ from .progress import say
 from .read_results import read_results
 from .report import write_report
 from .results import prove_writable
-from .terminal import DONE, print_line, those_of
+from .terminal import DONE, print_line, refuse_to_replace, those_of
 
 MOST_SIZE = 2**31  # pixels along an axis
 MOST_UNASKED = 2**30  # pixels of a picture, which is all that a file of a few bytes need say
@@ -52,20 +52,20 @@ def draw(given):
                              f"{size_in_words(shape)} pixels; ask for so many by --shape, or for "
                              f"fewer")
     samples = given.get("samples", "auto")
-    bits = given.get("depth", 8)
-    _refuse_beyond_memory(shape, params.num_channels, bits)
-    check_path(output, bits, params.num_channels)
+    depth = given.get("depth", 8)
+    _refuse_beyond_memory(shape, params.num_channels, depth)
+    check_path(output, depth, params.num_channels)
     prove_writable(output)
     picture = render(params, shape, region=region, samples=samples,
                      **those_of(given, ("backend",)))
     refuse_to_replace(output, given)  # what has come there meanwhile
-    write_image(output, picture, bits)
+    write_image(output, picture, depth)
     print_line(f"{output}: {size_in_words(shape)} pixels, {params.num_kernels} kernels")
     return DONE
 
 
-def _refuse_beyond_memory(shape, channels, bits):
-    needed, free = (DRAWN_BYTES + bits // 8) * math.prod(shape) * channels, machine.free_bytes()
+def _refuse_beyond_memory(shape, channels, depth):
+    needed, free = (DRAWN_BYTES + depth // 8) * math.prod(shape) * channels, machine.free_bytes()
     if free is not None and needed > free:
         raise UsageError(f"{size_in_words(shape)} pixels take {needed / 2**30:.1f} GiB of memory, "
                          f"and there are {free / 2**30:.1f} GiB; draw fewer, or part by part "
@@ -83,7 +83,7 @@ def clean(given):
     prove_writable(output)
     image = read_image(given["image_path"])
     axis = those_of(given, ("channel_axis",))
-    bits = _bits_of(image, output, given, split_channels(image, **axis).shape[-1])
+    depth = _depth_of(image, output, given, split_channels(image, **axis).shape[-1])
     sigma = given["sigma"] if "sigma" in given else estimate_sigma(image, **axis)
     if not quiet:
         known = "" if "sigma" in given else ", as it seems"
@@ -96,23 +96,23 @@ def clean(given):
     picture = denoise(image, sigma, progress=progress,
                       **those_of(given, ("fits", "seed", "backend", "channel_axis")))
     refuse_to_replace(output, given)  # what has come there meanwhile
-    write_image(output, picture, bits)
+    write_image(output, picture, depth)
     if not quiet:
         print_line(f"{output}: {size_in_words(split_channels(picture, **axis).shape[:-1])} pixels")
     return DONE
 
 
-def _bits_of(image, output, given, channels):
+def _depth_of(image, output, given, channels):
     """Bits of a number of the picture that is written: those asked for, else of the one read."""
     if "depth" in given:
         check_path(output, given["depth"], channels)
         return given["depth"]
-    bits = 8 * image.dtype.itemsize
+    depth = 8 * image.dtype.itemsize
     try:
-        check_path(output, bits, channels)
+        check_path(output, depth, channels)
     except ValueError:  # not in such a file
         return 8
-    return bits
+    return depth
 
 
 def _region(given, params):
@@ -186,12 +186,6 @@ def _plot_results(folder, given):
     if found.image is None:
         warnings.warn(f"the picture of {folder!r} is not where it was, or not what it was; give it "
                       f"with -i, to have it beside the model", UserWarning, stacklevel=2)
-
-
-def refuse_to_replace(output, given):
-    """Raise a UsageError where a file is in the way, and --overwrite is not given."""
-    if os.path.lexists(output) and not given.get("overwrite"):
-        raise UsageError(f"{output!r} exists; give another name, or --overwrite to replace it")
 
 
 def info(given):

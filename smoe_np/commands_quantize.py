@@ -4,7 +4,6 @@ import os
 
 from .allocation import BitsByBytes, allocate_bits, check_bits
 from .cli_parser import UsageError
-from .commands import refuse_to_replace
 from .fit import BITS
 from .images import read_image
 from .metrics import psnr
@@ -13,7 +12,7 @@ from .packed import ENDING, USUAL_BITS, is_packed_name
 from .params import load_params
 from .results import prove_writable
 from .smoe import Smoe
-from .terminal import DONE, print_line, those_of
+from .terminal import DONE, print_line, refuse_to_replace, those_of
 
 
 def quantize(given):

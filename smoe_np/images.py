@@ -10,11 +10,12 @@ import warnings
 import numpy as np
 
 from .files import atomic_write, open_to_read, path_text
+from .packed import MAGIC
 from .pixels import as_array, as_float
 
 _DARK = 1 << 14  # of 16 bits: below lie all values of cameras that have 10, 12 or 14
 
-_MODEL_STARTS = (b"PK\3\4", b"SMoE")  # .npz and .smoe
+_MODEL_STARTS = (b"PK\3\4", MAGIC)  # .npz and .smoe
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _TIFF_SAMPLES = ("b1", "u1", "u2", "f2", "f4", "f8")  # dtype.str without the byte order
 _TIFF_ENDINGS = (".tif", ".tiff")

@@ -62,12 +62,7 @@ def bits_of(kinds, bits):
             raise TypeError(f"bits must be numbers, got {number!r} for {kind}")
         if not FEWEST_BITS <= number <= MOST_BITS:
             raise ValueError(f"bits must be {FEWEST_BITS} to {MOST_BITS}, got {number} for {kind}")
-    return {kind: plain_number(given[kind]) for kind in kinds}
-
-
-def plain_number(number):
-    """A number as an int where it is whole, else as a float."""
-    return int(number) if number == int(number) else float(number)
+    return {kind: float(given[kind]) for kind in kinds}  # of NumPy, JSON could not write them
 
 
 def width_of(bits):
@@ -340,7 +335,7 @@ def _bits_that_occur(integers, width):
         return width
     exact = math.log2(levels)
     short = (round(exact, digits) for digits in range(8))
-    return plain_number(next((bits for bits in short if _levels(bits) == levels), exact))
+    return next((bits for bits in short if _levels(bits) == levels), exact)
 
 
 def _plain_integers(body, counts, widths, K):

@@ -3,6 +3,7 @@
 import os
 import shlex
 
+from .cli_parser import UsageError
 from .progress import say
 
 DONE, FAILED, WRONG_USE, INTERRUPTED, BROKEN_PIPE, TERMINATED = 0, 1, 2, 130, 141, 143
@@ -55,6 +56,12 @@ def print_line(text):
         raise
     except OSError as error:
         raise OSError(error.errno, f"cannot write to standard output: {in_words(error)}") from None
+
+
+def refuse_to_replace(output, given):
+    """Raise a UsageError where a file is in the way, and --overwrite is not given."""
+    if os.path.lexists(output) and not given.get("overwrite"):
+        raise UsageError(f"{output!r} exists; give another name, or --overwrite to replace it")
 
 
 def those_of(given, names):

@@ -11,6 +11,7 @@ import zlib
 import numpy as np
 import pytest
 import tifffile
+from broken_files import read_or_refused
 from helpers import random_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -685,11 +686,6 @@ def tiff_bytes(**settings):
 STARTS = [tiff_bytes(), tiff_bytes(compression="zlib", metadata=None), png_bytes(8, 0, 1, [b"a"])]
 
 
-@pytest.fixture(scope="module")
-def scratch(tmp_path_factory):
-    return tmp_path_factory.mktemp("mutants") / "file"
-
-
 @settings(max_examples=150)
 @given(
     data=st.sampled_from(STARTS),
@@ -701,16 +697,7 @@ def test_whatever_the_bytes_an_image_is_read_or_a_value_error(scratch, data, cha
     data = bytearray(data[:length])
     for at, byte in changes:
         data[at % len(data)] = byte
-    scratch.write_bytes(data)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            image = read_image(scratch)
-        except ValueError as error:
-            message = str(error)
-        else:
-            message = str(scratch)
-            assert image.dtype in (np.uint8, np.uint16, np.float32)
-            assert image.ndim - (image.shape[-1] == 3 and image.ndim > 2) in (2, 3)
-    assert str(scratch) in message
-    assert "\n" not in message
+    image = read_or_refused(read_image, scratch, data)
+    if image is not None:
+        assert image.dtype in (np.uint8, np.uint16, np.float32)
+        assert image.ndim - (image.shape[-1] == 3 and image.ndim > 2) in (2, 3)
