@@ -20,7 +20,7 @@ LEAST_SIGMA = 0.05  # less noise than that of rounding to 8 bits is none
 MOST_SIGMA = 1000.0  # more is no picture
 NEAR = 3.0  # pixels, σ of the window in which a residual is compared with noise
 RECIPE = Recipe(start=1.0, events_until=0.0, jitter=0.5, rate=0.2, weight_rate=0.2, shape_rate=0.12,
-                expert_rate=0.03, slope_rate=0.018, list_life=8,
+                expert_rate=0.03, slope_rate=0.018, list_life=8, coarse=False,
                 turn_every=0)  # axes would be those of noise
 
 

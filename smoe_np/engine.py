@@ -5,8 +5,8 @@ In ``ENGINES`` the fastest comes first. Which one "auto" chose, and why, is said
 
 An engine is made for one picture, ``Engine(shape, target=None, dtype="float32", batches=None)``,
 and offers what ``NumpyEngine`` documents: ``loss_and_gradients``, ``loss``, ``render``, ``gating``,
-``picture``, ``weigh``, ``halve``, ``advance``, ``keep``, ``succeed``, ``forget``, ``state``,
-``restore``, ``memory_needed``, ``tau``, ``list_life``, ``pairs_per_pixel``, ``builds``,
+``picture``, ``another``, ``weigh``, ``halve``, ``advance``, ``keep``, ``succeed``, ``forget``,
+``state``, ``restore``, ``memory_needed``, ``tau``, ``list_life``, ``pairs_per_pixel``, ``builds``,
 ``build_seconds`` and ``name``. Its arrays are those of NumPy, wherever it computes; it is functions
 for users that give arrays of CuPy back where they are given such.
 """

@@ -138,6 +138,12 @@ class KernelEngine(KernelBuffers):
         padded = self.grid.paste(self.launch.host(self.target))
         return np.ascontiguousarray(padded[tuple(slice(n) for n in self.shape)])
 
+    def another(self, picture):
+        """See ``NumpyEngine.another``."""
+        found = type(self)(picture.shape[:-1], picture, self.dtype, self.batches)
+        found.threads = self.threads
+        return found
+
     def weigh(self, params):
         """See ``NumpyEngine.weigh``."""
         self._prepare(params)

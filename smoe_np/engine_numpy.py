@@ -129,6 +129,12 @@ class NumpyEngine:
         """The picture to regress, (*shape, C); needs a target."""
         return self.grid.paste(self.target)
 
+    def another(self, picture):
+        """An engine for another picture (*shape, C), of the same precision and threads."""
+        found = type(self)(picture.shape[:-1], picture, self.dtype, self.batches)
+        found.threads = self.threads
+        return found
+
     def weigh(self, params):
         """What each kernel is worth to the picture; needs a target.
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from .adam import Adam
 from .allocation import check_bits
+from .coarse import smaller, stages
 from .engine import check_number, check_whole
 from .events import relocate
 from .initialize import fit_start, spread_kernels
@@ -26,6 +27,10 @@ MOST_DOUBLINGS = 64  # which any number of kernels comes to
 BITS = 9  # of a number: a file of so many bytes holds the best model with about these
 MOST_WANTED = 2**31 - 1  # kernels, scalars or bytes
 MOST_SECONDS = 1e9
+# Until which part of the way a kernel has so many pixels, where the picture has more of them; what
+# that is worth, and what more of it costs, is in examples/ablation.md.
+COARSE = (0.3, 150), (0.5, 300), (0.6, 1000), (0.75, 3000)
+PER_KERNEL = 150  # pixels whose steps take as long as what a kernel takes besides
 LEAST_ITERATIONS = 20  # that a budget of seconds is taken to allow
 
 
@@ -87,6 +92,9 @@ class Recipe(NamedTuple):
         By how much experts' values at their centres may lie outside [0, 1].
     most_slope : float
         Of experts' slopes, for each σ; this bound and the last let few bits store experts.
+    coarse : bool
+        Whether a picture of many pixels for each kernel is regressed at smaller sizes at first:
+        ``COARSE``.
     """
 
     rate: float = 0.085
@@ -116,6 +124,7 @@ class Recipe(NamedTuple):
     most_sharpness: float = 3.0
     most_beyond: float = 1.0
     most_slope: float = 2.0
+    coarse: bool = True
 
 
 def usual_recipe(iterations):
@@ -233,6 +242,8 @@ def fit_settings(kernels=None, psnr=None, scalars=None, bytes=None, iterations=N
 def settings_of(facts):
     """The settings of ``fit`` again, from those that ``fit_settings`` gave: of strangers."""
     facts = dict(facts)
+    if isinstance(facts["recipe"], dict):  # of a version that knew full size alone
+        facts["recipe"] = {"coarse": False, **facts["recipe"]}
     return fit_settings(**{facts.pop("target"): facts.pop("value")}, **facts)
 
 
@@ -283,6 +294,8 @@ class Plan:
         self.begin, self.last_event = math.prod(self.counts), 0
         self.wanted = settings["value"] if settings["target"] == "psnr" else None
         self.full = settings["iterations"]  # of a fit that counts, where a PSNR is wanted
+        self.stages = stages(shape, kernels, COARSE if self.recipe.coarse else ())
+        self._coarse, self._longest = None, 0  # the engine of a smaller picture, while it is of use
 
     def next_try(self, tried):
         """What to fit next so as to reach a PSNR: see ``search.next_try``."""
@@ -305,6 +318,40 @@ class Plan:
         random = np.random.default_rng(self.settings["seed"])
         return fit_start(target, self.counts, self.recipe.jitter, random,
                          self.recipe.most_sharpness)
+
+    def stage(self, iteration, until):
+        """The stage of an iteration."""
+        return next(stage for stage in self.stages if iteration < stage.until * until)
+
+    def engine_at(self, engine, iteration, until):
+        """The engine that takes the step of an iteration: of the picture at the size that is due.
+
+        Parameters
+        ----------
+        engine : see ``smoe_np.engine``
+            Of the picture itself.
+        """
+        # never back, where seconds are given and the end is reckoned anew
+        longest = self._longest = max(self._longest, self.stage(iteration, until).longest)
+        if longest == max(self.shape):
+            self._coarse = None
+            return engine
+        if self._coarse is None or max(self._coarse.shape) != longest:
+            picture = smaller(engine.picture(), longest)
+            self._coarse = None  # its memory first
+            self._coarse = engine.another(picture)
+        return self._coarse
+
+    def until_when(self, iteration, part):
+        """The iteration at which a fit ends of which a part of the time has gone by."""
+        shape, ways, work = np.array(self.shape), [0.0], [0.0]
+        for stage in self.stages:
+            way = min(stage.until, 1.0)
+            pixels = math.prod(shape * (stage.longest / max(shape)))
+            work.append(work[-1] + (way - ways[-1]) * (pixels + PER_KERNEL * self.kernels))
+            ways.append(way)
+        way = np.interp(part, np.array(work) / work[-1], ways)
+        return int(iteration / max(way, 1e-9))
 
     def event_every(self, until):
         """Iterations from event to event."""
@@ -337,7 +384,12 @@ class Plan:
     def advance(self, engine, params, adam, steps, lowest_loss, at_most, iteration, until):
         """Take some steps, until the next event at most: what came of them."""
         to_event = self.until_event(iteration, until)
+        end = self.stage(iteration, until).until * until
+        if end < until:
+            at_most = min(at_most, math.ceil(end) - iteration)
         at_most = min(at_most, to_event or self.event_every(until))
+        most = self.recipe.most_sharpness * max(engine.shape)
+        steps = steps._replace(own_frame=steps.own_frame._replace(most_sharpness=most))
         return engine.advance(params, adam, steps, lowest_loss, at_most)
 
     def new_adam(self, params):

@@ -73,6 +73,7 @@ class CudaLauncher:
         self.functions = load_kernels(D, C, self.dtype.name)
         self.stream = cupy.cuda.Stream(non_blocking=True)
         self.graphs, self.counter_sets = True, 1
+        self.threads = None  # which are for the device to choose
         self.lifetime = 4.0  # for a start
         self._step_seconds = None  # not known yet
 

@@ -30,7 +30,7 @@ class Resumable:
         arrays = {f"params_{name}": array for name, array in self._params.arrays().items()}
         arrays.update((f"best_{n}", array) for n, array in self._best_params.arrays().items())
         arrays.update(self.adam.arrays())
-        arrays.update((f"lists_{n}", array) for n, array in self.engine.state().items())
+        arrays.update((f"lists_{n}", array) for n, array in self._engine_of_steps().state().items())
         save_checkpoint(path, arrays, {
             "shape": list(self.shape), "channels": self.channels, "image_sha256": self.image_sha256,
             "options": self.options, "settings": self.settings, "until": self.until,
@@ -123,7 +123,7 @@ class Resumable:
                 setattr(smoe, "_" + name, facts[name])
             smoe.adam = Adam(params) if smoe._plan is None else smoe._plan.new_adam(params)
             smoe.adam.restore(arrays, facts["adam_steps"])
-            smoe.engine.restore(lists_of(arrays))
+            smoe._engine_of_steps().restore(lists_of(arrays))
             if facts.get("bits") is not None:
                 smoe._quantized = params, bits_of(kinds_of(params.arrays()), facts["bits"])
         return smoe

@@ -246,6 +246,8 @@ class Smoe(TrainingLoop):
         use are taken away and put to use elsewhere; steps are taken in each kernel's own frame
         (``smoe_np.frame``), along axes in which its numbers do not get in each other's way
         (``smoe_np.turned_adam``), large ones at first, so that the picture is rough until the end.
+        A picture that has many pixels for each kernel is regressed at smaller sizes at first
+        (``smoe_np.coarse``); what is reported is of the picture itself.
         What was trained before is forgotten. ``train`` instead follows the gradient from where it
         stands.
 

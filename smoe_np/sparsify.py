@@ -199,6 +199,10 @@ class Sparsification:
         return frame_steps(self.recipe, self.shape, self.affine, l1reg=self.l1reg,
                            initial_kernels=initial_kernels)
 
+    def engine_at(self, engine, iteration, until):
+        """What takes the steps: always the engine of the picture itself."""
+        return engine
+
     def prepared(self, engine, params, adam, iteration, until):
         """The model with which to go on: the same, as kernels leave at the ends of rounds."""
         return params

@@ -173,25 +173,32 @@ class TrainingLoop(Resumable):
         """Take some steps, as the plan has it if there is one."""
         if self._plan is None:
             return self.engine.advance(self._params, self.adam, steps, self._lowest_loss, at_most)
-        exact = self.engine.tau, self.engine.list_life
-        self.engine.tau = min(self._plan.recipe.tau, self.engine.tau)
-        self.engine.list_life = self._plan.recipe.list_life
+        engine = self._engine_of_steps()
+        exact = engine.tau, engine.list_life
+        engine.tau = min(self._plan.recipe.tau, engine.tau)
+        engine.list_life = self._plan.recipe.list_life
         try:
-            self._params = self._plan.prepared(self.engine, self._params, self.adam,
-                                               self.iteration, self.until)
-            return self._plan.advance(self.engine, self._params, self.adam, steps,
-                                      self._lowest_loss, at_most, self.iteration, self.until)
+            self._params = self._plan.prepared(engine, self._params, self.adam, self.iteration,
+                                               self.until)
+            return self._plan.advance(engine, self._params, self.adam, steps, self._lowest_loss,
+                                      at_most, self.iteration, self.until)
         finally:
-            self.engine.tau, self.engine.list_life = exact
+            engine.tau, engine.list_life = exact
+            if engine is not self.engine:  # which knows nothing of that
+                self.engine.forget()
+
+    def _engine_of_steps(self):
+        """What takes the next steps: another engine where a fit begins on a smaller picture."""
+        if self._plan is None:
+            return self.engine
+        return self._plan.engine_at(self.engine, self.iteration, self.until)
 
     def _reckon(self, now):
         """Where there is a budget of seconds: the iterations that it allows."""
         seconds = self.settings.get("seconds")
         if seconds is None or self.iteration == 0:
             return
-        each = now / self.iteration
-        left = max(0, seconds - now)
-        self.until = max(LEAST_ITERATIONS, self.iteration + int(left / each))
+        self.until = max(LEAST_ITERATIONS, self._plan.until_when(self.iteration, now / seconds))
 
     def _step_settings(self):
         if self._plan is not None:
