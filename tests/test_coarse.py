@@ -216,7 +216,7 @@ def test_the_end_is_reckoned_from_what_stages_cost(part, iteration, shape):
         assert abs(until - iteration / part) <= 1
         return
     # the first steps are cheap: fewer are left than by their pace
-    assert until <= iteration / part + 1
+    assert until <= iteration / part * (0.8 if part < 0.2 else 1) + 1
     assert plan.until_when(iteration, 1.0) == iteration
 
 
