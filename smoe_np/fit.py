@@ -8,7 +8,7 @@ import numpy as np
 
 from .adam import Adam
 from .allocation import check_bits
-from .coarse import smaller, stages
+from .coarse import Sizes
 from .engine import check_number, check_whole
 from .events import relocate
 from .initialize import fit_start, spread_kernels
@@ -29,8 +29,9 @@ MOST_WANTED = 2**31 - 1  # kernels, scalars or bytes
 MOST_SECONDS = 1e9
 # Until which part of the way a kernel has so many pixels, where the picture has more of them; what
 # that is worth, and what more of it costs, is in examples/ablation.md.
-COARSE = (0.3, 150), (0.5, 300), (0.6, 1000), (0.75, 3000)
-PER_KERNEL = 150  # pixels whose steps take as long as what a kernel takes besides
+COARSE = (0.3, 150), (0.5, 300), (0.6, 1000), (0.85, 3000)
+SHARPEST = 3.0  # 1/σ per pixel, beyond which a kernel hides between pixels
+ITERATIONS = 3000  # unless told otherwise; of a budget of seconds, until it is seen how many
 LEAST_ITERATIONS = 20  # that a budget of seconds is taken to allow
 
 
@@ -121,7 +122,7 @@ class Recipe(NamedTuple):
     list_life: int = 16
     bandwidth_reg: float = 0.0
     least_diagonal: float = 0.01
-    most_sharpness: float = 3.0
+    most_sharpness: float = SHARPEST
     most_beyond: float = 1.0
     most_slope: float = 2.0
     coarse: bool = True
@@ -206,7 +207,7 @@ def fit_settings(kernels=None, psnr=None, scalars=None, bytes=None, iterations=N
         raise ValueError("seconds goes with kernels, scalars or bytes; to a psnr it takes several "
                          "fits, each of so many iterations")
     if iterations is None and seconds is None:
-        iterations = 3000
+        iterations = ITERATIONS
     if seconds is not None and check_number("seconds", seconds, above=True) > MOST_SECONDS:
         raise ValueError(f"seconds must be at most {MOST_SECONDS:g}, got {seconds:g}")
     if experts not in EXPERTS:
@@ -294,8 +295,7 @@ class Plan:
         self.begin, self.last_event = math.prod(self.counts), 0
         self.wanted = settings["value"] if settings["target"] == "psnr" else None
         self.full = settings["iterations"]  # of a fit that counts, where a PSNR is wanted
-        self.stages = stages(shape, kernels, COARSE if self.recipe.coarse else ())
-        self._coarse, self._longest = None, 0  # the engine of a smaller picture, while it is of use
+        self.sizes = Sizes(shape, kernels, COARSE if self.recipe.coarse else ())
 
     def next_try(self, tried):
         """What to fit next so as to reach a PSNR: see ``search.next_try``."""
@@ -318,40 +318,6 @@ class Plan:
         random = np.random.default_rng(self.settings["seed"])
         return fit_start(target, self.counts, self.recipe.jitter, random,
                          self.recipe.most_sharpness)
-
-    def stage(self, iteration, until):
-        """The stage of an iteration."""
-        return next(stage for stage in self.stages if iteration < stage.until * until)
-
-    def engine_at(self, engine, iteration, until):
-        """The engine that takes the step of an iteration: of the picture at the size that is due.
-
-        Parameters
-        ----------
-        engine : see ``smoe_np.engine``
-            Of the picture itself.
-        """
-        # never back, where seconds are given and the end is reckoned anew
-        longest = self._longest = max(self._longest, self.stage(iteration, until).longest)
-        if longest == max(self.shape):
-            self._coarse = None
-            return engine
-        if self._coarse is None or max(self._coarse.shape) != longest:
-            picture = smaller(engine.picture(), longest)
-            self._coarse = None  # its memory first
-            self._coarse = engine.another(picture)
-        return self._coarse
-
-    def until_when(self, iteration, part):
-        """The iteration at which a fit ends of which a part of the time has gone by."""
-        shape, ways, work = np.array(self.shape), [0.0], [0.0]
-        for stage in self.stages:
-            way = min(stage.until, 1.0)
-            pixels = math.prod(shape * (stage.longest / max(shape)))
-            work.append(work[-1] + (way - ways[-1]) * (pixels + PER_KERNEL * self.kernels))
-            ways.append(way)
-        way = np.interp(part, np.array(work) / work[-1], ways)
-        return int(iteration / max(way, 1e-9))
 
     def event_every(self, until):
         """Iterations from event to event."""
@@ -378,18 +344,18 @@ class Plan:
         """The model with which to go on: after an event, if one is due."""
         if self.last_event == iteration or self.until_event(iteration, until):
             return params
-        self.last_event = iteration
-        return self.event(engine, params, adam, iteration, until)
+        params = self.event(engine, params, adam, iteration, until)
+        self.last_event = iteration  # not if it was broken off
+        return params
 
     def advance(self, engine, params, adam, steps, lowest_loss, at_most, iteration, until):
         """Take some steps, until the next event at most: what came of them."""
         to_event = self.until_event(iteration, until)
-        end = self.stage(iteration, until).until * until
-        if end < until:
-            at_most = min(at_most, math.ceil(end) - iteration)
         at_most = min(at_most, to_event or self.event_every(until))
-        most = self.recipe.most_sharpness * max(engine.shape)
-        steps = steps._replace(own_frame=steps.own_frame._replace(most_sharpness=most))
+        frame = steps.own_frame
+        if engine.shape != self.shape:
+            most = min(frame.most_sharpness, SHARPEST * max(engine.shape))
+            steps = steps._replace(own_frame=frame._replace(most_sharpness=most))
         return engine.advance(params, adam, steps, lowest_loss, at_most)
 
     def new_adam(self, params):

@@ -120,7 +120,7 @@ class Smoe(TrainingLoop):
         self.tried = []  # of a fit, or a sparsification, to a PSNR
         self._plan = self._found = self._dense = None
         self._best_loss = self._lowest_loss = math.inf
-        self._seconds = 0.0
+        self._seconds = self._look = 0.0  # in training; at the last validation
         self.image_sha256 = digest_of(target)
         self.engine = engine_class(backend, len(self.shape), self.channels)(
             self.shape, target, dtype, batches)
@@ -144,7 +144,7 @@ class Smoe(TrainingLoop):
         params = ready_to_train(params, like, self.options["radial"])
         if params.num_kernels != self._params.num_kernels:
             self.adam = self.adam.anew(params)
-            self.engine.forget()
+            self._forget()
         self._params = self._best_params = params
         self._best_loss = math.inf
 

@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .coarse import Sizes
 from .engine import check_number, check_whole
 from .events import relocate
 from .fit import Recipe, adam_of, frame_steps
@@ -133,6 +134,7 @@ class Sparsification:
     def __init__(self, settings, shape, affine, begin):
         self.settings, self.shape, self.affine, self.begin = settings, shape, affine, begin
         self.recipe, self.dense_kernels = RECIPE, 0
+        self.sizes = Sizes(shape, 1, ())  # always of the picture itself
         self.wanted = settings["target_psnr"]
         self.full = sum(settings["iterations"][1:])  # iterations of a try that counts
         self.aim(settings["target_kernels"], self.full)
@@ -198,10 +200,6 @@ class Sparsification:
         """How steps are taken, but for what ``advance`` adds."""
         return frame_steps(self.recipe, self.shape, self.affine, l1reg=self.l1reg,
                            initial_kernels=initial_kernels)
-
-    def engine_at(self, engine, iteration, until):
-        """What takes the steps: always the engine of the picture itself."""
-        return engine
 
     def prepared(self, engine, params, adam, iteration, until):
         """The model with which to go on: the same, as kernels leave at the ends of rounds."""

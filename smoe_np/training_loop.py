@@ -6,7 +6,7 @@ import warnings
 
 import numpy as np
 
-from .fit import LEAST_ITERATIONS, Plan
+from .fit import ITERATIONS, LEAST_ITERATIONS, Plan
 from .initialize import constant_model
 from .interrupts import Interrupts
 from .metrics import PEAK
@@ -18,6 +18,7 @@ from .sparsify import Sparsification
 from .steps import explodes, explosion
 from .training import train_steps
 
+FEW = 3  # steps, taken to see how long they take
 MANY_DECADES = 6  # that weights of a training from a grid do not span before long
 
 
@@ -54,6 +55,9 @@ class TrainingLoop(Resumable):
             return self._loop(callbacks, checkpoint, progress)
         finally:
             self._training = False
+            ended = self.iteration >= self.until or self.stopped == "diverged"
+            if ended and self._plan is not None:
+                self._plan.sizes.release()
 
     def _loop(self, callbacks, checkpoint, progress):
         settings, started = self.settings, time.perf_counter()
@@ -68,7 +72,9 @@ class TrainingLoop(Resumable):
                 at_end = self.iteration >= self.until
                 to_validation = -self.iteration % settings["val_iter"]
                 if at_end or turned or to_validation == 0:
+                    began = time.perf_counter()
                     mse = self._mse()
+                    self._look = time.perf_counter() - began
                     loss = mse + penalty(self._params, *steps[2:5])
                     self._lowest_loss = min(self._lowest_loss, loss)
                     if explodes(loss, self._lowest_loss, steps):
@@ -77,7 +83,7 @@ class TrainingLoop(Resumable):
                     if at_end and self._plan is not None and self._best_loss < loss:
                         self._params, loss = self._best_params, self._best_loss
                         self.adam = self.adam.anew(self._params)
-                        self.engine.forget()
+                        self._forget()
                         mse = loss - penalty(self._params, *steps[2:5])
                     self._seconds += time.perf_counter() - started
                     self._validate(mse, loss, callbacks, checkpoint)
@@ -106,14 +112,14 @@ class TrainingLoop(Resumable):
 
     def _begin_fit(self, wanted, settings):
         """Be at the start of a fit of so many kernels and iterations; if that fails, as before."""
-        until = wanted.iterations or LEAST_ITERATIONS
+        until = wanted.iterations or ITERATIONS
         plan, target = Plan(settings, self.shape, wanted.kernels, until), self.engine.picture()
         params = plan.start(target)
         # what nothing that is called best may be worse than
         best, mse = constant_model(target)
         best_loss = mse + penalty(best, 0.0, plan.recipe.bandwidth_reg, 1)
         adam = plan.new_adam(params)
-        self.engine.forget()
+        self._forget()
         self.until, self._plan, self.adam = until, plan, adam
         self.iteration, self.history, self._seconds = 0, [], 0.0
         self._params, self._best_params, self._best_loss = params, best, best_loss
@@ -162,7 +168,7 @@ class TrainingLoop(Resumable):
         self._params, self.history, plan.rounds = self._found
         self._best_params, self._best_loss = self._params, self.history[-1].loss
         self.adam = self.adam.anew(self._params)
-        self.engine.forget()
+        self._forget()
         if self.history[-1].psnr < plan.wanted:
             warnings.warn(f"psnr {plan.wanted:g} is out of reach: {self._params.num_kernels} "
                           f"kernels reach {self.history[-1].psnr:.2f} dB in {self.until} "
@@ -173,15 +179,20 @@ class TrainingLoop(Resumable):
         """Take some steps, as the plan has it if there is one."""
         if self._plan is None:
             return self.engine.advance(self._params, self.adam, steps, self._lowest_loss, at_most)
-        engine = self._engine_of_steps()
-        exact = engine.tau, engine.list_life
+        engine, sizes = self._engine_of_steps(), self._plan.sizes
+        at_most = min(at_most, sizes.left(self.iteration, self.until))
+        if self.settings.get("seconds") is not None and not sizes.knows:
+            at_most = min(at_most, FEW)
+        exact, began = (engine.tau, engine.list_life), time.perf_counter()
         engine.tau = min(self._plan.recipe.tau, engine.tau)
         engine.list_life = self._plan.recipe.list_life
         try:
             self._params = self._plan.prepared(engine, self._params, self.adam, self.iteration,
                                                self.until)
-            return self._plan.advance(engine, self._params, self.adam, steps, self._lowest_loss,
+            done = self._plan.advance(engine, self._params, self.adam, steps, self._lowest_loss,
                                       at_most, self.iteration, self.until)
+            sizes.note(max(engine.shape), done.steps, time.perf_counter() - began)
+            return done
         finally:
             engine.tau, engine.list_life = exact
             if engine is not self.engine:  # which knows nothing of that
@@ -191,14 +202,23 @@ class TrainingLoop(Resumable):
         """What takes the next steps: another engine where a fit begins on a smaller picture."""
         if self._plan is None:
             return self.engine
-        return self._plan.engine_at(self.engine, self.iteration, self.until)
+        return self._plan.sizes.engine(self.engine, self.iteration, self.until)
+
+    def _forget(self):
+        """Have engines go on with a model that has nothing to do with those before."""
+        self.engine.forget()
+        if self._plan is not None:
+            self._plan.sizes.forget()
 
     def _reckon(self, now):
         """Where there is a budget of seconds: the iterations that it allows."""
         seconds = self.settings.get("seconds")
-        if seconds is None or self.iteration == 0:
+        if seconds is None:
             return
-        self.until = max(LEAST_ITERATIONS, self._plan.until_when(self.iteration, now / seconds))
+        if self._plan.sizes.knows:
+            aside = self._look / self.settings["val_iter"]
+            left = seconds - now - self._look  # and one at the end
+            self.until = max(LEAST_ITERATIONS, self._plan.sizes.end(self.iteration, left, aside))
 
     def _step_settings(self):
         if self._plan is not None:
@@ -231,7 +251,7 @@ class TrainingLoop(Resumable):
         at = self.iteration
         self._params = self._best_params
         self.adam = self.adam.anew(self._params)
-        self.engine.forget()
+        self._forget()
         advice = self._advice() if self._plan is None else self._plan.advice
         warnings.warn(
             f"training ended at iteration {at}: {why}; the model is back at its best parameters; "
