@@ -434,7 +434,7 @@ def test_a_plan_is_restored_from_what_it_tells():
     plan.aim(3, 60)
     other = Sparsification(sparsify_settings(target_kernels=4), (9, 9), True, 0)
     other.restore(plan.facts())
-    assert vars(other) == vars(plan)
+    assert vars(other) == {**vars(plan), "sizes": other.sizes}  # which has nothing to tell
     assert (plan.trained, plan.sparse, plan.until) == (207, 234, 267)
 
 
