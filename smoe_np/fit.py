@@ -29,7 +29,7 @@ MOST_WANTED = 2**31 - 1  # kernels, scalars or bytes
 MOST_SECONDS = 1e9
 # Until which part of the way a kernel has so many pixels, where the picture has more of them; what
 # that is worth, and what more of it costs, is in examples/ablation.md.
-COARSE = (0.3, 150), (0.5, 300), (0.6, 1000), (0.85, 3000)
+COARSE = (0.25, 200), (0.45, 400), (0.6, 1000), (0.85, 3000)
 SHARPEST = 3.0  # 1/σ per pixel, beyond which a kernel hides between pixels
 ITERATIONS = 3000  # unless told otherwise; of a budget of seconds, until it is seen how many
 LEAST_ITERATIONS = 20  # that a budget of seconds is taken to allow
