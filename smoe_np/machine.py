@@ -1,19 +1,34 @@
 """What there is of a machine for this process: processors and memory."""
 
 import contextlib
+import math
 import os
+
+GROUPS = "/proc/self/cgroup"  # the control groups of this process, by which containers are limited
+FOLDERS = "/sys/fs/cgroup"  # and where they tell their limits
 
 
 def processors():
-    """How many processors this process may use."""
+    """How many processors this process may use; of a container, as many as its share amounts to."""
     try:
-        return len(os.sched_getaffinity(0))
+        there = len(os.sched_getaffinity(0))
     except AttributeError:  # not on every system
-        return os.cpu_count() or 1
+        there = os.cpu_count() or 1
+    for folder in _groups("cpu"):
+        share = _numbers(folder, "cpu.max") or [  # microseconds of processors, of so many that pass
+            *_numbers(folder, "cpu.cfs_quota_us"), *_numbers(folder, "cpu.cfs_period_us")]
+        if len(share) == 2 and min(share) > 0:
+            there = min(there, math.ceil(share[0] / share[1]))
+    return there
 
 
 def free_bytes():
     """Memory that may be taken here, or all that there is, or None where nothing tells it."""
+    return min((free for free in (_free_of_machine(), _free_of_groups()) if free is not None),
+               default=None)
+
+
+def _free_of_machine():
     with contextlib.suppress(OSError), open("/proc/meminfo", encoding="ascii") as memory:
         for line in memory:
             if line.startswith("MemAvailable:"):
@@ -22,3 +37,47 @@ def free_bytes():
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, OSError, ValueError):  # Windows, and where it is not known
         return None
+
+
+def _free_of_groups():
+    """What the limits of control groups leave, what they keep of files counted as free."""
+    found = []
+    for folder in _groups("memory"):
+        most = _numbers(folder, "memory.max") or _numbers(folder, "memory.limit_in_bytes")
+        used = _numbers(folder, "memory.current") or _numbers(folder, "memory.usage_in_bytes")
+        if most and used:
+            files = _numbers(folder, "memory.stat", "total_inactive_file", "inactive_file") or [0]
+            found.append(max(0, most[0] - used[0] + files[0]))
+    return min(found, default=None)
+
+
+def _groups(controller):
+    """The folders of the control groups of this process, from its own to the topmost one."""
+    with contextlib.suppress(OSError, ValueError), open(GROUPS, encoding="utf-8") as groups:
+        for line in groups:
+            _, names, path = line.rstrip("\n").split(":", 2)
+            if names and controller not in names.split(","):
+                continue
+            top = os.path.join(FOLDERS, controller) if names else FOLDERS  # version 1, or 2
+            steps = [step for step in path.split("/") if step not in ("", ".", "..")]
+            while True:  # in a container, a group above may be all that is to be seen
+                yield os.path.join(top, *steps)
+                if not steps:
+                    break
+                steps.pop()
+
+
+def _numbers(folder, name, *words):
+    """The whole numbers in a file's first line, or after the first of some words that it has.
+
+    There are none if it cannot be read, or says "max", that there is no limit.
+    """
+    try:
+        with open(os.path.join(folder, name), encoding="ascii") as file:
+            lines = [line.split() for line in file]
+        if not words:
+            return [int(number) for number in lines[0]]
+        told = {line[0]: int(line[1]) for line in lines}
+        return [told[word] for word in words if word in told][:1]
+    except (OSError, ValueError, IndexError):
+        return []
