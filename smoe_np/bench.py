@@ -118,7 +118,8 @@ def run(cases, backend="auto", say=lambda line: None):
     """
     backends, reasons = _backends(backend)
     report = {"smoe_np": __version__, "numpy": np.__version__, "python": platform.python_version(),
-              "machine": platform.machine(), "processors": os.cpu_count(), "unavailable": reasons,
+              "machine": platform.machine(), "processors": machine.processors(),
+              "unavailable": reasons,
               "errors": {}, "first_use": {}, "cases": []}
     for name in backends:
         say(f"comparing the engine {name!r} with the definition of the model ...")

@@ -52,13 +52,7 @@ def stages(shape, kernels, schedule):
 class Sizes:
     """The sizes of a fit, one after the other: their engines, and how long their steps take.
 
-    Parameters
-    ----------
-    shape : tuple of D ints
-    kernels : int
-        That there are in the end.
-    schedule : iterable of (float, float)
-        As ``stages`` takes it.
+    Parameters are those of ``stages``.
     """
 
     def __init__(self, shape, kernels, schedule):
@@ -122,6 +116,8 @@ class Sizes:
     def end(self, iteration, seconds, aside=0.0):
         """The iteration at which some seconds, from an iteration on, will have gone by.
 
+        Only where it ``knows``.
+
         Parameters
         ----------
         iteration : int
@@ -132,7 +128,6 @@ class Sizes:
         Returns
         -------
         int
-            Where it ``knows``.
         """
         paces = [self._pace(stage.longest) + aside for stage in self.stages]
 

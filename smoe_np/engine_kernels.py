@@ -140,9 +140,7 @@ class KernelEngine(KernelBuffers):
 
     def another(self, picture):
         """See ``NumpyEngine.another``."""
-        found = type(self)(picture.shape[:-1], picture, self.dtype, self.batches)
-        found.threads = self.threads
-        return found
+        return type(self)(picture.shape[:-1], picture, self.dtype, self.batches)
 
     def weigh(self, params):
         """See ``NumpyEngine.weigh``."""

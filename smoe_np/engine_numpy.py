@@ -130,10 +130,8 @@ class NumpyEngine:
         return self.grid.paste(self.target)
 
     def another(self, picture):
-        """An engine for another picture (*shape, C), of the same precision and threads."""
-        found = type(self)(picture.shape[:-1], picture, self.dtype, self.batches)
-        found.threads = self.threads
-        return found
+        """An engine like this for another picture (*shape, C)."""
+        return type(self)(picture.shape[:-1], picture, self.dtype, self.batches)
 
     def weigh(self, params):
         """What each kernel is worth to the picture; needs a target.

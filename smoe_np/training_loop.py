@@ -213,12 +213,11 @@ class TrainingLoop(Resumable):
     def _reckon(self, now):
         """Where there is a budget of seconds: the iterations that it allows."""
         seconds = self.settings.get("seconds")
-        if seconds is None:
+        if seconds is None or not self._plan.sizes.knows:
             return
-        if self._plan.sizes.knows:
-            aside = self._look / self.settings["val_iter"]
-            left = seconds - now - self._look  # and one at the end
-            self.until = max(LEAST_ITERATIONS, self._plan.sizes.end(self.iteration, left, aside))
+        aside = self._look / self.settings["val_iter"]
+        left = seconds - now - self._look  # and one at the end
+        self.until = max(LEAST_ITERATIONS, self._plan.sizes.end(self.iteration, left, aside))
 
     def _step_settings(self):
         if self._plan is not None:
