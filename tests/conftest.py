@@ -1,4 +1,12 @@
-"""For every test: Hypothesis draws the same examples each time; `gpu` tests need a GPU."""
+"""For every test: Hypothesis draws the same examples each time; `gpu` tests need a GPU.
+
+Tests run on all processors already: threads of BLAS would only wait for each other, so that it gets
+one, before NumPy is there.
+"""
+
+import os
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import pytest
 from broken_files import scratch  # noqa: F401

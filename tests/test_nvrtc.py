@@ -12,8 +12,8 @@ from smoe_np.kernel_files import kernel_source, signatures
 from smoe_np.launch_cuda import OPTIONS, compiler_options
 
 ALL = list(itertools.product(SIDE, range(1, MOST_CHANNELS + 1), ("float32", "float64")))
-MAIN = [(2, 1, "float32"), (2, 3, "float32"), (3, 1, "float32"), (2, 1, "float64")]
-EXTREME = [(1, 1, "float32"), (2, 8, "float32"), (3, 8, "float64")]
+MAIN, COLOUR, VOLUME, LARGEST = ((2, 1, "float32"), (2, 3, "float32"), (3, 1, "float32"),
+                                 (3, 8, "float64"))
 # what CuPy adds
 CUPYS = ("-ftz=true", "--device-as-default-execution-space")
 MOST_SHARED = 48 << 10  # bytes of a block, if none is asked for at the launch
@@ -65,9 +65,8 @@ def test_kernels_compile_for_old_and_new_gpus_without_spilling_registers():
         assert max(shared.values()) < MOST_SHARED, shared
 
     old, hopper, new = wanted_architectures()
-    cases = [(MAIN[0], a) for a in (old, hopper, new)] + [(case, hopper) for case in MAIN[1:]]
-    cases += [(EXTREME[0], old), (EXTREME[-1], hopper)]
-    in_parallel(assemble, cases)
+    in_parallel(assemble, [(LARGEST, hopper), (COLOUR, hopper), (VOLUME, hopper),
+                           (MAIN, old), (MAIN, hopper), (MAIN, new)])
 
 
 @needs_nvrtc
