@@ -61,8 +61,8 @@ class NumpyEngine:
         Precision of everything that meets pixels. Sums over pixels and all arithmetic on kernels
         are float64.
     batches : int, optional
-        Number of parts into which the pairs are divided, only one of which is held at a time.
-        ``None`` chooses. The results do not depend on it.
+        Number of parts into which the pairs are divided, at most one for each CHUNK of them; only
+        one is held at a time. ``None`` chooses. The results do not depend on it.
 
     Attributes
     ----------
@@ -316,9 +316,8 @@ class NumpyEngine:
         """Batches of chunks of neighbouring tiles: lists of lists."""
         ends = np.cumsum(lists.counts)
         pairs = int(ends[-1])
-        batches = -(-pairs // BATCH) if self.batches is None else min(self.batches, len(ends))
-        chunks = max(batches, -(-pairs // CHUNK))
-        bounds = even_cuts(ends, chunks)
+        batches = -(-pairs // BATCH) if self.batches is None else self.batches
+        bounds = even_cuts(ends, -(-pairs // CHUNK))
         chunks = [chunk_of(lists, ends, a, b, self.live.num_slots, self.grid.pixels)
                   for a, b in itertools.pairwise(bounds)]
         bounds = even_cuts(np.cumsum([len(chunk.index) for chunk in chunks]), batches)

@@ -14,7 +14,7 @@ from cli_runs import after_a_run, clock, drawn_here, example, fails, here  # noq
 from figures import headless, trained  # noqa: F401
 from hypothesis import HealthCheck, settings
 
-from smoe_np import engine, launch_native
+from smoe_np import engine, engine_numpy, launch_native
 from smoe_np.backend import why_no_gpu
 
 settings.register_profile("deterministic", deadline=None, derandomize=True,
@@ -44,3 +44,9 @@ def each_engine(request):
         monkeypatch.setattr(engine, "_choose", choose)
         monkeypatch.setattr(launch_native, "STEADY", 0.0)
         yield request.param
+
+
+@pytest.fixture
+def small_chunks(monkeypatch):
+    """Chunks so small that a small picture makes several batches."""
+    monkeypatch.setattr(engine_numpy, "CHUNK", 64)

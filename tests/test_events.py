@@ -132,15 +132,6 @@ def test_a_kernel_alone_costs_its_channels_at_each_of_its_pixels(each_engine, sh
                                rtol=TOLERANCE[dtype])
 
 
-@DTYPES
-def test_the_number_of_batches_does_not_matter_to_sums(each_engine, dtype):
-    params, target = random_model(2, 40, sigma=0.15), picture((40, 33))
-    whole, parts = (make_engine((40, 33), target, dtype, batches) for batches in (1, 5))
-    tolerance = {"float32": 1e-6, "float64": 1e-13}[dtype]
-    assert relative_error(parts.weigh(params), whole.weigh(params)) < tolerance
-    assert relative_error(parts.halve(params), whole.halve(params)) < tolerance
-
-
 def test_sums_have_the_same_bits_for_any_number_of_threads(each_engine):
     params, target = random_model(2, 300, sigma=0.05), picture((90, 83))
     results = []
@@ -186,6 +177,7 @@ def test_what_would_be_there_instead_is_unknown_where_hardly_anything_is(
 
 @CASES
 @DTYPES
+@pytest.mark.usefixtures("small_chunks")
 @pytest.mark.parametrize("batches", [None, 4])
 def test_what_pixels_say_of_an_expert_is_added_up_over_all_and_on_one_side_of_its_kernel(
         each_engine, shape, C, K, sigma, dtype, batches):

@@ -78,6 +78,7 @@ def test_checkpoints_are_left_at_validations_and_hold_all_of_it(image, tmp_path)
     assert seen == [0, 13, 26, 39, 40]
 
 
+@pytest.mark.usefixtures("small_chunks")
 @pytest.mark.parametrize("options", [
     {"radial": True}, {"train_pis": False}, {"train_gammas": False}, {"batches": 4}])
 def test_every_option_outlives_a_checkpoint(image, tmp_path, options):
