@@ -16,9 +16,9 @@ import numpy as np
 
 from . import __version__, bench_kernels, bench_measure, dense, machine
 from .bench_measure import picture
-from .engine import ENGINES, engine_class, loss_and_gradients, render
+from .engine import ENGINES, check_image, engine_class, loss_and_gradients, render
 from .engine_kernels import KernelEngine
-from .files import open_to_read
+from .images import read_image
 from .params import SmoeParams
 
 # Pixels, channels, kernels along the longest axis, iterations; of what is drawn there are none.
@@ -26,6 +26,7 @@ STANDARD = (((128, 128), 1, 12, 200), ((512, 512), 1, 32, 100), ((512, 512), 1, 
             ((512, 768), 3, 197, 20), ((2160, 3840), 1, 133, 0))
 LARGE = (4000, 6000), 3, 1225, 3
 LARGE_BYTES = 4 << 30  # that it takes, with some to spare
+BYTES_A_PIXEL = 24  # of a picture of any size, besides its model: at least
 SMALL_KERNELS, SMALL_ITERATIONS = 6, 10
 PICTURE_KERNELS, PICTURE_ITERATIONS = 32, 40
 IMAGE_TOLERANCE = 1e-5  # largest difference
@@ -59,9 +60,9 @@ def cases(size=None, image_path=None, kernels_per_dim=None, iterations=None, lar
     Raises
     ------
     ValueError, OSError
-        If a number is out of range, or there is no such picture.
+        If a number is out of range, there is no such picture, or none that can be fitted.
     MemoryError
-        If there is too little memory for the large one.
+        If there is too little memory for a large one.
     """
     for name, value in (("size", size), ("kernels_per_dim", kernels_per_dim),
                         ("iterations", iterations)):
@@ -71,22 +72,27 @@ def cases(size=None, image_path=None, kernels_per_dim=None, iterations=None, lar
         raise ValueError("kernels_per_dim is for a picture of your own; give its image_path too")
     found = []
     if image_path is not None:
-        open_to_read(image_path).close()
+        check_image(read_image(image_path), np.float32)
         found.append({"image_path": os.fspath(image_path), "renders": False,
                       "kernels_per_dim": kernels_per_dim or PICTURE_KERNELS,
                       "iterations": iterations or PICTURE_ITERATIONS})
     wanted = list(STANDARD)
     if size is not None:
+        _refuse_too_large(f"a picture of {size}×{size} pixels", BYTES_A_PIXEL * size**2)
         wanted = [((size, size), 1, SMALL_KERNELS, SMALL_ITERATIONS)]
     if large:
-        free = machine.free_bytes()
-        if free is not None and free < LARGE_BYTES:
-            raise MemoryError(f"the large picture takes {LARGE_BYTES / 2**30:.0f} GiB, and there "
-                              f"are {free / 2**30:.1f} GiB")
+        _refuse_too_large("the large picture", LARGE_BYTES)
         wanted.append(LARGE)
     return found + [{"shape": list(shape), "channels": channels, "renders": usual == 0,
                      "kernels_per_dim": kernels, "iterations": usual and (iterations or usual)}
                     for shape, channels, kernels, usual in wanted]
+
+
+def _refuse_too_large(what, needed):
+    free = machine.free_bytes()
+    if free is not None and free < needed:
+        raise MemoryError(f"{what} takes {needed / 2**30:,.1f} GiB, and there are "
+                          f"{free / 2**30:.1f} GiB")
 
 
 def run(cases, backend="auto", say=lambda line: None):

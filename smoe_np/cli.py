@@ -54,7 +54,7 @@ def main(argv=None):
 
 
 def _run(arguments):
-    spelled = {}
+    given, spelled = {}, {}
     try:
         command, given, spelled = parse(arguments)
         return COMMANDS[command](given)
@@ -80,7 +80,7 @@ def _run(arguments):
     except UsageError as error:
         return end(WRONG_USE, error)
     except (ValueError, TypeError, OverflowError, ImportError) as error:
-        return end(WRONG_USE, in_options(str(error), spelled))
+        return end(WRONG_USE, in_options(str(error), spelled, given.get("image_path")))
 
 
 # ---- manners of a command

@@ -77,8 +77,14 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
         return f"{', '.join(action.option_strings)} {value}"
 
 
-def in_options(text, spelled):
-    """A message about arguments of the library as one about options; what is quoted stays."""
+def in_options(text, spelled, image_path=None):
+    """A message about arguments of the library as one about options; what is quoted stays.
+
+    One that begins with the image, which is no option, tells its file as well.
+    """
+    if image_path is not None:
+        text = re.sub(r"\Aimage\b", lambda _: f"image {image_path!r}", text)
+
     def spell(found):
         name, equals = found.groups()
         return spelled[name] + (" " if equals else "") if name in spelled else found[0]

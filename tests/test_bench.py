@@ -7,6 +7,7 @@ import sys
 import fake_cupy
 import numpy as np
 import pytest
+import tifffile
 from helpers import assert_gradients_agree, needs_native, random_model, relative_error
 
 import smoe_np
@@ -77,6 +78,17 @@ def test_the_large_picture_is_measured_if_it_is_asked_for_and_there_is_memory(mo
     monkeypatch.setattr(machine, "free_bytes", lambda: bench.LARGE_BYTES - 1)
     assert main(["bench", "--large"]) == 2
     assert "the large picture takes" in capsys.readouterr().err
+
+
+def test_what_cannot_be_measured_is_refused_before_anything_is(tmp_path, capsys):
+    picture = tmp_path / "bytes.tif"
+    tifffile.imwrite(picture, np.full((9, 9), 255, np.float32))
+    for arguments, reason in ((["--size", "9999999"], "9999999×9999999 pixels takes"),
+                              (["-i", str(picture)], f"image {str(picture)!r} has values from")):
+        assert main(["bench", *arguments]) == 2
+        told = capsys.readouterr().err
+        assert reason in told
+        assert len(told.splitlines()) == 1
 
 
 def test_free_memory_is_some_or_not_known():

@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+import tifffile
 from cli_runs import (
     CHECKPOINT,
     smoe,
@@ -174,7 +175,17 @@ def test_names_of_files_are_no_options(after_a_run, fails):
 
 def test_an_image_without_pixels_is_one_line(here, fails, monkeypatch):
     monkeypatch.setattr(commands_training, "read_image", lambda path: np.zeros((1, 0)))
-    assert "image of shape (1, 0) is empty" in fails("train", "-i", "grey.tif", "-r", "new")
+    assert "image 'grey.tif' of shape (1, 0) is empty" in fails(
+        "train", "-i", "grey.tif", "-r", "new")
+
+
+def test_values_that_no_picture_has_are_told_with_the_name_of_the_file(here, fails):
+    tifffile.imwrite("image bytes.tif", np.full((9, 9), 255, np.float32))
+    tifffile.imwrite("holes.tif", np.full((9, 9), np.nan, np.float32))
+    for name, why in (("image bytes.tif", "has values from 255 to 255"), ("holes.tif", "holds 81")):
+        for command in (["train", "-r", "new", "-i"], ["fit", "-o", "new.npz", "--kernels", 3],
+                        ["denoise", "-o", "new.tif"]):
+            assert f"image {name!r} {why}" in fails(*command, name)
 
 
 def test_missing_pillow_is_one_line(after_a_run, fails, monkeypatch):
