@@ -15,6 +15,7 @@ import logging
 import math
 import numbers
 import operator
+import warnings
 from functools import cache
 
 import numpy as np
@@ -24,7 +25,7 @@ from .engine_cupy import CupyEngine
 from .engine_native import NativeEngine
 from .engine_numpy import NumpyEngine
 from .params import SmoeParams, check_gates
-from .pixels import as_float, split_channels
+from .pixels import MOST_CHANNELS_SEEN, as_float, split_channels
 from .regularize import add_penalty_gradients, penalty
 from .view import blocks, crop, mean_of_samples, samples_needed, whole
 
@@ -118,8 +119,17 @@ def check_params(params):
 
 
 def check_image(image, dtype, channel_axis="auto"):
-    """An image as (*shape, C) floats of NumPy in [0, 1], and whether it had a channel axis."""
+    """An image as (*shape, C) floats of NumPy in [0, 1], and whether it had a channel axis.
+
+    Warns of what "auto" takes for a thin volume, which is more often a picture with its channels
+    first.
+    """
     pixels = split_channels(image, channel_axis)
+    shape, few = np.shape(image), MOST_CHANNELS_SEEN
+    if channel_axis == "auto" and len(shape) == 3 and shape[0] <= few < min(shape[1:]):
+        warnings.warn(f"image of shape {shape} is taken for a volume; give channel_axis=0 if its "
+                      f"first axis holds channels, or None if it holds slices", UserWarning,
+                      stacklevel=3)
     return as_float(pixels, dtype), pixels.ndim == np.ndim(image)
 
 

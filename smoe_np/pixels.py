@@ -9,7 +9,7 @@ import numpy as np
 from .backend import to_numpy
 
 _HAIR = 1e-6  # how far outside [0, 1] rounding may have put a value
-_MAX_CHANNELS_SEEN = 4  # channel_axis="auto" takes a longer last axis for space
+MOST_CHANNELS_SEEN = 4  # channel_axis="auto" takes a longer last axis for space
 
 
 def as_float(image, dtype="float32", name="image"):
@@ -94,7 +94,7 @@ def split_channels(image, channel_axis="auto", name="image"):
     """
     image = as_array(image, name)
     if isinstance(channel_axis, str) and channel_axis == "auto":
-        has_channels = image.ndim >= 3 and image.shape[-1] <= _MAX_CHANNELS_SEEN
+        has_channels = image.ndim >= 3 and image.shape[-1] <= MOST_CHANNELS_SEEN
         channel_axis = -1 if has_channels else None
     if channel_axis is None:
         return image[..., np.newaxis]

@@ -159,6 +159,16 @@ def test_numbers_of_numpy_are_numbers():
 # ---- pictures of every kind
 
 
+@pytest.mark.parametrize("count", [1, 3, 4])
+def test_a_picture_with_its_channels_first_is_not_silently_a_volume(count):
+    image = np.moveaxis(picture((8, 9), count), -1, 0)
+    with pytest.warns(UserWarning, match="taken for a volume; give channel_axis=0"):
+        assert Smoe(image, 2).shape == (count, 8, 9)
+    assert Smoe(image, 2, channel_axis=None).shape == (count, 8, 9)
+    assert Smoe(image, 2, channel_axis=0).shape == (8, 9)
+
+
+
 @pytest.mark.parametrize(("shape", "axis", "k"), [
     ((1, 1), "auto", 3), ((2, 3), "auto", 1), ((2, 3, 3), "auto", 2), ((9, 7, 1), "auto", 3),
     ((17, 40), "auto", 4), ((40, 17, 3), "auto", 4), ((5, 6, 7), "auto", 3), ((5, 6, 3), None, 3),
