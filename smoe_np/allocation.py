@@ -119,7 +119,7 @@ class BitsByBytes:
 
 def _errors_of(params, shape, backend, outliers, remaining):
     """What remains of V of each kind of numbers, and how many of them a kernel has: two dicts."""
-    check_params(params)
+    params = check_params(params)
     outliers = check_number("outliers", outliers)
     if outliers >= 1:
         raise ValueError(f"outliers must be below 1, got {outliers:g}")

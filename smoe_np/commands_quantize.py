@@ -41,14 +41,10 @@ def _with_picture(params, given):
     smoe = Smoe(read_image(given["image_path"]), params=params,
                 **those_of(given, ("channel_axis", "backend")))
     aim = those_of(given, ("bytes", "bits")) or {"bits": BITS}
-    before = _quality(smoe)
-    smoe.quantize(**aim)
-    return smoe.params, smoe.bits, f", PSNR {_quality(smoe):.2f} dB ({before:.2f} before)"
-
-
-def _quality(smoe):
     drawn = smoe.reconstruction
-    return psnr(smoe.engine.picture().reshape(drawn.shape), drawn)
+    before = psnr(smoe.engine.picture().reshape(drawn.shape), drawn)
+    now = smoe.quantize(**aim).record.psnr
+    return smoe.params, smoe.bits, f", PSNR {now:.2f} dB ({before:.2f} before)"
 
 
 def _shared_out(params, given):

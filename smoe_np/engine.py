@@ -112,10 +112,11 @@ def check_whole(name, value, least):
 
 
 def check_params(params):
-    """Raise TypeError unless ``params`` is a SmoeParams."""
+    """A model as it comes in, checked again; TypeError if it is none."""
     if not isinstance(params, SmoeParams):
         raise TypeError(f"params must be a SmoeParams, got {type(params).__name__}; read a file "
                         f"with smoe_np.load_params")
+    return params.checked()
 
 
 def check_image(image, dtype, channel_axis="auto"):
@@ -235,7 +236,7 @@ def loss_and_gradients(params, image, l1reg=0.0, bandwidth_reg=0.0, backend="aut
         If an argument is of the wrong kind, shape or range.
     """
     dtype = check_dtype(dtype)
-    check_params(params)
+    params = check_params(params)
     xp = array_module(image, *params.arrays().values())
     params = params.map(to_numpy)
     l1reg = check_number("l1reg", l1reg)
@@ -253,8 +254,7 @@ def loss_and_gradients(params, image, l1reg=0.0, bandwidth_reg=0.0, backend="aut
 def _to_draw(params, shape, region, backend, dtype):
     """The kernels that take part, as arrays of NumPy, what is seen of them, and the engine."""
     check_dtype(dtype)
-    check_params(params)
-    params = params.map(to_numpy)
+    params = check_params(params).map(to_numpy)
     try:
         shape = tuple(operator.index(n) for n in shape)
     except TypeError:

@@ -148,8 +148,7 @@ def _box_means(target, edges):
 
 def ready_to_train(params, target, radial):
     """A model to start from: positive weights and diagonals, and a fit to the image."""
-    check_params(params)
-    params = params.map(to_numpy)
+    params = check_params(params).map(to_numpy)
     params = params.astype(target.dtype)  # what is too small for it counts as 0
     params = params.select(params.pis > 0)
     params.image_shape = target.shape[:-1]

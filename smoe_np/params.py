@@ -33,7 +33,8 @@ class SmoeParams:
         The size of the picture that the model was fitted to, where it is known.
 
     All arrays are kept in one floating-point type, the widest of those given (float32 at least).
-    They are not copied where they fit as they are.
+    They are not copied where they fit as they are. They may be changed, and are checked again where
+    a model is used.
 
     Raises
     ------
@@ -96,6 +97,13 @@ class SmoeParams:
                 raise ValueError(f"image_shape must be {D} sizes of at least 1, got {image_shape}")
         self.image_shape = image_shape
 
+    def __setattr__(self, name, value):
+        if name in NAMES and self.__dict__.get("_shown", False):
+            raise AttributeError(f"{name} cannot be set in a model that a Smoe shows, which would "
+                                 f"not follow; change a copy() of the model, and set that: "
+                                 f"smoe.params = changed")
+        super().__setattr__(name, value)
+
     @property
     def num_kernels(self):
         """K, the number of kernels."""
@@ -142,6 +150,13 @@ class SmoeParams:
             raise TypeError(f"dtype must be a floating-point type, got {dtype!r}")
         return self.map(lambda array: array.astype(dtype))
 
+    def checked(self):
+        """This model, checked as at first: its arrays may have been changed since."""
+        try:
+            return SmoeParams(**self.arrays(), image_shape=self.image_shape)
+        except (TypeError, ValueError) as error:  # which begins with the name of an array
+            raise type(error)(f"params.{error}") from None
+
     def select(self, kernels):
         """The model of some kernels: a mask (K,) of bool or an array of indices."""
         return self.map(lambda array: array[kernels])
@@ -163,16 +178,12 @@ class SmoeParams:
         ------
         ValueError, TypeError
             If the name has another ending; if bits are given for another file, or are not as they
-            must be; if the model holds NaN or infinity, or a ``.smoe`` file cannot hold it (weights
-            or diagonals that are not above 0).
+            must be; if the model is none any more (NaN, wrong shapes), or a ``.smoe`` file cannot
+            hold it (weights or diagonals that are not above 0).
         OSError
             If the file cannot be written; an older file of that name is then left as it was.
         """
-        arrays = {name: to_numpy(array) for name, array in self.arrays().items()}
-        for name, array in arrays.items():
-            if not np.isfinite(array).all():
-                raise ValueError(f"params.{name} holds NaN or infinity, and no file of it could be "
-                                 f"read again")
+        arrays = {name: to_numpy(array) for name, array in self.checked().arrays().items()}
         if packed.is_packed_name(path):
             packed.save_packed(path, arrays, self.image_shape,
                                packed.USUAL_BITS if bits is None else bits)
@@ -217,6 +228,13 @@ def unchecked(arrays, image_shape=None):
         setattr(params, name, arrays[name])
     params.image_shape = image_shape
     return params
+
+
+def shown(params, function):
+    """What is shown of a model: ``function(array)`` of each array, none of which can be replaced."""
+    view = params.map(function)
+    view._shown = True
+    return view
 
 
 def check_gates(params):

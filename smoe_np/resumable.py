@@ -111,7 +111,8 @@ class Resumable:
                                  "it was made from")
             if smoe._params.num_kernels != params.num_kernels or best.dtype != dtype:
                 raise ValueError("its parameters are not of its dtype")
-            smoe._params, smoe._best_params = params, best
+            smoe._params = smoe._recorded = params
+            smoe._best_params = best
             if facts.get("fit") is not None or facts.get("sparsify") is not None:
                 smoe._restore_plan(facts, arrays)
             elif facts["settings"] is not None:

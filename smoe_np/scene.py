@@ -45,10 +45,8 @@ class Scene:
     @classmethod
     def of(cls, smoe):
         """The scene of a model in training."""
-        last = smoe.history[-1] if smoe.history else None
-        known = last is not None and last.iteration == smoe.iteration
         return cls(smoe.params, smoe.shape, smoe.engine.picture(), lambda: smoe.reconstruction,
-                   lambda: smoe.gating, last.psnr if known else None)
+                   lambda: smoe.gating, None if smoe.record is None else smoe.record.psnr)
 
     @property
     def size(self):
@@ -140,7 +138,7 @@ def scene_of_model(params, image=None, channel_axis="auto", backend="auto"):
     ValueError, TypeError
         If they do not fit together, or the size of the picture is not known.
     """
-    check_params(params)
+    params = check_params(params)
     if image is None:
         if params.image_shape is None:
             raise ValueError("params does not hold the size of its picture; give image")

@@ -12,7 +12,7 @@ from .fit import BITS, fit_settings, kernels_for
 from .initialize import initial_params, ready_to_train
 from .numerals import counted, size_in_words
 from .packed import is_packed_name
-from .params import SmoeParams
+from .params import SmoeParams, shown
 from .pixels import digest_of
 from .quantization import ITERATIONS as QUANTIZING
 from .quantization import quantized
@@ -65,6 +65,8 @@ class Smoe(TrainingLoop):
         lowest loss; of an earlier call where the last one has had no validation.
     history : list of Record
         One a validation; the first of iteration 0, before any step.
+    record : Record or None
+        The last of ``history``, if it is of the model as it is now.
     initial_kernels : int
         K₀, the number of kernels at the start.
     options, settings : dict
@@ -111,6 +113,7 @@ class Smoe(TrainingLoop):
         self._params = self._best_params = params
         self.initial_kernels = params.num_kernels
         self.history = []
+        self._recorded = None  # the model that the last of them is of
         self.iteration = 0
         self.stopped = None
         self.settings = None  # of the last call of train, fit or sparsify
@@ -134,7 +137,7 @@ class Smoe(TrainingLoop):
         ``copy()`` of it, and set that.
 
         Adam's moments are kept if the new model has as many kernels, else they start at 0; the
-        best of models so far is this one then.
+        best of models so far, and that of the lowest loss, is this one then.
         """
         return self._to_read(self._params)
 
@@ -144,9 +147,9 @@ class Smoe(TrainingLoop):
         params = ready_to_train(params, like, self.options["radial"])
         if params.num_kernels != self._params.num_kernels:
             self.adam = self.adam.anew(params)
-            self._forget()
+        self._forget()
         self._params = self._best_params = params
-        self._best_loss = math.inf
+        self._best_loss = self._lowest_loss = math.inf
 
     @property
     def best_params(self):
@@ -156,11 +159,11 @@ class Smoe(TrainingLoop):
     def _to_read(self, params):
         """A model whose arrays cannot be written to, the same at each call; on a GPU, a copy."""
         if self._on_gpu:
-            return params.map(self._on_side_of_image)
+            return shown(params, self._on_side_of_image)
         for model, view in self._views:
             if model is params:
                 return view
-        view, kept = params.map(_read_only), (self._params, self._best_params)
+        view, kept = shown(params, _read_only), (self._params, self._best_params)
         self._views = [one for one in self._views if any(one[0] is model for model in kept)]
         self._views.append((params, view))
         return view
@@ -466,10 +469,7 @@ class Smoe(TrainingLoop):
         self.adam = self.adam.anew(params)
         self._best_loss, self._lowest_loss = loss, math.inf
         self._seconds += time.perf_counter() - started
-        if self.history:
-            if self.history[-1].iteration == self.iteration:
-                self.history.pop()
-            self.history.append(self._record(mse, loss))
+        self._add_record(mse, loss)
         return self
 
     def save(self, path, bits=None):

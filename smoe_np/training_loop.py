@@ -143,8 +143,6 @@ class TrainingLoop(Resumable):
             self._params = plan.turn(self.engine, self._params, self.adam, self.initial_kernels)
             self.adam = plan.new_adam(self._params)
         self.until, self._best_loss = plan.until, math.inf
-        if self.history and self.history[-1].iteration == self.iteration:
-            self.history.pop()  # it was of the model before
         return True
 
     def _next_try(self):
@@ -166,6 +164,7 @@ class TrainingLoop(Resumable):
                 self._begin_again(following)
             return True
         self._params, self.history, plan.rounds = self._found
+        self._recorded = self._params
         self._best_params, self._best_loss = self._params, self.history[-1].loss
         self.adam = self.adam.anew(self._params)
         self._forget()
@@ -229,21 +228,31 @@ class TrainingLoop(Resumable):
         return self.engine.loss(self._params)
 
     def _validate(self, mse, loss, callbacks, checkpoint):
-        """Add a record, unless this iteration has one, and call the callbacks."""
+        """Add a record, unless the model has one, and call the callbacks."""
         if loss < self._best_loss:
             self._best_loss, self._best_params = loss, self._params
-        if self.history and self.history[-1].iteration == self.iteration:
+        if self.record is not None:
             return
-        self.history.append(self._record(mse, loss))
+        self._add_record(mse, loss)
         if checkpoint is not None:
             self.save_checkpoint(checkpoint)
         for callback in callbacks:
             callback(self)
 
-    def _record(self, mse, loss):
+    @property
+    def record(self):
+        """The last of ``history``, if it is of the model as it is now; else ``None``."""
+        there = self._recorded is self._params and self.history
+        return self.history[-1] if there and self.history[-1].iteration == self.iteration else None
+
+    def _add_record(self, mse, loss):
+        """Add one of this model to the history, instead of any of another at this iteration."""
+        if self.history and self.history[-1].iteration == self.iteration:
+            self.history.pop()
         psnr = -10 * math.log10(mse) if mse > 0 else math.inf
-        return Record(self.iteration, loss, mse * PEAK**2, psnr, self._params.num_kernels,
-                      self._seconds)
+        self.history.append(Record(self.iteration, loss, mse * PEAK**2, psnr,
+                                   self._params.num_kernels, self._seconds))
+        self._recorded = self._params
 
     def _give_up(self, why):
         self.stopped = "diverged"

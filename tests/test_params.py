@@ -5,15 +5,30 @@ import re
 
 import numpy as np
 import pytest
-from helpers import assert_same_model, random_model
+from helpers import assert_same_model, needs_native, picture, random_model
 
-from smoe_np import SmoeParams, load_params
+import smoe_np
+from smoe_np import Smoe, SmoeParams, load_params
 from smoe_np.params import NAMES, check_gates, unchecked
+from smoe_np.scene import scene_of_model
 
 
 def arrays(K=4, D=2, C=1, dtype=np.float32):
     """Arguments by name, of a model drawn at random."""
     return random_model(0, K=K, D=D, C=C, dtype=dtype).arrays()
+
+
+def uses(params, backend):
+    """All that takes a model, as functions of nothing."""
+    image = picture((9, 8))[..., 0]
+    other = Smoe(image, 2, backend=backend)
+    return [lambda: smoe_np.render(params, (9, 8), backend),
+            lambda: smoe_np.gating(params, (9, 8), backend),
+            lambda: smoe_np.loss_and_gradients(params, image, backend=backend),
+            lambda: smoe_np.allocate_bits(params, 8, shape=(9, 8), backend=backend),
+            lambda: Smoe(image, params=params, backend=backend),
+            lambda: setattr(other, "params", params),
+            lambda: scene_of_model(params, image)]
 
 
 # ---- shapes
@@ -200,6 +215,27 @@ def test_select_by_mask_or_index_copies():
             assert not np.shares_memory(array, getattr(params, name))
 
 
+@pytest.mark.parametrize("backend", ["numpy", pytest.param("native", marks=needs_native)])
+@pytest.mark.parametrize("name", NAMES)
+def test_arrays_that_were_changed_are_checked_where_a_model_is_used(name, backend):
+    params = SmoeParams(**arrays())
+    getattr(params, name).flat[0] = np.nan
+    for use in uses(params, backend):
+        with pytest.raises(ValueError, match=f"params.{name} holds NaN or infinite values"):
+            use()
+
+
+def test_arrays_that_were_replaced_are_checked_where_a_model_is_used():
+    params = SmoeParams(**arrays())
+    params.A = np.full(4, 9.0)  # round, as tf-smoe has them
+    for use in uses(params, "auto"):
+        use()
+    params.musX = params.musX[:3]
+    for use in uses(params, "auto"):
+        with pytest.raises(ValueError, match=r"params.musX must have shape \(K, D\) with K = 4"):
+            use()
+
+
 def test_unchecked_looks_at_nothing():
     params = unchecked({name: array.astype(complex) for name, array in arrays().items()})
     assert params.pis.dtype == complex
@@ -249,7 +285,7 @@ def test_a_file_of_another_ending_is_not_written(tmp_path, name):
 def test_what_could_not_be_read_again_is_not_written(tmp_path, name, bad):
     params = SmoeParams(**arrays())
     params.nu_e[1] = bad
-    with pytest.raises(ValueError, match=r"params.nu_e holds NaN or infinity, and no file of it"):
+    with pytest.raises(ValueError, match=r"params.nu_e holds NaN or infinite values"):
         params.save(tmp_path / name)
     assert not (tmp_path / name).exists()
 

@@ -204,7 +204,9 @@ def test_what_is_not_trained_is_rounded_alone():
     wanted = rounded_at_once(before, bits)
     assert packed.kinds_of(smoe.params.arrays())["weights"] == pytest.approx(
         packed.kinds_of(wanted.arrays())["weights"], abs=1e-4)
-    assert smoe.history == []  # there is none whose last could be told anew
+    told, = smoe.history  # of which there was none
+    assert told is smoe.record
+    assert told.psnr == pytest.approx(psnr(image, smoe.reconstruction), abs=0.01)
 
 
 def with_harmful(params, count):

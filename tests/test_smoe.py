@@ -13,9 +13,10 @@ from helpers import assert_same_model, picture, random_model, relative_error
 from trainings import DTYPES, SPARSE, assert_same_training
 
 import smoe_np
-from smoe_np import Record, Smoe, SmoeParams, dense
+from smoe_np import Record, Smoe, SmoeParams, dense, psnr
 from smoe_np.initialize import initial_params
 from smoe_np.params import NAMES
+from smoe_np.scene import Scene
 
 pytestmark = pytest.mark.usefixtures("each_engine")
 
@@ -411,6 +412,49 @@ def test_what_is_no_callback_is_refused_before_anything_is_done(image, given, wh
     assert (smoe.iteration, smoe.history) == (0, [])
 
 
+def test_what_is_told_of_a_model_is_never_that_of_another_which_was_set(image):
+    smoe = Smoe(image, 4).train(20, val_iter=10)
+    assert smoe.record is smoe.history[-1]
+    dark = smoe.params.copy()
+    dark.nu_e[:], dark.gamma_e[:] = 0.1, 0
+    smoe.params, seen = dark, []
+    assert smoe.record is None
+    known = psnr(image, smoe.reconstruction)
+    assert Scene.of(smoe).psnr == pytest.approx(known, abs=1e-3)
+    smoe.train(0, callbacks=[lambda smoe: seen.append(smoe.iteration)])
+    assert [r.iteration for r in smoe.history] == [0, 10, 20]
+    assert smoe.history[-1].psnr == pytest.approx(known, abs=1e-3)
+    assert seen == [20]
+    smoe.train(0, callbacks=[lambda smoe: seen.append(smoe.iteration)])
+    assert seen == [20]  # of this model all has been told
+
+
+def test_a_worse_model_that_is_set_on_the_way_is_trained_and_has_not_diverged(image):
+    def darken(smoe):
+        if smoe.iteration == 10:
+            dark = smoe.params.copy()
+            dark.nu_e[:], dark.gamma_e[:] = 0.0, 0
+            smoe.params = dark
+
+    smoe = Smoe(image, 4).train(30, val_iter=10, callbacks=[darken])
+    assert (smoe.iteration, smoe.stopped) == (30, None)
+    assert smoe.history[-1].psnr < smoe.history[1].psnr
+
+
+def test_a_fit_looks_for_the_pairs_of_a_model_that_is_set_on_the_way(image):
+    def turned(smoe, forgets):
+        if smoe.iteration == 20:
+            params = smoe.params.copy()
+            params.musX[:] = params.musX[::-1]
+            smoe.params = params
+            if forgets:
+                smoe.engine.forget()
+
+    one, two = (Smoe(image).fit(kernels=12, iterations=30, val_iter=10, callbacks=[
+        lambda smoe, forgets=forgets: turned(smoe, forgets)]) for forgets in (False, True))
+    assert_same_training(one, two)
+
+
 def test_models_of_a_training_cannot_be_written_to(image):
     smoe = Smoe(image, 4).train(9, val_iter=3)
     assert smoe.params is smoe.params
@@ -423,6 +467,8 @@ def test_models_of_a_training_cannot_be_written_to(image):
         for array in params.arrays().values():
             with pytest.raises(ValueError, match="read-only"):
                 array[...] = 0
+        with pytest.raises(AttributeError, match=r"nu_e cannot be set .* change a copy\(\)"):
+            params.nu_e = np.zeros_like(params.nu_e)
     assert smoe.reconstruction.flags.writeable
     changed = smoe.params.copy()
     changed.nu_e *= 0
@@ -542,7 +588,7 @@ def test_a_loss_that_explodes_by_its_regularisers_ends_training(image):
 
 
 def test_why_the_model_of_a_fit_cannot_be_trained_like_a_grid_is_told(image):
-    params = Smoe(image, 5).params
+    params = Smoe(image, 5).params.copy()
     for least, advice in ((1e-12, "weights span 12 decades.* train_pis=False"),
                           (0.1, "train on with a lower base_lr, lr_mult or regularisation")):
         params.pis = np.geomspace(least, 1, params.num_kernels)
