@@ -2,6 +2,7 @@
 
 import bisect
 import math
+import numbers
 from typing import NamedTuple
 
 import numpy as np
@@ -206,10 +207,12 @@ def fit_settings(kernels=None, psnr=None, scalars=None, bytes=None, iterations=N
     if name == "psnr" and seconds is not None:
         raise ValueError("seconds goes with kernels, scalars or bytes; to a psnr it takes several "
                          "fits, each of so many iterations")
-    if iterations is None and seconds is None:
-        iterations = ITERATIONS
-    if seconds is not None and check_number("seconds", seconds, above=True) > MOST_SECONDS:
-        raise ValueError(f"seconds must be at most {MOST_SECONDS:g}, got {seconds:g}")
+    if seconds is None:
+        iterations = check_whole("iterations", ITERATIONS if iterations is None else iterations, 1)
+    else:
+        seconds = check_number("seconds", seconds, above=True)
+        if seconds > MOST_SECONDS:
+            raise ValueError(f"seconds must be at most {MOST_SECONDS:g}, got {seconds:g}")
     if experts not in EXPERTS:
         raise ValueError(f"experts must be one of {EXPERTS}, got {experts!r}")
     if experts == "auto":  # in colour there can be more of those without slopes, which is better
@@ -230,13 +233,11 @@ def fit_settings(kernels=None, psnr=None, scalars=None, bytes=None, iterations=N
                              f"{sharpness:g}")
         recipe = recipe._replace(most_sharpness=sharpness)
     return {
-        "target": name, "value": value,
-        "iterations": None if iterations is None else check_whole("iterations", iterations, 1),
-        "seconds": None if seconds is None else check_number("seconds", seconds, above=True),
+        "target": name, "value": value, "iterations": iterations, "seconds": seconds,
         "experts": experts, "seed": check_whole("seed", seed, 0),
         "val_iter": check_whole("val_iter", val_iter, 1),
         "bits": bits,
-        "recipe": _checked(recipe)._asdict(),
+        "recipe": _checked(recipe),
     }
 
 
@@ -384,13 +385,13 @@ MOST = {"fade_from": 1, "fade_to_part": 1, "start": 1, "growth_until": 1, "event
 
 
 def _checked(recipe):
-    """A recipe, or an error that names what is wrong with it."""
+    """A recipe as a dict of plain numbers, or an error that names what is wrong with it."""
     for name, value in recipe._asdict().items():
         usual = getattr(Recipe(), name)
         if isinstance(usual, bool | str):
             fine = type(value) is type(usual)
         else:
-            kind = int if isinstance(usual, int) else int | float
+            kind = numbers.Integral if isinstance(usual, int) else numbers.Real
             fine = isinstance(value, kind) and math.isfinite(value) and value >= 0
         if not fine:
             raise ValueError(f"recipe.{name} must be like {usual!r}, got {value!r}")
@@ -405,4 +406,5 @@ def _checked(recipe):
         raise ValueError("recipe.least_diagonal must be above 0, and recipe.most_sharpness no less")
     if not (0 < recipe.shift < 1 and 0 < recipe.beta2 < 1):
         raise ValueError("recipe.shift and recipe.beta2 must lie between 0 and 1")
-    return recipe
+    return {name: type(getattr(Recipe(), name))(value)
+            for name, value in recipe._asdict().items()}

@@ -231,7 +231,7 @@ def unchecked(arrays, image_shape=None):
 
 
 def shown(params, function):
-    """What is shown of a model: ``function(array)`` of each array, none of which can be replaced."""
+    """What is shown of a model: ``function(array)`` of each array, and none can be replaced."""
     view = params.map(function)
     view._shown = True
     return view

@@ -68,7 +68,7 @@ class Smoe(TrainingLoop):
     record : Record or None
         The last of ``history``, if it is of the model as it is now.
     initial_kernels : int
-        K₀, the number of kernels at the start.
+        K₀, the number of kernels at the start; after a fit, of the training that follows.
     options, settings : dict
         What this object, and its last call of ``train``, ``fit`` or ``sparsify``, were given.
     engine
@@ -122,6 +122,7 @@ class Smoe(TrainingLoop):
         self._views = []  # models, and what is shown of them
         self.tried = []  # of a fit, or a sparsification, to a PSNR
         self._plan = self._found = self._dense = None
+        self._rounds = []
         self._best_loss = self._lowest_loss = math.inf
         self._seconds = self._look = 0.0  # in training; at the last validation
         self.image_sha256 = digest_of(target)
@@ -234,7 +235,9 @@ class Smoe(TrainingLoop):
             adam_eps)
         callbacks = check_callbacks(callbacks, progress)
         if self._plan is not None:  # whose moments are of other gradients
-            self.adam = Adam(self._params)
+            self.adam, self._rounds = Adam(self._params), self.rounds
+            if self._plan.kind == "fit":  # which began with few kernels
+                self.initial_kernels = self._params.num_kernels
         self.settings, self._plan = settings, None
         self.until = self.iteration + settings["iterations"]
         self._best_loss = self._lowest_loss = math.inf
@@ -266,9 +269,9 @@ class Smoe(TrainingLoop):
         seconds : float, optional
             Time to take instead; the result then depends on the machine.
         experts : {"auto", "affine", "constant"}
-            Whether experts have slopes. "auto": they have, but for a picture of several channels
-            that is to take so many scalars or bytes: there can be more of constant ones, which are
-            better by 0.3 to 1.4 dB then.
+            Whether experts have slopes. "auto": they have, unless slopes are not trained; but for a
+            picture of several channels that is to take so many scalars or bytes: there can be more
+            of constant ones, which are better by 0.3 to 1.4 dB then.
         seed : int
             Of all that is random. The same call makes the same model, bit for bit on the CPU;
             another ``val_iter``, or looking at the picture on the way, changes its last digits,
@@ -304,6 +307,8 @@ class Smoe(TrainingLoop):
         """
         self._refuse_while_training()
         self._check_trains_all("fit")
+        if experts == "auto" and not self.options["train_gammas"]:
+            experts = "constant"
         settings = fit_settings(kernels, psnr, scalars, bytes, iterations, seconds, experts, seed,
                                 val_iter, recipe, bits, sharpness, self.channels)
         if not self.options["train_gammas"] and settings["experts"] == "affine":
@@ -502,7 +507,7 @@ class Smoe(TrainingLoop):
     @property
     def rounds(self):
         """Of the last sparsification, a ``smoe_np.sparsify.Round`` for every few steps with λ_S."""
-        return [] if self._plan is None else list(self._plan.rounds)
+        return list(self._rounds if self._plan is None else self._plan.rounds)
 
     def _check_trains_all(self, what):
         """Raise unless kernels may be steered and weights trained."""

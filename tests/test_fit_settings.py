@@ -52,7 +52,8 @@ WRONG = [
     ({"kernels": 9, "iterations": 9, "seconds": 9}, ValueError, "iterations or seconds, not both"),
     ({"psnr": 30, "seconds": 9}, ValueError, "seconds goes with kernels, scalars or bytes"),
     ({"kernels": 9, "iterations": 0}, ValueError, "iterations must be at least 1, got 0"),
-    ({"kernels": 9, "iterations": 1.5}, TypeError, "iterations must be a whole number, got 1.5"),
+    *[({"kernels": 9, "iterations": wrong}, TypeError, "iterations must be a whole number, got")
+      for wrong in (1.5, "100", [9])],
     *[({"kernels": 9, "seconds": wrong}, ValueError, "seconds must be above 0 and finite, got")
       for wrong in (0, -1, math.nan, math.inf)],
     ({"kernels": 9, "seconds": "1"}, TypeError, "seconds must be a number, got '1'"),
@@ -123,6 +124,13 @@ def test_the_recipe_is_the_usual_one_unless_another_is_given():
         assert found == usual_recipe(iterations)._asdict()
     assert usual_recipe(20000) != usual_recipe(50) == usual_recipe(None)
     assert fit_settings(kernels=9, recipe=Recipe(tau=3))["recipe"]["tau"] == 3
+
+
+def test_numbers_of_a_recipe_may_be_those_of_numpy():
+    given = Recipe(turn_every=np.int64(7), rate=np.float32(0.25), tau=5)
+    found = fit_settings(kernels=9, recipe=given)
+    assert (found["recipe"]["turn_every"], found["recipe"]["rate"]) == (7, 0.25)
+    assert json.loads(json.dumps(found)) == found
 
 
 def test_numbers_of_a_kernel_are_counted():
@@ -210,8 +218,9 @@ def test_what_a_smoe_does_not_train_is_not_fitted_silently():
         Smoe(GREY, train_pis=False, backend="numpy").fit(kernels=4)
     smoe = Smoe(GREY, train_gammas=False, backend="numpy")
     with pytest.raises(ValueError, match="train_gammas is False, but affine experts have slopes"):
-        smoe.fit(kernels=4)
-    assert not smoe.fit(kernels=4, iterations=3, experts="constant").params.gamma_e.any()
+        smoe.fit(kernels=4, experts="affine")
+    for experts in ("constant", "auto"):
+        assert not smoe.fit(kernels=4, iterations=3, experts=experts).params.gamma_e.any()
 
 
 @pytest.mark.parametrize("wrong", [

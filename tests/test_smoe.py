@@ -455,6 +455,15 @@ def test_a_fit_looks_for_the_pairs_of_a_model_that_is_set_on_the_way(image):
     assert_same_training(one, two)
 
 
+def test_the_weight_of_sparsity_after_a_fit_is_that_for_its_kernels(image):
+    fitted = Smoe(image).fit(kernels=20, iterations=30)
+    params = fitted.params.copy()
+    assert fitted.initial_kernels < 20
+    losses = [smoe.train(1, l1reg=1.0).history[-1].loss
+              for smoe in (fitted, Smoe(image, params=params))]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
 def test_models_of_a_training_cannot_be_written_to(image):
     smoe = Smoe(image, 4).train(9, val_iter=3)
     assert smoe.params is smoe.params

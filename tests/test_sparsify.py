@@ -108,7 +108,9 @@ def test_it_goes_on_from_the_model_as_it_stands(each_engine):
     given = random_model(3, 25, sigma=0.1)
     assert Smoe(GREY, params=given).sparsify(
         target_kernels=7, iterations=(5, 20, 5)).params.num_kernels == 7
+    rounds = smoe.rounds
     smoe.train(5)
+    assert smoe.rounds == rounds != []
     smoe.fit(kernels=4, iterations=20)
     assert smoe.rounds == []
 
