@@ -9,7 +9,7 @@ from . import bench, bench_report, describe, machine, plots
 from .cli_parser import UsageError
 from .denoising import check_sigma, denoise, estimate_sigma
 from .engine import check_whole, render
-from .images import check_path, read_image, write_image
+from .images import check_path, for_a_file, read_image, write_image
 from .numerals import size_in_words
 from .packed import is_packed, load_packed
 from .params import load_params
@@ -54,12 +54,12 @@ def draw(given):
     samples = given.get("samples", "auto")
     depth = given.get("depth", 8)
     _refuse_beyond_memory(shape, params.num_channels, depth)
-    check_path(output, depth, params.num_channels)
+    check_path(output, depth, params.num_channels, params.num_dims)
     prove_writable(output)
     picture = render(params, shape, region=region, samples=samples,
                      **those_of(given, ("backend",)))
     refuse_to_replace(output, given)  # what has come there meanwhile
-    write_image(output, picture, depth)
+    write_image(output, for_a_file(picture, len(shape)), depth)
     print_line(f"{output}: {size_in_words(shape)} pixels, {params.num_kernels} kernels")
     return DONE
 
@@ -83,7 +83,8 @@ def clean(given):
     prove_writable(output)
     image = read_image(given["image_path"])
     axis = those_of(given, ("channel_axis",))
-    depth = _depth_of(image, output, given, split_channels(image, **axis).shape[-1])
+    *shape, channels = split_channels(image, **axis).shape
+    depth = _depth_of(image, output, given, channels, len(shape))
     sigma = given["sigma"] if "sigma" in given else estimate_sigma(image, **axis)
     if not quiet:
         known = "" if "sigma" in given else ", as it seems"
@@ -96,21 +97,23 @@ def clean(given):
     picture = denoise(image, sigma, progress=progress,
                       **those_of(given, ("fits", "seed", "backend", "channel_axis")))
     refuse_to_replace(output, given)  # what has come there meanwhile
-    write_image(output, picture, depth)
+    picture = split_channels(picture, **axis)
+    write_image(output, for_a_file(picture, len(shape)), depth)
     if not quiet:
-        print_line(f"{output}: {size_in_words(split_channels(picture, **axis).shape[:-1])} pixels")
+        print_line(f"{output}: {size_in_words(shape)} pixels")
     return DONE
 
 
-def _depth_of(image, output, given, channels):
+def _depth_of(image, output, given, channels, dimensions):
     """Bits of a number of the picture that is written: those asked for, else of the one read."""
     if "depth" in given:
-        check_path(output, given["depth"], channels)
+        check_path(output, given["depth"], channels, dimensions)
         return given["depth"]
     depth = 8 * image.dtype.itemsize
     try:
-        check_path(output, depth, channels)
+        check_path(output, depth, channels, dimensions)
     except ValueError:  # not in such a file
+        check_path(output, 8, channels, dimensions)
         return 8
     return depth
 

@@ -71,6 +71,7 @@ def denoise(image, sigma=None, fits=FITS, seed=0, backend="auto", channel_axis="
     """
     fits, seed = check_whole("fits", fits, 1), check_whole("seed", seed, 0)
     noisy, has_channels = check_image(image, "float32", channel_axis)
+    axis = -1 if channel_axis == "auto" else channel_axis
     is_given = sigma is not None
     sigma = check_sigma(sigma if is_given else estimate_sigma(noisy, -1))
     if is_given and 0 < sigma < 1 and array_module(image).asarray(image).dtype.kind == "f":
@@ -78,8 +79,8 @@ def denoise(image, sigma=None, fits=FITS, seed=0, backend="auto", channel_axis="
                       f"is hardly any noise", RuntimeWarning, stacklevel=2)
 
     def given_back(pixels):
-        shown = pixels.astype(np.float32) if has_channels else pixels[..., 0].astype(np.float32)
-        return array_module(image).asarray(shown)
+        shown = np.moveaxis(pixels, -1, axis) if has_channels else pixels[..., 0]
+        return array_module(image).asarray(np.ascontiguousarray(shown, np.float32))
 
     if sigma < LEAST_SIGMA:
         return given_back(noisy)

@@ -21,6 +21,7 @@ _TIFF_SAMPLES = ("b1", "u1", "u2", "f2", "f4", "f8")  # dtype.str without the by
 _TIFF_ENDINGS = (".tif", ".tiff")
 _PILLOW_FORMATS = {".bmp": "BMP", ".jpeg": "JPEG", ".jpg": "JPEG", ".png": "PNG"}
 _EXIF_ORIENTATION = 0x0112
+_CHANNELS = 1, 3  # that files take as such
 _WRITTEN = {8: np.uint8, 16: np.uint16, 32: np.float32}
 _MINISWHITE, _MINISBLACK, _RGB, _PALETTE = range(4)  # photometric interpretations of TIFF
 _PREMULTIPLIED_ALPHA, _PLAIN_ALPHA = 1, 2  # extra samples of TIFF
@@ -338,8 +339,19 @@ def write_image(path, image, bits=8):
         stream.write(data)
 
 
-def check_path(path, bits=8, channels=1):
-    """The ending of a path, in small letters; ValueError if `write_image` would refuse it."""
+def for_a_file(picture, dimensions):
+    """A picture (*shape) or (*shape, C) as `write_image` takes it, whatever its channels.
+
+    No file takes other than 1 or 3 as channels: then they come first, and are slices of a volume.
+    """
+    has_channels = np.ndim(picture) > dimensions
+    if has_channels and picture.shape[-1] not in _CHANNELS:
+        return np.moveaxis(picture, -1, 0)
+    return picture
+
+
+def check_path(path, bits=8, channels=1, dimensions=2):
+    """The ending of a path, in small letters; ValueError if no picture like this fits there."""
     text = path_text(path)
     ending = os.path.splitext(text)[1].lower()
     if ending not in _TIFF_ENDINGS and ending not in _PILLOW_FORMATS:
@@ -351,6 +363,11 @@ def check_path(path, bits=8, channels=1):
     if bits > most:
         raise ValueError(f"bits are {bits}, and {ending} holds at most {most} here; write .tif, or "
                          f"fewer bits")
+    axes = dimensions + (channels not in _CHANNELS)
+    if axes not in (2, 3) or axes == 3 and ending not in _TIFF_ENDINGS:
+        remedy = "; write .tif" if axes == 3 else ""
+        raise ValueError(f"path {text!r}: no such file holds {dimensions} dimensions and "
+                         f"{channels} channels{remedy}")
     return ending
 
 

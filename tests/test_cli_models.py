@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from cli_runs import (
     run_process,
     smoe,
@@ -121,6 +122,26 @@ def test_denoise_writes_as_many_bits_as_it_has_read_where_a_file_holds_them(here
     for name, wanted in (("clean.tif", bits), ("clean.png", 16 if bits == 16 else 8), ("c.jpg", 8)):
         assert smoe("denoise", "noisy.tif", "-o", name, "--sigma", 20, "--fits", 1, "-q") == 0
         assert 8 * smoe_np.read_image(name).dtype.itemsize == wanted
+
+
+@pytest.mark.parametrize(("channels", "written"), [(3, (9, 13, 3)), (4, (4, 9, 13))])
+def test_channels_that_come_first_are_written_so_that_a_file_holds_them(
+        here, fails, capsys, channels, written):
+    planes = np.random.default_rng(0).random((channels, 9, 13), np.float32)
+    tifffile.imwrite("planes.tif", planes, photometric="minisblack", metadata=None)
+    there = ["planes.tif", "--channel-axis", 0, "-o"]
+    assert smoe("denoise", *there, "clean.tif", "--sigma", 9, "--fits", 1) == 0
+    assert smoe("fit", *there, "model.npz", "--kernels", 3, "-n", 3, "-q") == 0
+    assert smoe("render", "model.npz", "-o", "drawn.tif") == 0
+    told = capsys.readouterr().out
+    for name in ("clean.tif", "drawn.tif"):
+        assert tifffile.imread(name).shape == written
+        assert f"{name}: 9×13 pixels" in told
+    if channels == 4:
+        for command in (["denoise", *there], ["render", "model.npz", "-o"]):
+            assert "no such file holds 2 dimensions and 4 channels; write .tif" in fails(
+                *command, "new.png")
+        assert not os.path.exists("new.png")
 
 
 def test_denoise_tells_the_size_of_a_volume(here, capsys):
