@@ -35,8 +35,6 @@ def draw(given):
     if region is not None:
         fitted = [end - begin for begin, end in region]
     shape, scale = given.get("shape", fitted), given.get("scale", 1)
-    if region is None and fitted is not None and "shape" in given and len(shape) == len(fitted):
-        region = [(0, n) for n in fitted]  # all of the picture, whatever the proportions
     if shape is None:
         raise UsageError(f"{given['params']!r} does not hold the size of its picture; give --shape")
     if not (math.isfinite(scale) and scale > 0):

@@ -145,7 +145,7 @@ def check_fit(params, target):
         )
 
 
-def render(params, shape, backend="auto", dtype="float32", region=None, samples=1):
+def render(params, shape=None, backend="auto", dtype="float32", region=None, samples=1):
     """The model's picture, or a part of it, at any resolution.
 
     Kernels with a weight of 0 or below take no part. Where a file of tf-smoe has negative gates
@@ -154,13 +154,14 @@ def render(params, shape, backend="auto", dtype="float32", region=None, samples=
     Parameters
     ----------
     params : SmoeParams
-    shape : tuple of D ints
-        Pixels along each axis. Without a region, the longest one spans the unit of the domain.
+    shape : tuple of D ints, optional
+        Pixels along each axis; those of the fitted picture, ``params.image_shape``, where it is
+        known. Where it is not, the longest axis spans the unit of the domain.
     backend : {"auto", "cupy", "native", "numpy"}
     dtype : {"float32", "float64"}
     region : sequence of D pairs, optional
-        Draw this part alone: where it begins and ends along each axis, in pixels of the fitted
-        picture, ``params.image_shape``, fractions allowed. ((100, 164), (200, 264)) is what
+        Draw this part instead of all of the picture: where it begins and ends along each axis, in
+        pixels of the fitted picture, fractions allowed. ((100, 164), (200, 264)) is what
         ``image[100:164, 200:264]`` is of the fitted one. It may lie beyond the picture, where the
         model goes on. It fills ``shape``: of other proportions, pixels are oblong.
     samples : int or "auto"
@@ -189,7 +190,7 @@ def render(params, shape, backend="auto", dtype="float32", region=None, samples=
     return image[..., 0] if kept.num_channels == 1 else image
 
 
-def gating(params, shape, backend="auto", dtype="float32", region=None):
+def gating(params, shape=None, backend="auto", dtype="float32", region=None):
     """The index of the kernel with the largest gate at each pixel: (*shape,) int32.
 
     Parameters are those of ``render``. Indices are those of ``params``.
@@ -255,6 +256,10 @@ def _to_draw(params, shape, region, backend, dtype):
     """The kernels that take part, as arrays of NumPy, what is seen of them, and the engine."""
     check_dtype(dtype)
     params = check_params(params).map(to_numpy)
+    fitted = params.image_shape
+    if shape is None and fitted is None:
+        raise ValueError("params does not hold the size of its picture; give shape")
+    shape = fitted if shape is None else shape
     try:
         shape = tuple(operator.index(n) for n in shape)
     except TypeError:
@@ -265,7 +270,9 @@ def _to_draw(params, shape, region, backend, dtype):
     if math.prod(shape) > MOST_PIXELS:
         raise ValueError(f"shape {shape} has {math.prod(shape):g} pixels; at most {MOST_PIXELS:g} "
                          f"are drawn")
-    view = whole(shape) if region is None else crop(region, shape, params.image_shape)
+    if region is None and fitted is not None:
+        region = [(0, n) for n in fitted]
+    view = whole(shape) if region is None else crop(region, shape, fitted)
     if params.num_kernels and not (params.pis > 0).any():
         raise ValueError(f"params.pis has no weight above 0, its maximum is {params.pis.max():g}")
     if not (params.pis > 0).all():

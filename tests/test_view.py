@@ -102,6 +102,19 @@ def test_the_whole_picture_as_a_region_is_the_picture():
                                   smoe_np.gating(params, (40, 60)))
 
 
+def test_all_of_the_picture_is_drawn_whatever_the_shape():
+    params = model(5, (12, 24))
+    for draw in (smoe_np.render, smoe_np.gating):
+        np.testing.assert_array_equal(draw(params), draw(params, (12, 24)))
+        np.testing.assert_array_equal(draw(params, (20, 20)),
+                                      draw(params, (20, 20), region=((0, 12), (0, 24))))
+        params.image_shape = None  # then of the unit of the domain
+        np.testing.assert_allclose(draw(params, (24, 24))[:12], draw(params, (12, 24)), atol=1e-5)
+        with pytest.raises(ValueError, match="does not hold the size of its picture; give shape"):
+            draw(params)
+        params.image_shape = (12, 24)
+
+
 def test_negative_gates_keep_their_sign_in_a_crop():
     params = model(3, (20, 20), negative=0.3)
     region = ((3.5, 9), (10, 15.5))
