@@ -17,6 +17,7 @@ _DARK = 1 << 14  # of 16 bits: below lie all values of cameras that have 10, 12 
 
 _MODEL_STARTS = (b"PK\3\4", MAGIC)  # .npz and .smoe
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_PNG_START, _PNG_GREY = b"\x89PNG\r\n\x1a\n", 0  # bits and the type of colours are at 24 and 25
 _TIFF_SAMPLES = ("b1", "u1", "u2", "f2", "f4", "f8")  # dtype.str without the byte order
 _TIFF_ENDINGS = (".tif", ".tiff")
 _PILLOW_FORMATS = {".bmp": "BMP", ".jpeg": "JPEG", ".jpg": "JPEG", ".png": "PNG"}
@@ -189,8 +190,7 @@ def _without_alpha(image, photometric, extra, remarks):
     """(..., 1, 2, 3 or 4) samples to (...) or (..., 3)."""
     colours = 3 if photometric == _RGB else 1
     if image.shape[-1] == colours + 1 and extra[:1] in ((_PREMULTIPLIED_ALPHA,), (_PLAIN_ALPHA,)):
-        remarks.append("is transparent; it is put on white")
-        image = _on_white(image, premultiplied=extra[0] == _PREMULTIPLIED_ALPHA)
+        image = _opaque(image, remarks, premultiplied=extra[0] == _PREMULTIPLIED_ALPHA)
     if image.shape[-1] == 1:
         return image[..., 0]
     if image.shape[-1] != 3:
@@ -229,7 +229,8 @@ def _read_with_pillow(stream, remarks):
         # 100 megapixels are a camera's picture, not an attack; at twice that Pillow refuses.
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         try:
-            image = Image.open(io.BytesIO(stream.read()))
+            data = stream.read()
+            image = Image.open(io.BytesIO(data))
         except Image.UnidentifiedImageError:
             raise _Unreadable(
                 "is no picture, or in a format that Pillow does not read; convert it to PNG"
@@ -239,6 +240,8 @@ def _read_with_pillow(stream, remarks):
     frames = getattr(image, "n_frames", 1)
     if frames > 1:
         remarks.append(f"holds {frames} frames; the first is read")
+    if data[:8] == _PNG_START and data[24] == 16 and data[25] != _PNG_GREY:
+        remarks.append("has 16 bits a sample, of which Pillow reads 8; of a TIFF all are read")
     image.load()  # some formats know their mode only now
     orientation = 1
     with contextlib.suppress(Exception):  # a broken EXIF block must not cost the picture
@@ -252,9 +255,8 @@ def _pixels(image, remarks):
     if mode in ("LA", "La", "PA", "RGBA", "RGBa") or (
         mode in ("1", "L", "P", "RGB") and "transparency" in image.info
     ):
-        remarks.append("is transparent; it is put on white")
         is_grey = mode in ("1", "L", "LA", "La")
-        pixels = _on_white(np.asarray(image.convert("LA" if is_grey else "RGBA")))
+        pixels = _opaque(np.asarray(image.convert("LA" if is_grey else "RGBA")), remarks)
         pixels = pixels[..., 0] if is_grey else pixels
     elif mode in ("1", "L"):
         pixels = np.asarray(image.convert("L"))
@@ -275,6 +277,15 @@ def _pixels(image, remarks):
 def _grey_if_possible(rgb):
     first = rgb[..., :1]
     return rgb[..., 0] if (rgb == first).all() else rgb
+
+
+def _opaque(image, remarks, premultiplied=False):
+    """Pixels whose last sample is alpha, without it."""
+    full = 1 if image.dtype.kind == "f" else np.iinfo(image.dtype).max
+    if (image[..., -1] == full).all():
+        return image[..., :-1]
+    remarks.append("is transparent; it is put on white")
+    return _on_white(image, premultiplied)
 
 
 def _on_white(image, premultiplied=False):

@@ -490,6 +490,20 @@ def test_transparent_pictures_are_put_on_white(tmp_path, Image, mode):
     np.testing.assert_array_equal(found, wanted[..., 0] if mode == "LA" else wanted)
 
 
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_pictures_whose_alpha_hides_nothing_are_read_without_a_word(tmp_path, Image, mode):
+    samples = ramp(5, 6, len(mode))
+    samples[..., -1] = 255
+    wanted = samples[..., 0] if mode == "LA" else samples[..., :-1]
+    found = read_image(saved(tmp_path / "a.png", Image.fromarray(samples)))
+    np.testing.assert_array_equal(found, wanted)
+    assert found.flags.writeable
+    path = written(tmp_path / "a.tif", samples.astype(np.uint16) * 257, planarconfig="contig",
+                   photometric="rgb" if mode == "RGBA" else "minisblack",
+                   extrasamples=["unassalpha"])
+    np.testing.assert_array_equal(read_image(path), wanted.astype(np.uint16) * 257)
+
+
 def test_a_transparent_colour_is_put_on_white(tmp_path, Image):
     image = ramp(5, 6)
     transparent = int(image[1, 1])
@@ -526,12 +540,18 @@ def test_one_bit_pictures_become_0_and_255(tmp_path, Image):
     np.testing.assert_array_equal(found, (ramp(5, 6) > 99) * 255)
 
 
-def test_colour_of_16_bits_is_read_with_the_8_that_pillow_gives(tmp_path, Image):
-    image = ramp(5, 6, 3, dtype=np.uint16)
+@pytest.mark.parametrize(("colour_type", "channels"), [(2, 3), (4, 2), (6, 4)])
+def test_of_colour_or_alpha_in_16_bits_the_8_are_read_that_pillow_gives_and_it_is_told(
+        tmp_path, Image, colour_type, channels):
+    image = ramp(5, 6, channels, dtype=np.uint16)
+    if channels != 3:
+        image[..., -1] = 65535
     rows = [row.astype(">u2").tobytes() for row in image]
-    (tmp_path / "a.png").write_bytes(png_bytes(16, 2, 6, rows))
-    found = read_image(tmp_path / "a.png")
-    np.testing.assert_allclose(as_float(found), as_float(image), atol=1 / 255)
+    (tmp_path / "a.png").write_bytes(png_bytes(16, colour_type, 6, rows))
+    with pytest.warns(UserWarning, match="a.png' has 16 bits a sample, of which Pillow reads 8"):
+        found = read_image(tmp_path / "a.png")
+    colours = image[..., 0] if channels == 2 else image[..., :3]
+    np.testing.assert_allclose(as_float(found), as_float(colours), atol=1 / 255)
 
 
 def test_16_bits_in_32_are_found(tmp_path, Image):
