@@ -17,7 +17,8 @@ _DARK = 1 << 14  # of 16 bits: below lie all values of cameras that have 10, 12 
 
 _MODEL_STARTS = (b"PK\3\4", MAGIC)  # .npz and .smoe
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_PNG_START, _PNG_GREY = b"\x89PNG\r\n\x1a\n", 0  # bits and the type of colours are at 24 and 25
+_PNG_START = b"\x89PNG\r\n\x1a\n"  # bits are at 24, and at 25 the kind of colours, such as:
+_PNG_GREY, _PNG_GREY_ALPHA = 0, 4
 _TIFF_SAMPLES = ("b1", "u1", "u2", "f2", "f4", "f8")  # dtype.str without the byte order
 _TIFF_ENDINGS = (".tif", ".tiff")
 _PILLOW_FORMATS = {".bmp": "BMP", ".jpeg": "JPEG", ".jpg": "JPEG", ".png": "PNG"}
@@ -240,13 +241,17 @@ def _read_with_pillow(stream, remarks):
     frames = getattr(image, "n_frames", 1)
     if frames > 1:
         remarks.append(f"holds {frames} frames; the first is read")
-    if data[:8] == _PNG_START and data[24] == 16 and data[25] != _PNG_GREY:
+    colours = data[25] if data[:8] == _PNG_START and data[24] == 16 else _PNG_GREY
+    if colours != _PNG_GREY:
         remarks.append("has 16 bits a sample, of which Pillow reads 8; of a TIFF all are read")
     image.load()  # some formats know their mode only now
     orientation = 1
     with contextlib.suppress(Exception):  # a broken EXIF block must not cost the picture
         orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
-    return _upright(_pixels(image, remarks), orientation)
+    pixels = _pixels(image, remarks)
+    if colours == _PNG_GREY_ALPHA:  # which Pillow gives as colours
+        pixels = _grey_if_possible(pixels)
+    return _upright(pixels, orientation)
 
 
 def _pixels(image, remarks):
