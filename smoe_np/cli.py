@@ -46,17 +46,19 @@ def main(argv=None):
         The exit status: 0 done; 1 training diverged, a PSNR is out of reach or an engine is wrong;
         2 an error, told in one line on stderr; 130 after Ctrl-C, 143 after SIGTERM.
     """
-    with _own_manners():
+    spelled = {}  # options by the names of the library's arguments
+    with _own_manners(spelled):
         try:
-            return _run(sys.argv[1:] if argv is None else list(argv))
+            return _run(sys.argv[1:] if argv is None else list(argv), spelled)
         finally:
             _leave_no_output()
 
 
-def _run(arguments):
-    given, spelled = {}, {}
+def _run(arguments, spelled):
+    given = {}
     try:
-        command, given, spelled = parse(arguments)
+        command, given, found = parse(arguments)
+        spelled.update(found)
         return COMMANDS[command](given)
     except SystemExit as after_help:
         return after_help.code or DONE
@@ -87,7 +89,7 @@ def _run(arguments):
 
 
 @contextlib.contextmanager
-def _own_manners():
+def _own_manners(spelled):
     """Within, SIGTERM raises Terminated, and warnings are single lines; afterwards as before."""
     handler = signal.getsignal(signal.SIGTERM)
     in_charge = (threading.current_thread() is threading.main_thread()
@@ -97,7 +99,7 @@ def _own_manners():
     shown = set()
 
     def show(message, *where):
-        text = one_line(message)
+        text = one_line(in_options(str(message), spelled))
         if text not in shown:
             shown.add(text)
             say(f"smoe: warning: {text}")

@@ -21,7 +21,7 @@ from .engine import check_image
 from .fit import TARGETS, fit_settings
 from .gallery import Gallery
 from .images import read_image
-from .numerals import size_in_words
+from .numerals import counted, size_in_words
 from .params import load_params
 from .progress import Progress, say, tries
 from .results import ModelFile, ResultsFolder
@@ -44,6 +44,8 @@ from .training import train_settings
 
 PIXELS_EACH = 4  # along an axis, of a kernel at the start of a sparsification to a PSNR
 NEAR_ENOUGH = 0.1  # dB
+MUCH = 0.5  # dB
+HOW = TRAINING.keys() - {"iterations", "val_iter"}  # a training goes, but for its length
 
 
 def fit(given):
@@ -140,10 +142,13 @@ def train(given):
         _print_start(smoe, f"{smoe.params.num_kernels} kernels",
                      f"; needs about {smoe.memory_needed() / 2**20:.0f} MiB")
     begin = smoe.iteration
+    if smoe.stopped == "diverged" and not HOW & given.keys():
+        say(f"smoe: warning: the run of {checkpoint} diverged with the settings that this one goes "
+            f"on with; give a lower -lr, -m or -reg")
     training = smoe.resume if finishes else functools.partial(smoe.train, **settings)
     _train(smoe, training, results, _gallery(smoe, results, given), given)
     if not given.get("quiet"):
-        _print_end(smoe, results)
+        _print_end(smoe, results, since=begin)
     if smoe.stopped == "diverged":
         return FAILED
     if finishes and smoe.iteration == begin:
@@ -309,13 +314,17 @@ def _print_start(smoe, aim, more=""):
                f"{smoe.engine.name}{more}")
 
 
-def _print_end(smoe, files, size="", seconds=0.0):
+def _print_end(smoe, files, size="", seconds=0.0, since=0):
     diverged = smoe.stopped == "diverged"
     quality = ""
     if smoe.history:
         record = min(smoe.history, key=lambda r: r.loss) if diverged else smoe.history[-1]
         best = (f" (the best of {len(smoe.tried)} tries in {seconds:.1f} s)"
                 if tries(smoe) and not diverged else "")
-        quality = (f"PSNR {record.psnr:.2f} dB, {record.kernels} kernels{size}, "
+        top = max((r for r in smoe.history if r.iteration >= since), default=record,
+                  key=lambda r: r.psnr)
+        if top.psnr > record.psnr + MUCH and not diverged:
+            best = f"; it was {top.psnr:.2f} dB at iteration {top.iteration}"
+        quality = (f"PSNR {record.psnr:.2f} dB, {counted(record.kernels, 'kernel')}{size}, "
                    f"{record.seconds:.1f} s{best}; ")
     print_line(f"{quality}{files.where}")

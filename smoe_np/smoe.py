@@ -62,7 +62,7 @@ class Smoe(TrainingLoop):
         The model as it is now.
     best_params : SmoeParams
         Of the last call of ``train``, ``fit`` or ``sparsify`` the model of the validation with the
-        lowest loss; of an earlier call where the last one has had no validation.
+        lowest loss, or that with which ``train`` began.
     history : list of Record
         One a validation; the first of iteration 0, before any step.
     record : Record or None
@@ -154,7 +154,7 @@ class Smoe(TrainingLoop):
 
     @property
     def best_params(self):
-        """Of the last call of ``train``, the model of the validation with the lowest loss."""
+        """The best model of the last call of ``train``, ``fit`` or ``sparsify``; see the class."""
         return self._to_read(self._best_params)
 
     def _to_read(self, params):
@@ -240,7 +240,7 @@ class Smoe(TrainingLoop):
                 self.initial_kernels = self._params.num_kernels
         self.settings, self._plan = settings, None
         self.until = self.iteration + settings["iterations"]
-        self._best_loss = self._lowest_loss = math.inf
+        self._begin_at_best()
         return self._train(callbacks, checkpoint, progress)
 
     def fit(self, kernels=None, psnr=None, scalars=None, bytes=None, iterations=None, seconds=None,

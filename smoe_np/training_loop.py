@@ -110,6 +110,13 @@ class TrainingLoop(Resumable):
             interrupts.act()
         return self
 
+    def _begin_at_best(self):
+        """Have the model as it is be the best so far, by the loss that is trained from now on."""
+        mse = self._mse() if self.record is None else self.record.mse / PEAK**2
+        loss = mse + penalty(self._params, *self._step_settings()[2:5])
+        self._best_params, self._best_loss = self._params, math.inf if math.isnan(loss) else loss
+        self._lowest_loss = math.inf
+
     def _begin_fit(self, wanted, settings):
         """Be at the start of a fit of so many kernels and iterations; if that fails, as before."""
         until = wanted.iterations or ITERATIONS

@@ -142,6 +142,28 @@ def test_a_channel_axis_can_be_named(here):
 # ---- training that goes wrong
 
 
+def test_a_run_that_goes_on_with_what_diverged_is_warned_of_it(here, capsys):
+    run = ["train", "-i", "grey.tif", "-r", "r", "-q"]
+    assert smoe(*run, "-k", 3, "-n", 9, "-lr", 1e30) == 1
+    assert "train on with a lower --base-lr, --lr-mult or reg" in the_one_line(capsys)
+    assert smoe(*run, "-c", CHECKPOINT, "-n", 9) == 1
+    told = capsys.readouterr().err
+    assert f"the run of {CHECKPOINT} diverged with the settings that this one goes on with" in told
+    assert smoe(*run, "-c", CHECKPOINT, "-n", 9, "-lr", 1e-4) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_a_run_that_ends_worse_than_it_was_tells_how_good_that_was(here, capsys):
+    run = ["train", "-i", "grey.tif", "-r", "r", "--no-plots", "-v", 100]
+    assert smoe(*run, "-k", 3, "-n", 60) == 0
+    assert "; it was" not in capsys.readouterr().out
+    best = Path("r/params_best.npz").read_bytes()
+    assert smoe(*run, "-c", CHECKPOINT, "-n", 5, "-lr", 0.1) == 0
+    assert re.search(r"PSNR [\d.]+ dB, 6 kernels, .*; it was [\d.]+ dB at iteration 60; results",
+                     capsys.readouterr().out)
+    assert Path("r/params_best.npz").read_bytes() == best
+
+
 def test_divergence_is_one_line_and_status_1_and_leaves_the_results(here, capsys):
     assert smoe("train", "-i", "grey.tif", "-r", "r", "-k", 3, "-n", 9, "-lr", 1e30, "-q") == 1
     assert "warning: training ended at iteration" in the_one_line(capsys)

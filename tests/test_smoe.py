@@ -412,6 +412,18 @@ def test_what_is_no_callback_is_refused_before_anything_is_done(image, given, wh
     assert (smoe.iteration, smoe.history) == (0, [])
 
 
+def test_a_training_that_makes_a_model_worse_leaves_that_with_which_it_began_the_best(image):
+    smoe = Smoe(image, 4).train(25, val_iter=10)
+    start = smoe.params.copy()
+    smoe.train(4, val_iter=10, base_lr=0.05)
+    assert smoe.history[-1].loss > smoe.history[-2].loss
+    assert_same_model(smoe.best_params, start)
+    start.nu_e += 1e-4
+    smoe.params = start  # of which there is no record
+    smoe.train(5, val_iter=10, base_lr=0.05)
+    assert_same_model(smoe.best_params, start)
+
+
 def test_what_is_told_of_a_model_is_never_that_of_another_which_was_set(image):
     smoe = Smoe(image, 4).train(20, val_iter=10)
     assert smoe.record is smoe.history[-1]
