@@ -105,7 +105,7 @@ class BitsByBytes:
         if not fitting:
             raise ValueError(f"bytes must be at least {self.least} for these "
                              f"{len(self.arrays['pis'])} kernels, with {FEWEST_BITS} bits a "
-                             f"number, got {most}")
+                             f"number, got {most}; smoe fit --bytes N takes fewer kernels")
         bits, counts = self.choices[fitting - 1], dict(self.counts)
         # where the next step has no room, that of another kind, of fewer numbers, may have
         while (kind := self._next(bits, counts)) is not None:

@@ -160,7 +160,9 @@ def _plot(commands):
                              ".smoe, or .pkl of tf-smoe")
     parser.add_argument("-o", "--output", metavar="SHEET",
                         help="of a model: the .png to write; one that exists is refused")
-    parser.flag(parser, "--overwrite", dest="overwrite", const=True, help="replace SHEET")
+    parser.flag(parser, "--overwrite", dest="overwrite", const=True,
+                help="replace SHEET, or the page of RESULTS by one without the picture where that "
+                     "has gone")
     parser.add_argument("-i", "--image-path", metavar="IMAGE",
                         help="the picture; of results by default the one that was fitted, if it is "
                              "still there")

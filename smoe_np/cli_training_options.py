@@ -57,7 +57,8 @@ def add_fit(commands):
     option(budget, "-n", "--iterations", int, "steps to take; more make a better model",
            default=fit_settings(kernels=1)["iterations"])
     budget.add_argument("--seconds", type=float, metavar="S",
-                        help="time to take instead; the model then depends on the machine")
+                        help="time to take instead; the model then depends on the machine; "
+                             "rounding for .smoe comes on top")
     option(group, None, "--experts", str, "of a kernel: constant ones have no slopes, and fewer "
            "numbers; auto: those in colour with --scalars or --bytes, where they are better",
            choices=EXPERTS)
@@ -65,7 +66,8 @@ def add_fit(commands):
                        help="most of a kernel, 1/σ for each pixel (default: "
                             f"{Recipe().most_sharpness:g}); with 1.5 a fit may be enlarged "
                             "without flaws between pixels, for 0 to 0.4 dB")
-    option(group, None, "--seed", int, "of all that is random; the same one makes the same model")
+    option(group, None, "--seed", int, "of all that is random; the same one makes the same model, "
+           "on the same machine with the same -v")
     option(group, "-v", "--validation-iterations", int, "steps between validations, each of which "
            "leaves a checkpoint", dest="val_iter")
 

@@ -169,6 +169,9 @@ def _plot_results(folder, given):
     shared = {"channel_axis": found.channel_axis, "backend": given.get("backend", "auto")}
     name = os.path.basename(given.get("image_path") or str(found.settings.get("image", folder)))
     paths = {kind: os.path.join(folder, kind) for kind in ("loss.png", "sheet.png", "report.html")}
+    gone = f"the picture of {folder!r} is not where it was, or not what it was; give it with -i"
+    if found.image is None and os.path.exists(paths["report.html"]) and not given.get("overwrite"):
+        raise UsageError(f"{gone}, or --overwrite to replace a page that may show it")
     for path in paths.values():
         if os.path.islink(path):  # which may lead anywhere
             os.unlink(path)
@@ -185,8 +188,7 @@ def _plot_results(folder, given):
         if kind != "loss.png" or found.history:
             print_line(path)
     if found.image is None:
-        warnings.warn(f"the picture of {folder!r} is not where it was, or not what it was; give it "
-                      f"with -i, to have it beside the model", UserWarning, stacklevel=2)
+        warnings.warn(f"{gone}, to have it beside the model", UserWarning, stacklevel=2)
 
 
 def info(given):

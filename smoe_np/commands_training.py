@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import inspect
+import math
 import os
 import time
 
@@ -314,7 +315,8 @@ def _print_start(smoe, aim, more=""):
                f"{smoe.engine.name}{more}")
 
 
-def _print_end(smoe, files, size="", seconds=0.0, since=0):
+def _print_end(smoe, files, size="", seconds=0.0, since=math.inf):
+    """Tell how good the model is, and if it was better since some iteration."""
     diverged = smoe.stopped == "diverged"
     quality = ""
     if smoe.history:

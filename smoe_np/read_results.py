@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import warnings
 from dataclasses import fields
 from typing import Any, NamedTuple
 
@@ -49,6 +50,11 @@ def read_results(folder, image_path=None, channel_axis=None):
         If there is no model, or a file cannot be read.
     ValueError
         If a file is damaged, or the picture given is not one of the model.
+
+    Warns
+    -----
+    UserWarning
+        If the picture given is not that which the model was made of.
     """
     def there(name):
         path = os.path.join(path_text(folder), name)
@@ -64,7 +70,9 @@ def read_results(folder, image_path=None, channel_axis=None):
                              f"'channel_axis'")
     if image_path is not None:
         image = read_image(image_path)
-        scene_of_model(params, image, channel_axis)
+        if not _is_of(image, settings, params, channel_axis):
+            warnings.warn(f"{path_text(image_path)!r} is not the picture that the model of "
+                          f"{path_text(folder)!r} was made of", UserWarning, stacklevel=2)
         return Results(params, image, history, settings, channel_axis)
     image = _picture_of(folder, settings, params, channel_axis)
     return Results(params, image, history, settings, channel_axis)

@@ -274,8 +274,8 @@ class Smoe(TrainingLoop):
             of constant ones, which are better by 0.3 to 1.4 dB then.
         seed : int
             Of all that is random. The same call makes the same model, bit for bit on the CPU;
-            another ``val_iter``, or looking at the picture on the way, changes its last digits,
-            as exact lists of kernels are made to look.
+            another ``val_iter``, backend or processor rounds differently, of which a fit makes
+            as much as of another seed: tenths of a dB, with ten kernels up to one.
         val_iter, callbacks, checkpoint, progress
             As in ``train``.
         recipe : smoe_np.fit.Recipe, optional

@@ -34,6 +34,13 @@ def test_with_the_picture_it_is_what_the_library_does(model, capsys):
         assert float(told[3]) == pytest.approx(quality("m.npz"), abs=0.02)
 
 
+def test_a_picture_of_another_size_is_told(model, capsys):
+    smoe_np.write_image("small.tif", smoe_np.read_image("grey.tif")[:10])
+    assert smoe("quantize", "m.npz", "-o", "q.smoe", "-i", "small.tif") == 0
+    assert ("warning: 'small.tif' has 10×18 pixels, the picture of the model has 14×18"
+            in capsys.readouterr().err)
+
+
 def test_without_the_picture_bits_go_where_they_matter(model, capsys):
     assert smoe("quantize", "m.npz", "-o", "q.smoe", "--bytes", 200) == 0
     assert 150 < os.path.getsize("q.smoe") <= 200

@@ -161,7 +161,7 @@ def test_results_that_say_that_their_picture_is_vast_are_not_drawn(here, fails):
     assert "says that its picture has 200000×200000 pixels" in fails("plot", "r")
 
 
-def test_plot_finds_the_picture_from_any_folder_and_takes_no_other_for_it(here, capsys):
+def test_plot_finds_the_picture_from_any_folder_and_takes_no_other_for_it(here, fails, capsys):
     assert smoe(*TRAIN, "-q") == 0
     other = Path("other")
     other.mkdir()
@@ -170,8 +170,16 @@ def test_plot_finds_the_picture_from_any_folder_and_takes_no_other_for_it(here, 
     assert smoe("plot", "../r") == 0
     assert "Original" in Path("../r/report.html").read_text()
     assert "warning" not in capsys.readouterr().err
+    assert smoe("plot", "../r", "-i", "grey.tif") == 0
+    assert "'grey.tif' is not the picture that the model of '../r'" in capsys.readouterr().err
+    assert smoe("plot", "../r", "-i", "../grey.tif") == 0
     os.rename("../grey.tif", "../moved.tif")
-    assert smoe("plot", "../r") == 0
+    page, sheet = (Path("../r", name).read_bytes() for name in ("report.html", "sheet.png"))
+    assert "'../r' is not where it was, or not what it was; give it with -i, or --over" in fails(
+        "plot", "../r")
+    assert page == Path("../r/report.html").read_bytes()
+    assert sheet == Path("../r/sheet.png").read_bytes()
+    assert smoe("plot", "../r", "--overwrite") == 0
     assert "Original" not in Path("../r/report.html").read_text()
     assert "the picture of '../r' is not where it was, or not what" in capsys.readouterr().err
 
