@@ -6,10 +6,19 @@ import os
 
 GROUPS = "/proc/self/cgroup"  # the control groups of this process, by which containers are limited
 FOLDERS = "/sys/fs/cgroup"  # and where they tell their limits
+THREADS = "SMOE_NP_THREADS"  # the environment variable of how many processors to use
 
 
 def processors():
-    """How many processors this process may use; of a container, as many as its share amounts to."""
+    """How many processors this process is to use: those that it may, or fewer if it is told so.
+
+    Of a container they are as many as its share amounts to.
+
+    Raises
+    ------
+    ValueError
+        If the environment variable ``SMOE_NP_THREADS`` is not a whole number of at least 1.
+    """
     try:
         there = len(os.sched_getaffinity(0))
     except AttributeError:  # not on every system
@@ -19,7 +28,13 @@ def processors():
             *_numbers(folder, "cpu.cfs_quota_us"), *_numbers(folder, "cpu.cfs_period_us")]
         if len(share) == 2 and min(share) > 0:
             there = min(there, math.ceil(share[0] / share[1]))
-    return there
+    told = os.environ.get(THREADS, "")
+    if not told:
+        return there
+    if not (told.isascii() and told.isdecimal() and int(told) > 0):
+        raise ValueError(f"the environment variable {THREADS} must be a whole number of at least "
+                         f"1, got {told!r}")
+    return min(there, int(told))
 
 
 def free_bytes():

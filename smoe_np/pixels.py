@@ -55,14 +55,14 @@ def as_float(image, dtype="float32", name="image"):
     low, high = float(image.min()), float(image.max())
     if not (math.isfinite(low) and math.isfinite(high)):
         bad = image.size - np.count_nonzero(np.isfinite(image))
-        raise ValueError(
-            f"{name} holds {bad} entries that are NaN or infinite; replace them by values in [0, 1]"
-        )
+        raise ValueError(f"{name} holds NaN or infinite values, {bad} of {image.size:,}; replace "
+                         f"them by values in [0, 1]")
     if low < -_HAIR or high > 1 + _HAIR:
-        raise ValueError(
-            f"{name} has values from {low:g} to {high:g}, but floats must lie in [0, 1]; divide by "
-            "the largest possible value (255 for 8 bits), or give uint8 or uint16"
-        )
+        remedy = ("clip what noise or a filter has put beyond: np.clip(image, 0, 1)"
+                  if -1 <= low and high <= 2 else "divide by the largest possible value (255 for 8 "
+                  "bits), or give uint8 or uint16")
+        raise ValueError(f"{name} has values from {low:g} to {high:g}, but floats must lie in "
+                         f"[0, 1]; {remedy}")
     floats = image.astype(dtype, order="C")
     if low < 0 or high > 1:
         np.clip(floats, 0, 1, out=floats)
@@ -122,10 +122,13 @@ def as_array(image, name):
     """An image as an array of NumPy with at least one entry; errors that name it, if it is none."""
     if isinstance(image, str | os.PathLike):
         raise TypeError(f"{name} is a path; read_image reads the picture there")
+    given = image
     try:
-        image = np.asarray(to_numpy(image))
+        image = np.asarray(to_numpy(given))
     except ValueError as error:  # rows of different lengths
         raise ValueError(f"{name} is not a rectangular array ({error})") from error
+    if np.ma.is_masked(given):
+        raise ValueError(f"{name} has masked entries, which nothing here leaves out; fill them")
     if image.ndim == 0:
         raise ValueError(f"{name} is a single {image.dtype}; give an array with axes")
     if image.size == 0:

@@ -182,7 +182,8 @@ def test_an_image_without_pixels_is_one_line(here, fails, monkeypatch):
 def test_values_that_no_picture_has_are_told_with_the_name_of_the_file(here, fails):
     tifffile.imwrite("image bytes.tif", np.full((9, 9), 255, np.float32))
     tifffile.imwrite("holes.tif", np.full((9, 9), np.nan, np.float32))
-    for name, why in (("image bytes.tif", "has values from 255 to 255"), ("holes.tif", "holds 81")):
+    for name, why in (("image bytes.tif", "has values from 255 to 255"),
+                      ("holes.tif", "holds NaN or infinite values, 81 of 81")):
         for command in (["train", "-r", "new", "-i"], ["fit", "-o", "new.npz", "--kernels", 3],
                         ["denoise", "-o", "new.tif"]):
             assert f"image {name!r} {why}" in fails(*command, name)

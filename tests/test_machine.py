@@ -5,6 +5,7 @@ import os
 import pytest
 
 from smoe_np import machine
+from smoe_np.engine_numpy import NumpyEngine
 
 UNLIMITED = "9223372036854771712\n"
 
@@ -48,6 +49,22 @@ VERSION_1 = "9:name=systemd:/a\n4:memory:/a/b\n2:cpu,cpuacct:/a/b\n0::/\n"
 def test_a_container_has_its_share_of_processors(groups, told, files, wanted):
     groups(told, **files)
     assert machine.processors() == wanted
+
+
+@pytest.mark.parametrize(("told", "wanted"), [("1", 1), ("3", 3), ("99", 16), ("", 16)])
+def test_fewer_processors_are_used_where_that_is_told(groups, monkeypatch, told, wanted):
+    groups("")
+    monkeypatch.setenv("SMOE_NP_THREADS", told)
+    assert machine.processors() == wanted
+    engine = NumpyEngine((8, 8))
+    assert engine.threads == wanted
+
+
+@pytest.mark.parametrize("told", ["0", "-1", "two", "1.5", "³"])
+def test_what_is_no_number_of_processors_is_refused(monkeypatch, told):
+    monkeypatch.setenv("SMOE_NP_THREADS", told)
+    with pytest.raises(ValueError, match="SMOE_NP_THREADS must be a whole number of at least 1"):
+        machine.processors()
 
 
 @pytest.mark.parametrize(("told", "files", "wanted"), [

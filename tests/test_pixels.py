@@ -55,15 +55,24 @@ def test_no_temporary_is_wider_than_the_result(stored):
         tracemalloc.stop()
 
 
-@pytest.mark.parametrize(("low", "high"), [(0, 255), (-1, 1), (0, 1.001), (-1e-5, 0)])
-def test_floats_outside_of_zero_to_one_are_refused(low, high):
-    with pytest.raises(ValueError, match=f"picture has values from {low:g} to {high:g}, but .*255"):
+@pytest.mark.parametrize(("low", "high", "remedy"), [
+    (-1, 1, "clip"), (0, 1.001, "clip"), (-1e-5, 0, "clip"), (0, 255, "255"), (-3, 1, "255")])
+def test_floats_outside_of_zero_to_one_are_refused_with_the_likely_remedy(low, high, remedy):
+    with pytest.raises(ValueError, match=f"picture has values from {low:g} to {high:g}, but .*; "
+                                         f".*{remedy}"):
         as_float(np.array([low, high], dtype=float), name="picture")
+
+
+def test_masked_entries_are_refused():
+    image = np.ma.masked_less(np.linspace(0, 1, 6).reshape(2, 3), 0.3)
+    with pytest.raises(ValueError, match="image has masked entries, which nothing here leaves out"):
+        as_float(image)
+    np.testing.assert_array_equal(as_float(np.ma.asarray(image.data)), as_float(image.data))
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_nan_and_infinite_entries_are_refused(bad):
-    with pytest.raises(ValueError, match="image holds 2 entries that are NaN or infinite; replace"):
+    with pytest.raises(ValueError, match="image holds NaN or infinite values, 2 of .*; replace"):
         as_float(np.array([[0.5, bad], [bad, 0.1]]))
 
 
