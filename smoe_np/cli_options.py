@@ -172,12 +172,17 @@ def _plot(commands):
 
 def _info(commands):
     parser = commands.add_parser(
-        "info", help="tell what a model is made of",
-        description="Tell what a model is made of: counts, ranges, sizes of its kernels.",
-        epilog="example:\n  smoe info results/params_best.npz")
+        "info", help="tell what a model is made of, and how good it is",
+        description="Tell what a model is made of: counts, ranges, sizes of its kernels. With its\n"
+                    "picture also how good it is.",
+        epilog="examples:\n  smoe info results/params_best.npz\n"
+               "  smoe info camera.smoe -i camera.png")
     parser.add_argument("params", metavar="PARAMS",
                         help="the model: .npz, .smoe, or .pkl of tf-smoe")
+    parser.add_argument("-i", "--image-path", metavar="IMAGE", help="the picture of the model")
     parser.flag(parser, "--json", dest="json", const=True, help="as JSON")
+    add_channels(parser)
+    add_backend(parser)
 
 
 def _bench(commands):

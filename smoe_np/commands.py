@@ -10,7 +10,8 @@ from .cli_parser import UsageError
 from .denoising import check_sigma, denoise, estimate_sigma
 from .engine import check_whole, render
 from .images import check_path, for_a_file, read_image, write_image
-from .numerals import size_in_words
+from .metrics import ssim
+from .numerals import counted, size_in_words
 from .packed import is_packed, load_packed
 from .params import load_params
 from .pixels import split_channels
@@ -18,6 +19,7 @@ from .progress import say
 from .read_results import read_results
 from .report import write_report
 from .results import prove_writable
+from .scene import scene_of_model
 from .terminal import DONE, print_line, refuse_to_replace, those_of
 
 MOST_SIZE = 2**31  # pixels along an axis
@@ -58,7 +60,8 @@ def draw(given):
                      **those_of(given, ("backend",)))
     refuse_to_replace(output, given)  # what has come there meanwhile
     write_image(output, for_a_file(picture, len(shape)), depth)
-    print_line(f"{output}: {size_in_words(shape)} pixels, {params.num_kernels} kernels")
+    print_line(f"{output}: {size_in_words(shape)} pixels, "
+               f"{counted(params.num_kernels, 'kernel')}")
     return DONE
 
 
@@ -152,7 +155,7 @@ def plot(given):
     image = read_image(given["image_path"]) if "image_path" in given else None
     plots.image_figure(params, image, output, title=os.path.basename(path),
                        **those_of(given, ("channel_axis", "backend")))
-    print_line(f"{output}: {params.num_kernels} kernels")
+    print_line(f"{output}: {counted(params.num_kernels, 'kernel')}")
     return DONE
 
 
@@ -197,6 +200,11 @@ def info(given):
     if is_packed(given["params"]):
         of_file = os.path.getsize(given["params"]), load_packed(given["params"])[1]["bits"]
     facts = describe.describe(params, *of_file)
+    if "image_path" in given:
+        scene = scene_of_model(params, read_image(given["image_path"]),
+                               **those_of(given, ("channel_axis", "backend")))
+        facts |= {"psnr": scene.psnr if math.isfinite(scene.psnr) else None,
+                  "ssim": ssim(scene.target, scene.rendered, -1)}
     print_line(json.dumps(facts, indent=2) if given.get("json") else describe.as_text(facts))
     return DONE
 

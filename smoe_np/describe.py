@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 
+from .numerals import counted, decibels
 from .packed import numbers_of
 
 QUANTILES = (0, 5, 25, 50, 75, 95, 100)  # percent
@@ -102,9 +103,12 @@ def as_text(facts):
         ("experts", facts["experts"]),
         ("image shape", "×".join(map(str, shape)) if shape else "not in the file"),
         ("size", size_as_text(facts, facts["packed_bytes"])),
-        ("negative gates", f"{facts['negative_gates']} kernels"),
-        ("weights ≤ 0", f"{facts['weights_not_above_0']} kernels"),
+        ("negative gates", counted(facts["negative_gates"], "kernel")),
+        ("weights ≤ 0", counted(facts["weights_not_above_0"], "kernel")),
     ]
+    if "psnr" in facts:
+        known = math.inf if facts["psnr"] is None else facts["psnr"]
+        lines += [("PSNR", decibels(known)), ("SSIM", f"{facts['ssim']:.4f}")]
     if facts["packed_bits"] is not None:
         bits = (f"{number:.4g} of {kind}" for kind, number in facts["packed_bits"].items())
         lines.append(("bits", ", ".join(bits)))

@@ -193,8 +193,27 @@ def test_info_counts_what_is_in_a_model(here, capsys):
     out = capsys.readouterr().out
     assert re.search(r"image shape +10×20\n", out)
     assert re.search(r"size +45 scalars \(90 bytes as float16, 3.6 bits a pixel\)\n", out)
-    assert re.search(r"negative gates +1 kernels\n", out)
+    assert re.search(r"negative gates +1 kernel\n", out)
     assert re.search(r"pis +-0.1 … 0.5\n", out)
+
+
+def test_info_tells_how_good_a_model_of_a_picture_is(after_a_run, fails, capsys):
+    image = smoe_np.read_image("grey.tif")
+    drawn = smoe_np.render(smoe_np.load_params("r/params_last.npz"), (14, 18))
+    info = ["info", "r/params_last.npz", "-i"]
+    assert smoe(*info, "grey.tif", "--json") == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["psnr"] == pytest.approx(smoe_np.psnr(image, drawn), abs=1e-3)
+    assert facts["ssim"] == pytest.approx(smoe_np.ssim(image, drawn), abs=1e-5)
+    assert smoe(*info, "grey.tif") == 0
+    out = capsys.readouterr().out
+    assert re.search(rf"PSNR +{facts['psnr']:.2f} dB\nSSIM +{facts['ssim']:.4f}\n", out)
+    smoe_np.write_image("drawn.tif", drawn, 32)
+    assert smoe(*info, "drawn.tif", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["psnr"] is None  # JSON knows no infinity
+    assert smoe(*info, "drawn.tif") == 0
+    assert re.search(r"PSNR +∞ dB\nSSIM +1.0000\n", capsys.readouterr().out)
+    assert "channels" in fails(*info, "colour.tif")
 
 
 def test_info_counts_only_what_a_model_needs(here, capsys):
