@@ -255,7 +255,8 @@ def load_tf_smoe_pickle(path):
 def load_param_arrays(path):
     """Load the parameters of a model from a .npz file, a packed one, or a pickle of tf-smoe.
 
-    What kind of file it is, is decided by its first bytes, not by its name.
+    What kind of file it is, is decided by its first bytes, not by its name. Of a checkpoint it is
+    the model as its training had it then.
 
     Parameters
     ----------
@@ -284,10 +285,11 @@ def load_param_arrays(path):
         raise ValueError(f"{path_text(path)!r} is a picture, not a model; smoe fit makes one of it")
     arrays, meta = (load_arrays(path, _check_shapes) if begin[:2] == b"PK" else
                     (load_tf_smoe_pickle(path), {}))
+    if "params_pis" in arrays:  # a checkpoint
+        arrays = {name: arrays[f"params_{name}"] for name in PARAM_NAMES
+                  if f"params_{name}" in arrays}
+        meta = {"image_shape": meta.get("shape")}
     missing = [name for name in PARAM_NAMES if name not in arrays]
-    if missing and "adam_born" in arrays:
-        raise ValueError(f"{path_text(path)!r} is a checkpoint, not a model; go on with it, or "
-                         f"take the model that its training has written")
     if missing:
         raise ValueError(
             f"{path_text(path)!r} has no array {', '.join(missing)}; "
@@ -298,6 +300,7 @@ def load_param_arrays(path):
 
 def _check_shapes(shapes):
     """Refuse arrays of a model that are not of as many kernels, which may be vast."""
+    shapes = {name.removeprefix("params_"): shape for name, shape in shapes.items()}
     kernels = {shapes[name][:1] for name in PARAM_NAMES if name in shapes}
     if len(kernels) > 1:
         told = ", ".join(f"{name} {shapes[name]}" for name in PARAM_NAMES if name in shapes)

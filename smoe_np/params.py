@@ -267,7 +267,8 @@ def check_gates(params):
 def load_params(path):
     """Read parameters from a file: ``.npz`` or ``.smoe`` of this library, or ``.pkl`` of tf-smoe.
 
-    A pickle is read by a reader that admits arrays and plain containers and runs no code.
+    Of a checkpoint it is the model as its training had it then. A pickle is read by a reader that
+    admits arrays and plain containers and runs no code.
 
     Returns
     -------

@@ -19,10 +19,11 @@ from broken_files import (
     tf_smoe_bytes,
     written,
 )
+from helpers import assert_same_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smoe_np import Smoe, files, param_files
+from smoe_np import Smoe, files, load_params, param_files
 
 # ---- pickles of tf-smoe -------------------------------------------------------------------------
 
@@ -364,16 +365,31 @@ def test_the_contents_decide_how_a_file_is_read_not_its_name(tmp_path):
     assert meta == {"k": 1}
 
 
-def test_pictures_and_checkpoints_are_called_so(tmp_path):
+def test_pictures_are_called_so(tmp_path):
     path = tmp_path / "file"
     for begin in (b"\x89PNG\r\n", b"\xff\xd8\xff\xe0", b"II*\0", b"MM\0*", b"BM1234", b"GIF89a"):
         path.write_bytes(begin + bytes(99))
         with pytest.raises(ValueError, match="file' is a picture, not a model; smoe fit makes one"):
             param_files.load_param_arrays(path)
-    path = tmp_path / "run.npz"
-    Smoe(np.eye(8), 2).save_checkpoint(path)
-    with pytest.raises(ValueError, match="run.npz' is a checkpoint, not a model; go on with it"):
-        param_files.load_param_arrays(path)
+
+
+def test_of_a_checkpoint_it_is_the_model_as_its_training_had_it(tmp_path):
+    smoe = Smoe(np.eye(8), 2).train(3, val_iter=2)
+    smoe.save_checkpoint(tmp_path / "run.npz")
+    params = load_params(tmp_path / "run.npz")
+    assert_same_model(params, smoe.params)
+    assert params.image_shape == (8, 8)
+    arrays, meta = files.load_arrays(tmp_path / "run.npz")
+    few = arrays["params_nu_e"][:2]
+    for forged, why in (({"params_nu_e": few}, "different numbers of kernels"),
+                        ({"params_A": None}, "has no array A")):
+        kept = {name: a for name, a in {**arrays, **forged}.items() if a is not None}
+        files.save_arrays(tmp_path / "forged.npz", kept, meta)
+        with pytest.raises(ValueError, match=why):
+            load_params(tmp_path / "forged.npz")
+    files.save_arrays(tmp_path / "forged.npz", arrays, {**meta, "shape": [8, 8, 8]})
+    with pytest.raises(ValueError, match="forged.npz': image_shape must be 2 sizes"):
+        load_params(tmp_path / "forged.npz")
 
 
 @pytest.mark.parametrize("as_pickle", [False, True])
