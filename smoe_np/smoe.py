@@ -16,7 +16,6 @@ from .params import SmoeParams, shown
 from .pixels import digest_of
 from .quantization import ITERATIONS as QUANTIZING
 from .quantization import quantized
-from .regularize import penalty
 from .search import Try, next_try
 from .sparsify import ITERATIONS, Sparsification, dense_start, sparsify_settings
 from .training import train_settings
@@ -465,7 +464,7 @@ class Smoe(TrainingLoop):
                                      bytes, iterations, fixed)
             loss = mse = self.engine.loss(params)
             if self.settings is not None:
-                loss += penalty(params, *self._step_settings()[2:5])
+                loss += self._step_settings().penalty(params)
         finally:
             self.engine.forget()
             self._training = False

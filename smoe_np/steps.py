@@ -48,6 +48,10 @@ class StepSettings(NamedTuple):
     own_frame: OwnFrame | None = None  # with l1reg, π itself steps and not its logarithm
     explosion: float = EXPLOSION  # times the lowest loss, and more is an explosion
 
+    def penalty(self, params):
+        """What the regularisers add to the loss of a model."""
+        return penalty(params, self.l1reg, self.bandwidth_reg, self.initial_kernels)
+
 
 class Progressed(NamedTuple):
     """What has come of some steps."""
@@ -89,12 +93,12 @@ def take_step(engine, params, adam, settings, lowest_loss):
     Progressed
     """
     mse, gradients = engine.loss_and_gradients(params)
-    weights = settings.l1reg, settings.bandwidth_reg, settings.initial_kernels
-    loss = mse + penalty(params, *weights)
+    loss = mse + settings.penalty(params)
     lowest_loss = min(lowest_loss, loss)
     if explodes(loss, lowest_loss, settings):
         return Progressed(params, 0, lowest_loss, explosion(loss, lowest_loss))
-    add_penalty_gradients(gradients, params, *weights)
+    add_penalty_gradients(gradients, params, settings.l1reg, settings.bandwidth_reg,
+                          settings.initial_kernels)
     if settings.radial:
         tie_radial(gradients)
     if settings.grad_clip is not None:

@@ -75,7 +75,7 @@ class TrainingLoop(Resumable):
                     began = time.perf_counter()
                     mse = self._mse()
                     self._look = time.perf_counter() - began
-                    loss = mse + penalty(self._params, *steps[2:5])
+                    loss = mse + steps.penalty(self._params)
                     self._lowest_loss = min(self._lowest_loss, loss)
                     if explodes(loss, self._lowest_loss, steps):
                         self._give_up(explosion(loss, self._lowest_loss))
@@ -84,7 +84,7 @@ class TrainingLoop(Resumable):
                         self._params, loss = self._best_params, self._best_loss
                         self.adam = self.adam.anew(self._params)
                         self._forget()
-                        mse = loss - penalty(self._params, *steps[2:5])
+                        mse = loss - steps.penalty(self._params)
                     self._seconds += time.perf_counter() - started
                     self._validate(mse, loss, callbacks, checkpoint)
                     started = time.perf_counter()
@@ -113,7 +113,7 @@ class TrainingLoop(Resumable):
     def _begin_at_best(self):
         """Have the model as it is be the best so far, by the loss that is trained from now on."""
         mse = self._mse() if self.record is None else self.record.mse / PEAK**2
-        loss = mse + penalty(self._params, *self._step_settings()[2:5])
+        loss = mse + self._step_settings().penalty(self._params)
         self._best_params, self._best_loss = self._params, math.inf if math.isnan(loss) else loss
         self._lowest_loss = math.inf
 
