@@ -15,6 +15,8 @@ from .results import prove_writable
 from .smoe import Smoe
 from .terminal import DONE, print_line, refuse_to_replace, those_of
 
+MUCH = 3.0  # dB, lost by rounding
+
 
 def quantize(given):
     """``smoe quantize``."""
@@ -48,6 +50,9 @@ def _with_picture(params, given):
     drawn = smoe.reconstruction
     before = psnr(smoe.engine.picture().reshape(drawn.shape), drawn)
     now = smoe.quantize(**aim).record.psnr
+    if before - now > MUCH:
+        say(f"smoe: warning: {before - now:.1f} dB are lost, as there are few bits for so many "
+            f"kernels; smoe fit --bytes N makes a model of fewer, which is likely to be better")
     return smoe.params, smoe.bits, f", PSNR {now:.2f} dB ({before:.2f} before)"
 
 

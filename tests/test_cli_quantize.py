@@ -34,6 +34,14 @@ def test_with_the_picture_it_is_what_the_library_does(model, capsys):
         assert float(told[3]) == pytest.approx(quality("m.npz"), abs=0.02)
 
 
+def test_that_there_are_too_few_bits_for_so_many_kernels_is_told(here, capsys):
+    assert fit("--kernels", 60, "-n", 60, "-q") == 0
+    for bits, told in ((4, True), (12, False)):
+        assert smoe("quantize", "m.npz", "-o", "q.smoe", "-i", "grey.tif", "--bits", bits,
+                    "--overwrite") == 0
+        assert ("dB are lost, as there are few bits" in capsys.readouterr().err) == told
+
+
 def test_a_picture_of_another_size_is_told(model, capsys):
     smoe_np.write_image("small.tif", smoe_np.read_image("grey.tif")[:10])
     assert smoe("quantize", "m.npz", "-o", "q.smoe", "-i", "small.tif") == 0
