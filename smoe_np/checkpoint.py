@@ -98,6 +98,10 @@ def _check_plan(arrays, facts, params):
     """Raise unless facts about a fit or a sparsification are what ``Smoe.save_checkpoint`` writes,
     and the models that were found on the way are there.
     """
+    if not _are_rounds(facts.get("rounds", [])):
+        raise ValueError(f"its rounds are {facts['rounds']!r}")
+    if not isinstance(facts.get("recorded", True), bool):
+        raise ValueError(f"its recorded is {facts['recorded']!r}, which is not true or false")
     models = {"best"}
     for kind, right in PLANS.items():
         told = facts.get(kind)

@@ -57,7 +57,7 @@ def _quantize(commands):
                "  smoe quantize camera.npz -o camera.smoe --bits 12",
         usage="smoe quantize MODEL -o FILE [-i IMAGE] [--bytes N | --bits B] [options]")
     parser.add_argument("params", metavar="MODEL",
-                        help="the model: .npz, .smoe, or .pkl of tf-smoe")
+                        help="the model: .npz, .smoe, .pkl of tf-smoe, or a checkpoint")
     parser.add_argument("-o", "--output", metavar="FILE", required=True,
                         help="the .smoe to write; one that exists is refused")
     parser.flag(parser, "--overwrite", dest="overwrite", const=True, help="replace FILE")
@@ -109,7 +109,7 @@ def _render(commands):
         usage="smoe render PARAMS -o IMAGE [--shape H W | --scale S] [--crop TOP LEFT H W] "
               "[options]")
     parser.add_argument("params", metavar="PARAMS",
-                        help="the model: .npz, .smoe, or .pkl of tf-smoe")
+                        help="the model: .npz, .smoe, .pkl of tf-smoe, or a checkpoint")
     parser.add_argument("-o", "--output", metavar="IMAGE", required=True,
                         help="the picture to write: .png .jpg .bmp .tif, a volume as .tif; one "
                              "that exists is refused")
@@ -178,7 +178,7 @@ def _info(commands):
         epilog="examples:\n  smoe info results/params_best.npz\n"
                "  smoe info camera.smoe -i camera.png")
     parser.add_argument("params", metavar="PARAMS",
-                        help="the model: .npz, .smoe, or .pkl of tf-smoe")
+                        help="the model: .npz, .smoe, .pkl of tf-smoe, or a checkpoint")
     parser.add_argument("-i", "--image-path", metavar="IMAGE", help="the picture of the model")
     parser.flag(parser, "--json", dest="json", const=True, help="as JSON")
     add_channels(parser)

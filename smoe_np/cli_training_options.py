@@ -117,7 +117,7 @@ def add_train(commands):
                 help="replace the results of an earlier run in RESULTS; files of any other name "
                      "stay")
     group.add_argument("-p", "--params-file", metavar="PARAMS",
-                       help="start from this model: .npz, .smoe, or .pkl of tf-smoe")
+                       help="start from this model: .npz, .smoe, .pkl of tf-smoe")
     group.add_argument("-c", "--checkpoint-path", metavar="CHECKPOINT",
                        help="go on from RESULTS/checkpoints/last.npz of a run: without -n finish "
                             "it with its own settings, with -n train so many iterations more")
@@ -201,7 +201,7 @@ def add_sparsify(commands):
     option(group, "-k", "--kernels-per-dim", int, "kernels along the longest axis at the start",
            default="three times as many in all as are to be left, or one for 4×4 pixels")
     group.add_argument("-p", "--params-file", metavar="PARAMS",
-                       help="start from this model: .npz, .smoe, or .pkl of tf-smoe")
+                       help="start from this model: .npz, .smoe, .pkl of tf-smoe")
     group.add_argument("-n", "--iterations", type=int, nargs=3, metavar="N",
                        help="steps that train, that drive kernels out, and that train those that "
                             f"are left (default: {' '.join(map(str, ITERATIONS))})")

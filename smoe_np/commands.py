@@ -5,12 +5,14 @@ import math
 import os
 import warnings
 
+import numpy as np
+
 from . import bench, bench_report, describe, machine, plots
 from .cli_parser import UsageError
 from .denoising import check_sigma, denoise, estimate_sigma
-from .engine import check_whole, render
+from .engine import check_fit, check_image, check_whole, render
 from .images import check_path, for_a_file, read_image, write_image
-from .metrics import ssim
+from .metrics import psnr, ssim
 from .numerals import counted, size_in_words
 from .packed import is_packed, load_packed
 from .params import load_params
@@ -19,8 +21,7 @@ from .progress import say
 from .read_results import read_results
 from .report import write_report
 from .results import prove_writable
-from .scene import scene_of_model
-from .terminal import DONE, print_line, refuse_to_replace, those_of
+from .terminal import DONE, print_line, refuse_to_replace, those_of, warn_of_another_size
 
 MOST_SIZE = 2**31  # pixels along an axis
 MOST_UNASKED = 2**30  # pixels of a picture, which is all that a file of a few bytes need say
@@ -201,12 +202,22 @@ def info(given):
         of_file = os.path.getsize(given["params"]), load_packed(given["params"])[1]["bits"]
     facts = describe.describe(params, *of_file)
     if "image_path" in given:
-        scene = scene_of_model(params, read_image(given["image_path"]),
-                               **those_of(given, ("channel_axis", "backend")))
-        facts |= {"psnr": scene.psnr if math.isfinite(scene.psnr) else None,
-                  "ssim": ssim(scene.target, scene.rendered, -1)}
+        facts |= _quality(params, given)
     print_line(json.dumps(facts, indent=2) if given.get("json") else describe.as_text(facts))
     return DONE
+
+
+def _quality(params, given):
+    """How near a model comes to a picture; no PSNR where it is the same."""
+    image = read_image(given["image_path"])
+    target, _ = check_image(image, "float32", given.get("channel_axis", "auto"))
+    warn_of_another_size(given["image_path"], target.shape[:-1], params)
+    params = params.select(params.pis > 0)
+    check_fit(params, target)
+    params.image_shape = target.shape[:-1]
+    drawn = np.reshape(render(params, **those_of(given, ("backend",))), target.shape)
+    decibels = psnr(target, drawn)
+    return {"psnr": decibels if math.isfinite(decibels) else None, "ssim": ssim(target, drawn, -1)}
 
 
 def measure(given):

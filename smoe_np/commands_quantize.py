@@ -7,13 +7,13 @@ from .cli_parser import UsageError
 from .fit import BITS
 from .images import read_image
 from .metrics import psnr
-from .numerals import counted, size_in_words
+from .numerals import counted
 from .packed import ENDING, USUAL_BITS, is_packed_name
 from .params import load_params
 from .progress import say
 from .results import prove_writable
 from .smoe import Smoe
-from .terminal import DONE, print_line, refuse_to_replace, those_of
+from .terminal import DONE, print_line, refuse_to_replace, those_of, warn_of_another_size
 
 MUCH = 3.0  # dB, lost by rounding
 
@@ -43,9 +43,7 @@ def _with_picture(params, given):
     """The model, trained to make up for its rounding; its bits; and how good it is, in words."""
     smoe = Smoe(read_image(given["image_path"]), params=params,
                 **those_of(given, ("channel_axis", "backend")))
-    if params.image_shape not in (None, smoe.shape):
-        say(f"smoe: warning: {given['image_path']!r} has {size_in_words(smoe.shape)} pixels, the "
-            f"picture of the model has {size_in_words(params.image_shape)}")
+    warn_of_another_size(given["image_path"], smoe.shape, params)
     aim = those_of(given, ("bytes", "bits")) or {"bits": BITS}
     drawn = smoe.reconstruction
     before = psnr(smoe.engine.picture().reshape(drawn.shape), drawn)

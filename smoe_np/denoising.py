@@ -6,7 +6,7 @@ import warnings
 import numpy as np
 
 from .backend import array_module
-from .engine import check_image, check_number, check_whole
+from .engine import check_image, check_number, check_whole, warn_if_thin
 from .fit import Recipe
 from .metrics import PEAK
 from .smoe import Smoe
@@ -71,6 +71,7 @@ def denoise(image, sigma=None, fits=FITS, seed=0, backend="auto", channel_axis="
     """
     fits, seed = check_whole("fits", fits, 1), check_whole("seed", seed, 0)
     noisy, has_channels = check_image(image, "float32", channel_axis)
+    warn_if_thin(image, channel_axis)
     axis = -1 if channel_axis == "auto" else channel_axis
     is_given = sigma is not None
     sigma = check_sigma(sigma if is_given else estimate_sigma(noisy, -1))

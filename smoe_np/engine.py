@@ -120,18 +120,18 @@ def check_params(params):
 
 
 def check_image(image, dtype, channel_axis="auto"):
-    """An image as (*shape, C) floats of NumPy in [0, 1], and whether it had a channel axis.
-
-    Warns of what "auto" takes for a thin volume, which is more often a picture with its channels
-    first.
-    """
+    """An image as (*shape, C) floats of NumPy in [0, 1], and whether it had a channel axis."""
     pixels = split_channels(image, channel_axis)
+    return as_float(pixels, dtype), pixels.ndim == np.ndim(image)
+
+
+def warn_if_thin(image, channel_axis):
+    """Warn of what "auto" takes for a volume of few slices, which may be channels."""
     shape, few = np.shape(image), MOST_CHANNELS_SEEN
     if channel_axis == "auto" and len(shape) == 3 and shape[0] <= few < min(shape[1:]):
         warnings.warn(f"image of shape {shape} is taken for a volume; give channel_axis=0 if its "
                       f"first axis holds channels, or None if it holds slices", UserWarning,
                       stacklevel=3)
-    return as_float(pixels, dtype), pixels.ndim == np.ndim(image)
 
 
 def check_fit(params, target):
@@ -155,8 +155,9 @@ def render(params, shape=None, backend="auto", dtype="float32", region=None, sam
     ----------
     params : SmoeParams
     shape : tuple of D ints, optional
-        Pixels along each axis; those of the fitted picture, ``params.image_shape``, where it is
-        known. Where it is not, the longest axis spans the unit of the domain.
+        Pixels along each axis; by default those of the fitted picture, ``params.image_shape``. All
+        of it is drawn: in other proportions, pixels are oblong. Where its size is not known, the
+        longest axis spans the unit of the domain.
     backend : {"auto", "cupy", "native", "numpy"}
     dtype : {"float32", "float64"}
     region : sequence of D pairs, optional
@@ -195,6 +196,7 @@ def gating(params, shape=None, backend="auto", dtype="float32", region=None):
 
     Parameters are those of ``render``. Indices are those of ``params``.
     """
+    params = check_params(params)
     kept, view, engine = _to_draw(params, shape, region, backend, dtype)
     there = np.flatnonzero(to_numpy(params.pis) > 0).astype(np.int32)
     owners = np.empty(view.shape, np.int32)

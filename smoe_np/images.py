@@ -10,6 +10,7 @@ import warnings
 import numpy as np
 
 from .files import atomic_write, open_to_read, path_text
+from .numerals import counted
 from .packed import MAGIC
 from .pixels import as_array, as_float
 
@@ -40,8 +41,8 @@ def read_image(path):
     """Read a picture or a TIFF stack, as it is stored.
 
     TIFF is read by tifffile, every other format (and TIFF in compressions that tifffile lacks) by
-    Pillow. Orientation tags are applied. Transparent pictures are put on white. Pillow
-    gives PNG files of 16 bits and several channels with 8 bits.
+    Pillow. Orientation tags are applied. Transparent pictures are put on white. Of PNG files of 16
+    bits and several channels Pillow gives 8 bits.
 
     Parameters
     ----------
@@ -56,8 +57,9 @@ def read_image(path):
     Warns
     -----
     UserWarning
-        If transparency was put on white, or only the first of several pictures was read, or if no
-        value of 16 bits is above a quarter of what they can hold, as where 12 bits were stored so.
+        If transparency was put on white, or only the first of several pictures was read, or 8 of
+        16 bits, or if no value of 16 bits is above a quarter of what they can hold, as where 12
+        bits were stored so.
 
     Raises
     ------
@@ -382,8 +384,8 @@ def check_path(path, bits=8, channels=1, dimensions=2):
     axes = dimensions + (channels not in _CHANNELS)
     if axes not in (2, 3) or axes == 3 and ending not in _TIFF_ENDINGS:
         remedy = "; write .tif" if axes == 3 else ""
-        raise ValueError(f"path {text!r}: no such file holds {dimensions} dimensions and "
-                         f"{channels} channels{remedy}")
+        raise ValueError(f"path {text!r}: no such file holds {counted(dimensions, 'dimension')} "
+                         f"and {counted(channels, 'channel')}{remedy}")
     return ending
 
 

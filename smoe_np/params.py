@@ -97,8 +97,11 @@ class SmoeParams:
                 raise ValueError(f"image_shape must be {D} sizes of at least 1, got {image_shape}")
         self.image_shape = image_shape
 
+    def __getstate__(self):
+        return {name: value for name, value in self.__dict__.items() if name != "_shown"}
+
     def __setattr__(self, name, value):
-        if name in NAMES and self.__dict__.get("_shown", False):
+        if self.__dict__.get("_shown", False):
             raise AttributeError(f"{name} cannot be set in a model that a Smoe shows, which would "
                                  f"not follow; change a copy() of the model, and set that: "
                                  f"smoe.params = changed")
@@ -154,8 +157,9 @@ class SmoeParams:
         """This model, checked as at first: its arrays may have been changed since."""
         try:
             return SmoeParams(**self.arrays(), image_shape=self.image_shape)
-        except (TypeError, ValueError) as error:  # which begins with the name of an array
-            raise type(error)(f"params.{error}") from None
+        except (TypeError, ValueError) as error:
+            named = str(error).startswith((*NAMES, "image_shape"))
+            raise type(error)(f"params.{error}" if named else str(error)) from None
 
     def select(self, kernels):
         """The model of some kernels: a mask (K,) of bool or an array of indices."""
@@ -208,7 +212,8 @@ class SmoeParams:
         """
         if self.num_channels != 1:
             raise ValueError(f"tf-smoe knows one channel only, this model has {self.num_channels}")
-        arrays = {n: to_numpy(array).astype(np.float32) for n, array in self.arrays().items()}
+        arrays = {name: to_numpy(array).astype(np.float32)
+                  for name, array in self.checked().arrays().items()}
         arrays["nu_e"], arrays["gamma_e"] = arrays["nu_e"][:, 0], arrays["gamma_e"][:, 0]
         if self.radial:
             arrays["A"] = arrays["A"][:, 0, 0]

@@ -58,9 +58,13 @@ def as_float(image, dtype="float32", name="image"):
         raise ValueError(f"{name} holds NaN or infinite values, {bad} of {image.size:,}; replace "
                          f"them by values in [0, 1]")
     if low < -_HAIR or high > 1 + _HAIR:
-        remedy = ("clip what noise or a filter has put beyond: np.clip(image, 0, 1)"
-                  if -1 <= low and high <= 2 else "divide by the largest possible value (255 for 8 "
-                  "bits), or give uint8 or uint16")
+        if -0.5 <= low and high <= 1.5:
+            remedy = "clip what noise or a filter has put beyond: np.clip(image, 0, 1)"
+        elif -1 - _HAIR <= low and high <= 1 + _HAIR:
+            remedy = "of values from -1 to 1 give (image + 1) / 2"
+        else:
+            remedy = ("divide by the largest possible value (255 for 8 bits), or give uint8 or "
+                      "uint16")
         raise ValueError(f"{name} has values from {low:g} to {high:g}, but floats must lie in "
                          f"[0, 1]; {remedy}")
     floats = image.astype(dtype, order="C")

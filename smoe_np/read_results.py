@@ -1,5 +1,6 @@
 """What is in a folder of results, read again."""
 
+import contextlib
 import csv
 import io
 import json
@@ -70,7 +71,11 @@ def read_results(folder, image_path=None, channel_axis=None):
                              f"'channel_axis'")
     if image_path is not None:
         image = read_image(image_path)
-        if not _is_of(image, settings, params, channel_axis):
+        scene_of_model(params, image, channel_axis)  # or an error: they do not fit together
+        is_it = True
+        with contextlib.suppress(TypeError, ValueError):  # of settings that somebody has changed
+            is_it = _is_of(image, settings, params, channel_axis)
+        if not is_it:
             warnings.warn(f"{path_text(image_path)!r} is not the picture that the model of "
                           f"{path_text(folder)!r} was made of", UserWarning, stacklevel=2)
         return Results(params, image, history, settings, channel_axis)

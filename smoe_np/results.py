@@ -197,7 +197,7 @@ class ResultsFolder:
 
     def complete(self, smoe):
         """Write what a run that goes on was killed before writing, after its last checkpoint."""
-        if self._goes_on and smoe.history and smoe.history[-1].iteration == smoe.iteration:
+        if self._goes_on and smoe.record is not None:
             self.validation(smoe)
 
     def finish(self, smoe):

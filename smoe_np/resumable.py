@@ -37,7 +37,8 @@ class Resumable:
             "iteration": self.iteration, "adam_steps": self.adam.steps,
             "initial_kernels": self.initial_kernels, "best_loss": self._best_loss,
             "lowest_loss": self._lowest_loss, "seconds": self._seconds, "stopped": self.stopped,
-            "history": as_facts(self.history), "bits": self.bits, "fit": None,
+            "history": as_facts(self.history), "recorded": self.record is not None,
+            "rounds": [list(one) for one in self._rounds], "bits": self.bits, "fit": None,
             **self._plan_facts(arrays),
         })
 
@@ -111,8 +112,10 @@ class Resumable:
                                  "it was made from")
             if smoe._params.num_kernels != params.num_kernels or best.dtype != dtype:
                 raise ValueError("its parameters are not of its dtype")
-            smoe._params = smoe._recorded = params
-            smoe._best_params = best
+            smoe._params, smoe._best_params = params, best
+            if facts.get("recorded", True):  # as it was in earlier versions
+                smoe._recorded = params
+            smoe._rounds = [Round(*one) for one in facts.get("rounds", [])]
             if facts.get("fit") is not None or facts.get("sparsify") is not None:
                 smoe._restore_plan(facts, arrays)
             elif facts["settings"] is not None:

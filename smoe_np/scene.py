@@ -151,6 +151,7 @@ def scene_of_model(params, image=None, channel_axis="auto", backend="auto"):
                 f"params is a model of {params.num_dims} dimensions and {params.num_channels} "
                 f"channels, the image has {len(shape)} dimensions and {target.shape[-1]} channels")
     params = params.map(to_numpy)
+    params.image_shape = shape  # in whose longest axis kernels are measured
     return Scene(params, shape, target, lambda: render(params, shape, backend),
                  lambda: gating(params, shape, backend))
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from .adam import Adam
 from .backend import array_module
-from .engine import check_dtype, check_image, check_whole, engine_class
+from .engine import check_dtype, check_image, check_whole, engine_class, warn_if_thin
 from .fit import BITS, fit_settings, kernels_for
 from .initialize import initial_params, ready_to_train
 from .numerals import counted, size_in_words
@@ -100,6 +100,7 @@ class Smoe(TrainingLoop):
             batches = check_whole("batches", batches, 1)
         self.shape, self.channels = target.shape[:-1], target.shape[-1]
         if params is None:
+            warn_if_thin(image, channel_axis)
             params = initial_params(target, kernels_per_dim, dtype)
         else:
             params = ready_to_train(params, target, radial)
@@ -239,7 +240,8 @@ class Smoe(TrainingLoop):
                 self.initial_kernels = self._params.num_kernels
         self.settings, self._plan = settings, None
         self.until = self.iteration + settings["iterations"]
-        self._begin_at_best()
+        self._best_params = self._params
+        self._best_loss = self._lowest_loss = math.inf
         return self._train(callbacks, checkpoint, progress)
 
     def fit(self, kernels=None, psnr=None, scalars=None, bytes=None, iterations=None, seconds=None,

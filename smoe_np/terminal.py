@@ -4,6 +4,7 @@ import os
 import shlex
 
 from .cli_parser import UsageError
+from .numerals import size_in_words
 from .progress import say
 
 DONE, FAILED, WRONG_USE, INTERRUPTED, BROKEN_PIPE, TERMINATED = 0, 1, 2, 130, 141, 143
@@ -67,3 +68,10 @@ def refuse_to_replace(output, given):
 def those_of(given, names):
     """The options among some names that were given."""
     return {name: given[name] for name in names if name in given}
+
+
+def warn_of_another_size(path, shape, params):
+    """Say so where a picture has not the size of the one that a model was fitted to."""
+    if params.image_shape not in (None, shape):
+        say(f"smoe: warning: {path!r} has {size_in_words(shape)} pixels, the picture of the model "
+            f"has {size_in_words(params.image_shape)}")

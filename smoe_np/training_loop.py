@@ -95,6 +95,10 @@ class TrainingLoop(Resumable):
                 if interrupts.received is not None:
                     self.stopped = "interrupted"
                     break
+                if self._best_loss == math.inf:  # the model was set, or train begins with it
+                    mse = self._mse() if self.record is None else self.record.mse / PEAK**2
+                    self._best_params = self._params
+                    self._best_loss = mse + steps.penalty(self._params)
                 at_most = min(to_validation or settings["val_iter"], self.until - self.iteration)
                 done = self._advance(steps, at_most)
                 self._params, self._lowest_loss = done.params, done.lowest_loss
@@ -109,13 +113,6 @@ class TrainingLoop(Resumable):
         if interrupts.received is not None:
             interrupts.act()
         return self
-
-    def _begin_at_best(self):
-        """Have the model as it is be the best so far, by the loss that is trained from now on."""
-        mse = self._mse() if self.record is None else self.record.mse / PEAK**2
-        loss = mse + self._step_settings().penalty(self._params)
-        self._best_params, self._best_loss = self._params, math.inf if math.isnan(loss) else loss
-        self._lowest_loss = math.inf
 
     def _begin_fit(self, wanted, settings):
         """Be at the start of a fit of so many kernels and iterations; if that fails, as before."""
@@ -161,7 +158,7 @@ class TrainingLoop(Resumable):
             return False
         self.tried.append(Try(plan.kernels, plan.iterations, self.history[-1].psnr))
         if plan.iterations == plan.full:
-            fits = [self._found, (self._params, self.history, list(plan.rounds))]
+            fits = [self._found, (self._recorded, self.history, list(plan.rounds))]
             self._found = best_fit([fit for fit in fits if fit], plan.wanted)
         following = plan.next_try(self.tried)
         if following is not None:

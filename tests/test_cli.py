@@ -157,6 +157,8 @@ def test_a_run_that_ends_worse_than_it_was_tells_how_good_that_was(here, capsys)
     run = ["train", "-i", "grey.tif", "-r", "r", "--no-plots", "-v", 100]
     assert smoe(*run, "-k", 3, "-n", 60) == 0
     assert "; it was" not in capsys.readouterr().out
+    assert smoe(*run, "-c", CHECKPOINT, "-n", 1, "-lr", 0.004, "-r", "a", "--no-plots") == 0
+    assert "; it was" not in capsys.readouterr().out  # half a dB at most is not told
     best = Path("r/params_best.npz").read_bytes()
     assert smoe(*run, "-c", CHECKPOINT, "-n", 5, "-lr", 0.1) == 0
     assert re.search(r"PSNR [\d.]+ dB, 6 kernels, .*; it was [\d.]+ dB at iteration 60; results",

@@ -75,7 +75,7 @@ def test_render_asks_for_the_size_that_a_file_of_tf_smoe_does_not_hold(after_a_r
 
 
 def test_a_picture_that_a_file_says_is_vast_is_not_drawn_unasked(here, fails):
-    params = smoe_np.Smoe(smoe_np.read_image("grey.tif"), 2).params
+    params = smoe_np.Smoe(smoe_np.read_image("grey.tif"), 2).params.copy()
     params.image_shape = (60000, 60000)
     params.save("vast.smoe")
     assert "says that its picture has 60000×60000 pixels" in fails(
@@ -214,6 +214,24 @@ def test_info_tells_how_good_a_model_of_a_picture_is(after_a_run, fails, capsys)
     assert smoe(*info, "drawn.tif") == 0
     assert re.search(r"PSNR +∞ dB\nSSIM +1.0000\n", capsys.readouterr().out)
     assert "channels" in fails(*info, "colour.tif")
+    smoe_np.write_image("tall.tif", np.concatenate([image, image[::-1]]))
+    assert smoe(*info, "tall.tif", "--json") == 0
+    told = capsys.readouterr()
+    assert "warning: 'tall.tif' has 28×18 pixels, the picture of the model has 14×18" in told.err
+    whole = smoe_np.Smoe(smoe_np.read_image("tall.tif"), params=smoe_np.load_params(
+        "r/params_last.npz"))
+    assert json.loads(told.out)["psnr"] == pytest.approx(
+        smoe_np.psnr(smoe_np.read_image("tall.tif"), whole.reconstruction), abs=1e-3)
+
+
+def test_info_tells_how_good_a_model_of_one_dimension_is(here, capsys):
+    line = smoe_np.read_image("grey.tif")[3] / np.float32(255)
+    smoe_np.write_image("line.tif", line[None], 32)
+    fitted = smoe_np.Smoe(line[:, None], 5, channel_axis=-1).train(20)
+    fitted.save("line.npz")
+    assert smoe("info", "line.npz", "-i", "line.tif", "--channel-axis", 0, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["psnr"] == pytest.approx(
+        fitted.history[-1].psnr, abs=1e-3)
 
 
 def test_info_counts_only_what_a_model_needs(here, capsys):

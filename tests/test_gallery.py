@@ -173,6 +173,10 @@ def test_plot_finds_the_picture_from_any_folder_and_takes_no_other_for_it(here, 
     assert smoe("plot", "../r", "-i", "grey.tif") == 0
     assert "'grey.tif' is not the picture that the model of '../r'" in capsys.readouterr().err
     assert smoe("plot", "../r", "-i", "../grey.tif") == 0
+    settings = Path("../r/settings.json").read_text()
+    Path("../r/settings.json").write_text('{"model": {}, "image_sha256": "0"}')
+    assert smoe("plot", "../r", "-i", "../grey.tif") == 0
+    Path("../r/settings.json").write_text(settings)
     os.rename("../grey.tif", "../moved.tif")
     page, sheet = (Path("../r", name).read_bytes() for name in ("report.html", "sheet.png"))
     assert "'../r' is not where it was, or not what it was; give it with -i, or --over" in fails(

@@ -236,6 +236,17 @@ def test_arrays_that_were_replaced_are_checked_where_a_model_is_used():
             use()
 
 
+def test_what_is_wrong_with_changed_arrays_is_told_by_their_names():
+    params = SmoeParams(**arrays())
+    params.pis = [0.5, 0.5, 0.5, -1.0]
+    assert set(np.unique(smoe_np.gating(params, (9, 8)))) <= {0, 1, 2}
+    params.nu_e = np.full((4, 1), np.nan)
+    with pytest.raises(ValueError, match="params.nu_e holds NaN"):
+        params.to_tf_smoe()
+    with pytest.raises(TypeError, match="^params must be a SmoeParams"):
+        smoe_np.render({}, (3, 3))
+
+
 def test_unchecked_looks_at_nothing():
     params = unchecked({name: array.astype(complex) for name, array in arrays().items()})
     assert params.pis.dtype == complex

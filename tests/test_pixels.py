@@ -56,7 +56,8 @@ def test_no_temporary_is_wider_than_the_result(stored):
 
 
 @pytest.mark.parametrize(("low", "high", "remedy"), [
-    (-1, 1, "clip"), (0, 1.001, "clip"), (-1e-5, 0, "clip"), (0, 255, "255"), (-3, 1, "255")])
+    (-1, 1, r"\(image \+ 1\) / 2"), (-0.4, 1.4, "clip"), (0, 1.001, "clip"),
+    (-1e-5, 0, "clip"), (0, 255, "255"), (-3, 1, "255")])
 def test_floats_outside_of_zero_to_one_are_refused_with_the_likely_remedy(low, high, remedy):
     with pytest.raises(ValueError, match=f"picture has values from {low:g} to {high:g}, but .*; "
                                          f".*{remedy}"):

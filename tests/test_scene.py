@@ -6,7 +6,7 @@ import pytest
 from figures import axes_with
 from helpers import picture, random_model
 
-from smoe_np import SmoeParams, drawing, plots
+from smoe_np import Smoe, SmoeParams, drawing, loss_and_gradients, plots
 from smoe_np import scene as scenes
 
 matplotlib = pytest.importorskip("matplotlib")
@@ -89,3 +89,14 @@ def test_kernels_without_weight_are_not_drawn_even_if_they_have_no_extent():
     A[1] = 0
     model = SmoeParams(pis, model.musX, A, model.gamma_e, model.nu_e, (8, 8))
     assert sorted(scenes.scene_of_model(model).ellipses()[0]) == [0, 2, 4]
+
+
+def test_beside_a_picture_of_other_proportions_a_model_stays_where_it_is():
+    image = picture((24, 24), seed=1)[..., 0]
+    params = Smoe(image[:12], 3).train(20).params
+    scene = scenes.scene_of_model(params, image)
+    loss, _ = loss_and_gradients(params, image)
+    assert scene.psnr == pytest.approx(-10 * np.log10(loss), abs=1e-3)
+    kernels, centres, *_ = scene.ellipses()
+    np.testing.assert_allclose(centres, 24 * params.musX[kernels], rtol=1e-6)
+    assert params.image_shape == (12, 24)

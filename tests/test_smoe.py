@@ -4,6 +4,7 @@ import copy
 import itertools
 import math
 import os
+import pickle
 import tracemalloc
 import warnings
 
@@ -13,7 +14,7 @@ from helpers import assert_same_model, picture, random_model, relative_error
 from trainings import DTYPES, SPARSE, assert_same_training
 
 import smoe_np
-from smoe_np import Record, Smoe, SmoeParams, dense, psnr
+from smoe_np import Record, Smoe, SmoeParams, dense, psnr, render
 from smoe_np.initialize import initial_params
 from smoe_np.params import NAMES
 from smoe_np.scene import Scene
@@ -168,6 +169,14 @@ def test_a_picture_with_its_channels_first_is_not_silently_a_volume(count):
     assert Smoe(image, 2, channel_axis=None).shape == (count, 8, 9)
     assert Smoe(image, 2, channel_axis=0).shape == (8, 9)
 
+
+def test_a_thin_volume_is_taken_as_its_model_says(tmp_path):
+    volume = np.moveaxis(picture((8, 9), 3), -1, 0)
+    smoe = Smoe(volume, 2, channel_axis=None)
+    smoe_np.loss_and_gradients(smoe.params, volume)
+    assert Smoe(volume, params=smoe.params).shape == (3, 8, 9)
+    smoe.save_checkpoint(tmp_path / "c.npz")
+    assert Smoe.from_checkpoint(tmp_path / "c.npz", volume).shape == (3, 8, 9)
 
 
 @pytest.mark.parametrize(("shape", "axis", "k"), [
@@ -441,6 +450,44 @@ def test_what_is_told_of_a_model_is_never_that_of_another_which_was_set(image):
     assert seen == [20]  # of this model all has been told
 
 
+@pytest.mark.parametrize("recorded", [True, False])
+def test_a_checkpoint_knows_whether_its_model_has_been_told_of(image, tmp_path, recorded):
+    smoe = Smoe(image, 4).train(20)
+    if not recorded:
+        dark = smoe.params.copy()
+        dark.nu_e[:], dark.gamma_e[:] = 0.1, 0
+        smoe.params = dark
+    smoe.save_checkpoint(tmp_path / "c.npz")
+    again = Smoe.from_checkpoint(tmp_path / "c.npz", image)
+    assert (again.record is not None) == recorded
+    assert_same_training(again.train(0), smoe.train(0))
+    assert again.record.psnr == pytest.approx(psnr(image, again.reconstruction), abs=1e-3)
+
+
+def test_of_fits_to_a_psnr_the_model_is_taken_that_was_told_of(image):
+    def darken(smoe):
+        if smoe.iteration == smoe.until:
+            dark = smoe.params.copy()
+            dark.nu_e[:], dark.gamma_e[:] = 0.1, 0
+            smoe.params = dark
+
+    smoe = Smoe(image).fit(psnr=20, iterations=30, callbacks=[darken])
+    assert smoe.record is smoe.history[-1]
+    assert smoe.record.psnr == pytest.approx(psnr(image, smoe.reconstruction), abs=1e-3)
+
+
+def test_a_model_that_is_set_on_the_way_may_be_the_best(image):
+    good = Smoe(image).fit(kernels=20, iterations=100).params
+
+    def mend(smoe):
+        if smoe.iteration == 10:
+            smoe.params = good
+
+    smoe = Smoe(image, 4).train(14, val_iter=10, base_lr=0.004, callbacks=[mend])
+    assert smoe.history[-1].psnr < psnr(image, render(good))
+    assert_same_model(smoe.best_params, good)
+
+
 def test_a_worse_model_that_is_set_on_the_way_is_trained_and_has_not_diverged(image):
     def darken(smoe):
         if smoe.iteration == 10:
@@ -490,6 +537,11 @@ def test_models_of_a_training_cannot_be_written_to(image):
                 array[...] = 0
         with pytest.raises(AttributeError, match=r"nu_e cannot be set .* change a copy\(\)"):
             params.nu_e = np.zeros_like(params.nu_e)
+        with pytest.raises(AttributeError, match="image_shape cannot be set"):
+            params.image_shape = (5, 5)
+        for other in (copy.copy(params), copy.deepcopy(params), params.copy(),
+                      pickle.loads(pickle.dumps(params))):
+            other.nu_e = np.zeros_like(params.nu_e)  # nobody shows these
     assert smoe.reconstruction.flags.writeable
     changed = smoe.params.copy()
     changed.nu_e *= 0

@@ -98,7 +98,7 @@ def test_a_round_that_loses_far_too_many_kernels_is_taken_back(each_engine, monk
     assert smoe.params.num_kernels == 14
 
 
-def test_it_goes_on_from_the_model_as_it_stands(each_engine):
+def test_it_goes_on_from_the_model_as_it_stands(each_engine, tmp_path):
     smoe = Smoe(GREY, 8).train(30)
     smoe.sparsify(target_kernels=30, iterations=(0, 30, 10))
     assert smoe.iteration == 70
@@ -111,6 +111,8 @@ def test_it_goes_on_from_the_model_as_it_stands(each_engine):
     rounds = smoe.rounds
     smoe.train(5)
     assert smoe.rounds == rounds != []
+    smoe.save_checkpoint(tmp_path / "c.npz")
+    assert Smoe.from_checkpoint(tmp_path / "c.npz", GREY).rounds == rounds
     smoe.fit(kernels=4, iterations=20)
     assert smoe.rounds == []
 
