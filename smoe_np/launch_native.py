@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import warnings
 from functools import cache
 from pathlib import Path
@@ -33,6 +34,8 @@ OPTIONS = ("-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-fno-s
 MOST_COUNTERS = 16  # sets of counters, of one number for each kernel of the model
 STEADY = 0.1  # seconds of training, times a patience, between two looks at what the user wants
 TIME_LIMIT = 300  # seconds for a compilation
+UNUSED = 90 * 24 * 3600  # seconds after which a file of the cache is removed
+NOTE = ".sha256"
 
 
 class NativeUnavailable(Exception):
@@ -197,6 +200,7 @@ def _load(D, C, dtype, options):
             if folder is not None:
                 with contextlib.suppress(OSError):  # the disk may be full: it works without
                     _keep(built, folder / name)
+                    _drop_unused(folder)
             return _open(built)
     except OSError as error:
         raise NativeUnavailable(f"there is no place for a compiler to write to ({_brief(error)}); "
@@ -326,7 +330,7 @@ def _is_ours_alone(status):
 
 
 def _note_of(path):
-    return path.with_suffix(".sha256")
+    return path.with_suffix(NOTE)
 
 
 def _load_checked(path):
@@ -337,6 +341,8 @@ def _load_checked(path):
             return None
         if hashlib.sha256(path.read_bytes()).hexdigest() != noted:
             return None
+        with contextlib.suppress(OSError):
+            os.utime(path)  # so that it counts as used
         return _open(path)
     except (OSError, ValueError, NativeUnavailable):
         return None
@@ -356,6 +362,17 @@ def _keep(built, path):
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
             raise
+
+
+def _drop_unused(folder):
+    """Remove what has not been loaded for long: kernels of other versions, or of a processor."""
+    long_ago = time.time() - UNUSED
+    for path in folder.iterdir():
+        if path.name.startswith(("smoe_np-", ".new-")) and path.suffix != NOTE:
+            with contextlib.suppress(OSError):  # another process may do the same
+                if path.stat().st_mtime < long_ago:
+                    path.unlink()
+                    _note_of(path).unlink(missing_ok=True)
 
 
 def _open(path):

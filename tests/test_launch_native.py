@@ -116,6 +116,24 @@ def test_what_was_compiled_is_loaded_the_next_time(monkeypatch, cache):
 
 
 @needs_native
+def test_what_has_not_been_used_for_long_is_removed_when_something_new_is_kept(cache):
+    load()
+    used, = cache.glob("*.so")
+    for name in ("smoe_np-old.so", "smoe_np-old.sha256", ".new-old", "mine.so"):
+        (cache / name).write_text("")
+        os.utime(cache / name, (1e9, 1e9))
+    (cache / ".new-now").write_text("")
+    os.utime(used, (1e9, 1e9))
+    load()  # which is a use
+    assert (cache / "smoe_np-old.so").exists()  # as nothing new has come
+    launch_native._load(2, 1, "float32", ("-DOTHER",))
+    left = {path.name for path in cache.iterdir()}
+    assert {"mine.so", ".new-now", used.name, used.with_suffix(".sha256").name} < left
+    assert not {"smoe_np-old.so", "smoe_np-old.sha256", ".new-old"} & left
+    assert len(list(cache.glob("smoe_np-*.so"))) == 2
+
+
+@needs_native
 @pytest.mark.parametrize("change", ["source", "options", "compiler", "processor"])
 def test_all_that_compiled_kernels_depend_on_is_in_their_name(monkeypatch, cache, change):
     done = count_compilations(monkeypatch)
