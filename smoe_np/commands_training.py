@@ -200,9 +200,7 @@ def _smoe_of(given, files, command, options, grid=None, **start):
             chosen["kernels_per_dim"] = grid(shape)
         return Smoe(image, **chosen, **where, **start)
     smoe = Smoe.from_checkpoint(checkpoint, image, **where)
-    settings = smoe.settings or {}
-    made_by = ("fit" if "target" in settings else
-               "sparsify" if "target_kernels" in settings else "train")
+    made_by = smoe.made_by or "train"
     if made_by != command:
         raise UsageError(f"{checkpoint!r} is a checkpoint of smoe {made_by}, not of smoe {command}"
                          f"; go on with smoe {made_by}")

@@ -392,10 +392,9 @@ def _state_of(smoe):
 
 def _total(smoe):
     """How many kernels there are to be used, or None where that is not known."""
-    settings = smoe.settings or {}
-    if "target" not in settings:
+    if smoe.made_by != "fit":
         return smoe.initial_kernels
-    return settings["value"] if settings["target"] == "kernels" else None
+    return smoe.settings["value"] if smoe.settings["target"] == "kernels" else None
 
 
 # ---- what is asked for

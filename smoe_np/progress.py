@@ -22,7 +22,7 @@ def say(line):
 
 def tries(smoe):
     """Whether its training consists of several fits, on the way to a PSNR."""
-    return (smoe.settings or {}).get("target") == "psnr"
+    return smoe.made_by == "fit" and smoe.settings["target"] == "psnr"
 
 
 class Progress:

@@ -64,6 +64,8 @@ class Smoe(TrainingLoop):
         lowest loss, or that with which ``train`` began.
     history : list of Record
         One a validation; the first of iteration 0, before any step.
+    made_by : None, "train", "fit" or "sparsify"
+        Which of them trained last.
     record : Record or None
         The last of ``history``, if it is of the model as it is now.
     initial_kernels : int

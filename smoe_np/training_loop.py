@@ -244,6 +244,13 @@ class TrainingLoop(Resumable):
             callback(self)
 
     @property
+    def made_by(self):
+        """What trained last: "train", "fit" or "sparsify"; ``None`` before any."""
+        if self._plan is not None:
+            return self._plan.kind
+        return None if self.settings is None else "train"
+
+    @property
     def record(self):
         """The last of ``history``, if it is of the model as it is now; else ``None``."""
         there = self._recorded is self._params and self.history

@@ -150,8 +150,9 @@ def follow(plotter, clock, seconds, count, until=None):
     begun = clock.now
     for i in range(count):
         clock.now += seconds
-        plotter(SimpleNamespace(iteration=i, settings=None, until=count if until is None else until,
-                                params=SimpleNamespace(num_kernels=1), history=[i]))
+        plotter(SimpleNamespace(iteration=i, made_by="train", history=[i],
+                                until=count if until is None else until,
+                                params=SimpleNamespace(num_kernels=1)))
     return len(plotter.drawn) * plotter.cost, clock.now - begun
 
 

@@ -84,7 +84,8 @@ def test_the_bar_of_a_fit_of_some_seconds_follows_the_end_that_moves(
 
 def test_the_time_of_a_bar_is_that_of_its_try(monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    model = SimpleNamespace(settings={"target": "psnr"}, tried=[], iteration=30, until=50)
+    model = SimpleNamespace(made_by="fit", settings={"target": "psnr"}, tried=[], iteration=30,
+                            until=50)
     with Progress(model) as progress:
         progress(model)
         bar = progress._bar

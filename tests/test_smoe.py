@@ -514,6 +514,17 @@ def test_a_fit_looks_for_the_pairs_of_a_model_that_is_set_on_the_way(image):
     assert_same_training(one, two)
 
 
+def test_it_is_known_what_trained_last(image, tmp_path):
+    smoe = Smoe(image, 5)
+    assert smoe.made_by is None
+    for call, arguments in (("train", {"iterations": 3}), ("fit", {"kernels": 9, "iterations": 3}),
+                            ("sparsify", {"target_kernels": 8, "iterations": (1, 1, 1)}),
+                            ("train", {"iterations": 0})):
+        assert getattr(smoe, call)(**arguments).made_by == call
+        smoe.save_checkpoint(tmp_path / "c.npz")
+        assert Smoe.from_checkpoint(tmp_path / "c.npz", image).made_by == call
+
+
 def test_the_weight_of_sparsity_after_a_fit_is_that_for_its_kernels(image):
     fitted = Smoe(image).fit(kernels=20, iterations=30)
     params = fitted.params.copy()
