@@ -106,7 +106,8 @@ class LiveLists:
         tau = np.inf if self.signed else self.tau
         lists = None
         if self.lists is not None and not self.signed:
-            old = self.lists._replace(winners=self._numbers()[self.lists.winners])
+            number, lists = self._numbers(), self.lists
+            old = lists._replace(winners=number[lists.winners], kernels=number[lists.kernels])
             lists = rebuild_lists(kernels, self.grid, tau, allowance, old, self.pool)
         if lists is None:
             lists = build_lists(kernels, self.grid, tau, allowance, self.pool)

@@ -118,24 +118,18 @@ def rebuild_lists(kernels, grid, tau, allowance, old, pool=map):
     Parameters
     ----------
     old : PairLists
-        Of the same grid; winners that have left the model have the number K.
+        Of the same grid; kernels that have left the model have the number K.
 
     Returns
     -------
     PairLists, or None if there are far more candidates than before: ``build_lists`` is better then.
     """
     K = len(kernels.log_weight) - 1
-    there = old.winners.ravel() < K
-    if not there.any():
-        return None
-    # a kernel that has left leaves its part to the winner of the one before, or of the first
-    heir = np.maximum.accumulate(np.where(there, np.arange(len(there)), there.argmax()))
-    winners = old.winners.ravel()[heir].reshape(old.winners.shape)
     bounds = _Bounds(kernels, grid, tau, allowance)
-    middles, halves = grid.parts()
-    middle = grid.centres(old.tiles).T[:, :, None] + middles[:, None]  # (D, T, parts)
     best = np.empty(grid.num_tiles)
-    best[old.tiles] = bounds.lower(winners, list(middle), halves).min(axis=1)
+    best[old.tiles] = bounds.of_winners(old)
+    if not np.isfinite(best).all():
+        return None
     if K * grid.num_tiles <= FEW:
         return bounds.by_tile([bounds.everywhere(best)])
     reach, first, last = bounds.tile_ranges(best.reshape(grid.counts))
@@ -206,6 +200,29 @@ class _Bounds:
         keep, upper, best = self.bound(boxes)
         tile = np.repeat(np.ravel_multi_index(boxes.corner.T, self.grid.counts), boxes.counts)
         return boxes.kernels[keep], tile[keep], upper[keep], (upper >= best)[keep]
+
+    def of_winners(self, old):
+        """The least of the lower bounds of the parts of each tile, by winners of older lists: (T,).
+
+        Where one has left, all that are left of the tile's list are looked at; −inf without any.
+        """
+        K, (middles, halves) = len(self.log_weight) - 1, self.grid.parts()
+        there = old.winners < K
+        centres = self.grid.centres(old.tiles).T  # (D, T)
+        winners = np.where(there, old.winners, 0)
+        lower = self.lower(winners, list(centres[:, :, None] + middles[:, None]), halves)
+        lower[~there] = -np.inf
+        orphans = ~there.all(axis=1)
+        left = (old.kernels < K) & np.repeat(orphans, old.counts)
+        counts = np.add.reduceat(left, _starts(old.counts), dtype=np.int64)
+        listed, rows = np.flatnonzero(counts), np.flatnonzero(left)
+        for run, pairs in _pieces(counts[listed], PIECE // len(middles[0])):
+            tiles, each = listed[run], counts[listed[run]]
+            middle = np.repeat(centres[:, tiles], each, axis=1)[:, None] + middles[:, :, None]
+            found = self.lower(old.kernels[rows[pairs]], list(middle), halves[:, :, None])
+            best = np.maximum.reduceat(found, _starts(each), axis=1)  # (parts, tiles)
+            lower[tiles] = np.maximum(lower[tiles], best.T)
+        return lower.min(axis=1)
 
     def everywhere(self, best):
         """The pairs of all kernels that matter, tile by tile: what ``by_tile`` takes."""

@@ -329,6 +329,52 @@ def test_lists_rebuilt_from_older_ones_are_those_built_from_nothing(model, tau, 
             np.testing.assert_array_equal(getattr(again, name), getattr(fresh, name))
 
 
+def without(kernels, lists, stays):
+    """Kernels, and lists of them, after some have left."""
+    number = np.full(len(stays) + 1, stays.sum())
+    number[:-1][stays] = np.arange(stays.sum())
+    return kernels.take(np.append(stays, True)), lists._replace(
+        winners=number[lists.winners], kernels=number[lists.kernels])
+
+
+@settings(max_examples=100)
+@given(model=models(), seed=st.integers(0, 1000), share=st.sampled_from([0.05, 0.5, 0.95, 1]))
+def test_lists_whose_kernels_leave_are_rebuilt_as_from_nothing(model, seed, share):
+    params, grid = model
+    kernels, K = kernels_of(params, grid), params.num_kernels
+    stays = np.random.default_rng(seed).random(K) >= share
+    stays[seed % K] = True
+    now, old = without(kernels, tiling.build_lists(kernels, grid, 12.0), stays)
+    allowance = np.zeros((3, stays.sum() + 1))
+    again = tiling.rebuild_lists(now, grid, 12.0, allowance, old)
+    if again is not None:
+        fresh = tiling.build_lists(now, grid, 12.0, allowance)
+        for name in ("tiles", "counts", "kernels", "winner", "winners", "steep"):
+            np.testing.assert_array_equal(getattr(again, name), getattr(fresh, name))
+
+
+def test_where_winners_leave_others_of_their_lists_take_their_place():
+    # ... so that no tile is without a bound, for which all kernels that reach it might matter
+    grid = Grid((512, 512), 16)
+    params = random_model(9, K=16384, sigma=0.008, anisotropy=10)
+    kernels = kernels_of(params, grid)
+    lists = tiling.build_lists(kernels, grid, 12.0)
+    stays = np.ones(16384, bool)
+    stays[lists.winners[::7]] = False
+    now, old = without(kernels, lists, stays)
+    tried = []
+    upper = tiling._Bounds.upper
+
+    def counting(bounds, k, middle, half):
+        tried.append(len(k))
+        return upper(bounds, k, middle, half)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tiling._Bounds, "upper", counting)
+        again = tiling.rebuild_lists(now, grid, 12.0, np.zeros((3, stays.sum() + 1)), old)
+    assert sum(tried) < 1.5 * len(again.kernels)
+
+
 class Counted(np.ndarray):
     """An array that counts the numbers that arithmetic with it and its offspring makes."""
 
