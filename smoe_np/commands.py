@@ -133,7 +133,11 @@ def _region(given, params):
                          f"--crop is a part")
     if not (all(abs(x) < MOST_SIZE for x in crop) and min(crop[D:]) > 0):
         raise UsageError(f"--crop must be finite, and of a size above 0, got {crop}")
-    return [(begin, begin + size) for begin, size in zip(crop[:D], crop[D:])]
+    region = [(begin, begin + size) for begin, size in zip(crop[:D], crop[D:])]
+    if any(end <= 0 or begin >= n for (begin, end), n in zip(region, params.image_shape)):
+        say(f"smoe: warning: --crop lies beyond the picture, which has "
+            f"{size_in_words(params.image_shape)} pixels; there the model goes on as it happens to")
+    return region
 
 
 def plot(given):

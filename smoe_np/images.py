@@ -379,7 +379,7 @@ def check_path(path, bits=8, channels=1, dimensions=2):
         raise ValueError(f"bits must be one of {', '.join(map(str, _WRITTEN))}, got {bits!r}")
     most = 32 if ending in _TIFF_ENDINGS else 16 if ending == ".png" and channels == 1 else 8
     if bits > most:
-        raise ValueError(f"bits are {bits}, and {ending} holds at most {most} here; write .tif, or "
+        raise ValueError(f"{ending} holds at most {most} bits here, not {bits}; write .tif, or "
                          f"fewer bits")
     axes = dimensions + (channels not in _CHANNELS)
     if axes not in (2, 3) or axes == 3 and ending not in _TIFF_ENDINGS:

@@ -100,6 +100,7 @@ class ResultsFolder:
         self.checkpoint = os.path.join(self.path, "checkpoints", "last.npz")
         self._checkpoint = _Checkpoint(self.checkpoint, checkpoint)
         self._goes_on = self._checkpoint.goes_on
+        self._has_other_checkpoint = checkpoint is not None and not self._goes_on
         self._may_hold_files = overwrite or self._goes_on
         self._begun = False  # nothing is removed before there is something to write
         self._written_best = self._lock = None
@@ -111,9 +112,11 @@ class ResultsFolder:
 
     def _refuse_files(self):
         if not self._may_hold_files and self._holds_files():
+            going_on = (f", or -c {self.checkpoint} to go on with the run in it"
+                        if self._has_other_checkpoint and os.path.exists(self.checkpoint) else "")
             raise FileExistsError(
                 errno.EEXIST, f"the results folder {self.path!r} is not empty; give another one, "
-                              f"or --overwrite to replace the results in it")
+                              f"or --overwrite to replace the results in it{going_on}")
 
     def owns(self, path):
         """Whether a file is one of those that are written here, and may be replaced."""

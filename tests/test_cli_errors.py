@@ -166,6 +166,15 @@ def test_a_fit_never_replaces_its_own_picture(here, fails):
             "fit", picture, "-o", name, "--kernels", 3, "--overwrite")
 
 
+def test_how_to_go_on_with_a_run_is_told_where_its_checkpoint_is_not_the_one_given(
+        after_a_run, fails):
+    shutil.copy(CHECKPOINT, "copy.npz")
+    for other in ("copy.npz", "r"):
+        assert f"or -c {CHECKPOINT} to go on with the run in it" in fails(
+            "train", "-i", "grey.tif", "-r", "r", "-c", other, "-n", 3)
+    assert "to go on" not in fails("train", "-i", "grey.tif", "-r", "r", "-n", 3)
+
+
 def test_names_of_files_are_no_options(after_a_run, fails):
     os.mkdir("base_lr")
     for name in ("base_lr/val_iter.npz", "it's val_iter.npz"):

@@ -45,6 +45,14 @@ def test_render_draws_a_part_and_means_of_samples(after_a_run, options, shape, r
     np.testing.assert_allclose(smoe_np.read_image("new.tif") / 255, expected, atol=0.5001 / 255)
 
 
+@pytest.mark.parametrize(("crop", "told"), [
+    ((0, 0, 14, 18), False), ((-5, -5, 6, 6), False), ((13, 17, 5, 5), False),
+    ((-5, 3, 5, 5), True), ((14, 0, 2, 2), True), ((0, 18, 2, 2), True)])
+def test_a_part_that_has_nothing_of_the_picture_is_told(after_a_run, capsys, crop, told):
+    assert smoe("render", "r/params_last.npz", "-o", "new.tif", "--crop", *crop) == 0
+    assert ("--crop lies beyond the picture, which has 14×18" in capsys.readouterr().err) == told
+
+
 @pytest.mark.parametrize(("options", "why"), [
     (["--crop", 1, 2], "--crop takes 4 numbers for a model of 2 dimensions"),
     (["--crop", 1, 2, 3, 0], "--crop must be finite, and of a size above 0"),
@@ -110,9 +118,9 @@ def test_pictures_are_drawn_with_as_many_bits_as_are_asked_for(after_a_run, dept
 
 
 def test_more_bits_than_a_file_holds_are_refused_before_anything_is_drawn(after_a_run, fails):
-    assert "holds at most 8" in fails(
+    assert "holds at most 8 bits here" in fails(
         "render", "r/params_last.npz", "-o", "n.jpg", "--depth", 16)
-    assert "holds at most 8" in fails(
+    assert "holds at most 8 bits here" in fails(
         "denoise", "grey.tif", "-o", "n.jpg", "--depth", 16, "--sigma", 5, "-q")
 
 
