@@ -55,7 +55,7 @@ def draw(given):
     samples = given.get("samples", "auto")
     depth = given.get("depth", 8)
     _refuse_beyond_memory(shape, params.num_channels, depth)
-    check_path(output, depth, params.num_channels, params.num_dims)
+    check_path(output, depth, params.num_channels, shape)
     prove_writable(output)
     picture = render(params, shape, region=region, samples=samples,
                      **those_of(given, ("backend",)))
@@ -86,7 +86,7 @@ def clean(given):
     image = read_image(given["image_path"])
     axis = those_of(given, ("channel_axis",))
     *shape, channels = split_channels(image, **axis).shape
-    depth = _depth_of(image, output, given, channels, len(shape))
+    depth = _depth_of(image, output, given, channels, shape)
     sigma = given["sigma"] if "sigma" in given else estimate_sigma(image, **axis)
     if not quiet:
         known = "" if "sigma" in given else ", as it seems"
@@ -106,16 +106,16 @@ def clean(given):
     return DONE
 
 
-def _depth_of(image, output, given, channels, dimensions):
+def _depth_of(image, output, given, channels, shape):
     """Bits of a number of the picture that is written: those asked for, else of the one read."""
     if "depth" in given:
-        check_path(output, given["depth"], channels, dimensions)
+        check_path(output, given["depth"], channels, shape)
         return given["depth"]
     depth = 8 * image.dtype.itemsize
     try:
-        check_path(output, depth, channels, dimensions)
+        check_path(output, depth, channels, shape)
     except ValueError:  # not in such a file
-        check_path(output, 8, channels, dimensions)
+        check_path(output, 8, channels, shape)
         return 8
     return depth
 

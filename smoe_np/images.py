@@ -331,6 +331,7 @@ def write_image(path, image, bits=8):
     path : str or os.PathLike
         Its ending decides the format: .tif and .tiff, or, with Pillow, .png, .jpg, .jpeg and .bmp.
     image : array_like (H, W), (H, W, 1) or (H, W, 3); as TIFF also (Z, H, W[, 1 or 3])
+        A volume that is a single slice along some axis may be written as any picture.
         Floats in [0, 1] and bool are written with so many bits as are said; uint8 and uint16 as
         they are.
     bits : {8, 16, 32}
@@ -368,7 +369,7 @@ def for_a_file(picture, dimensions):
     return picture
 
 
-def check_path(path, bits=8, channels=1, dimensions=2):
+def check_path(path, bits=8, channels=1, shape=(2, 2)):
     """The ending of a path, in small letters; ValueError if no picture like this fits there."""
     text = path_text(path)
     ending = os.path.splitext(text)[1].lower()
@@ -381,10 +382,11 @@ def check_path(path, bits=8, channels=1, dimensions=2):
     if bits > most:
         raise ValueError(f"{ending} holds at most {most} bits here, not {bits}; write .tif, or "
                          f"fewer bits")
-    axes = dimensions + (channels not in _CHANNELS)
-    if axes not in (2, 3) or axes == 3 and ending not in _TIFF_ENDINGS:
+    axes = len(shape) + (channels not in _CHANNELS)
+    fits = axes == 2 or axes == 3 and (ending in _TIFF_ENDINGS or len(shape) == 3 and 1 in shape)
+    if not fits:
         remedy = "; write .tif" if axes == 3 else ""
-        raise ValueError(f"path {text!r}: no such file holds {counted(dimensions, 'dimension')} "
+        raise ValueError(f"path {text!r}: no such file holds {counted(len(shape), 'dimension')} "
                          f"and {counted(channels, 'channel')}{remedy}")
     return ending
 
@@ -432,6 +434,8 @@ def _encode_tiff(pixels, ending):
 def _encode_with_pillow(pixels, ending):
     form = _PILLOW_FORMATS[ending]
     is_colour = _is_colour(pixels)
+    if pixels.ndim - is_colour == 3 and 1 in pixels.shape[:3]:  # a slice of a volume
+        pixels = pixels.squeeze(pixels.shape.index(1))
     if pixels.ndim - is_colour != 2:
         raise ValueError(
             f"image of shape {pixels.shape} does not fit into {form}; give (H, W) or (H, W, 3), "

@@ -152,6 +152,16 @@ def test_channels_that_come_first_are_written_so_that_a_file_holds_them(
         assert not os.path.exists("new.png")
 
 
+def test_a_slice_of_a_volume_is_drawn_as_a_picture(here, fails):
+    volume = np.random.default_rng(0).random((5, 7, 9)).astype(np.float32)
+    smoe_np.Smoe(volume, 3).train(5).save("volume.npz")
+    draw = ["render", "volume.npz", "-o"]
+    assert "no such file holds 3 dimensions and 1 channel; write .tif" in fails(*draw, "new.png")
+    assert smoe(*draw, "new.png", "--crop", 0, 2, 0, 5, 1, 9) == 0
+    drawn = smoe_np.render(smoe_np.load_params("volume.npz"))
+    np.testing.assert_allclose(smoe_np.read_image("new.png") / 255, drawn[:, 2], atol=0.51 / 255)
+
+
 def test_denoise_tells_the_size_of_a_volume(here, capsys):
     volume = np.random.default_rng(0).random((6, 7, 11)).astype(np.float32)
     smoe_np.write_image("volume.tif", volume)

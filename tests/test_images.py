@@ -540,6 +540,18 @@ def test_one_bit_pictures_become_0_and_255(tmp_path, Image):
     np.testing.assert_array_equal(found, (ramp(5, 6) > 99) * 255)
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_slice_of_a_volume_is_a_picture(tmp_path, Image, axis, channels):
+    image = ramp(5, 6, 3)[..., :channels]
+    volume = np.expand_dims(image, axis)
+    wanted = image[..., 0] if channels == 1 else image
+    write_image(tmp_path / "a.png", volume)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), wanted)
+    write_image(tmp_path / "a.tif", volume)  # which knows volumes
+    assert read_image(tmp_path / "a.tif").shape == volume.shape[: 3 + (channels == 3)]
+
+
 @pytest.mark.parametrize(("colour_type", "channels"), [(2, 3), (4, 2), (6, 4)])
 def test_of_colour_or_alpha_in_16_bits_the_8_are_read_that_pillow_gives_and_it_is_told(
         tmp_path, Image, colour_type, channels):
