@@ -42,6 +42,9 @@ def draw(given):
         raise UsageError(f"{given['params']!r} does not hold the size of its picture; give --shape")
     if not (math.isfinite(scale) and scale > 0):
         raise UsageError(f"--scale must be above 0, got {scale}")
+    if len(shape) != params.num_dims:
+        raise UsageError(f"--shape must be {params.num_dims} sizes for this model, got "
+                         f"{size_in_words(shape)}")
     if "shape" not in given:
         sizes = [n * scale for n in shape]
         if not max(sizes) < MOST_SIZE:
