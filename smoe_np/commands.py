@@ -10,7 +10,7 @@ import numpy as np
 from . import bench, bench_report, describe, machine, plots
 from .cli_parser import UsageError
 from .denoising import check_sigma, denoise, estimate_sigma
-from .engine import check_fit, check_image, check_whole, render
+from .engine import check_image, check_kind, check_whole, render
 from .images import check_path, for_a_file, read_image, write_image
 from .metrics import psnr, ssim
 from .numerals import counted, size_in_words
@@ -219,8 +219,7 @@ def _quality(params, given):
     image = read_image(given["image_path"])
     target, _ = check_image(image, "float32", given.get("channel_axis", "auto"))
     warn_of_another_size(given["image_path"], target.shape[:-1], params)
-    params = params.select(params.pis > 0)
-    check_fit(params, target)
+    check_kind(params, target)
     params.image_shape = target.shape[:-1]
     drawn = np.reshape(render(params, **those_of(given, ("backend",))), target.shape)
     decibels = psnr(target, drawn)

@@ -135,8 +135,13 @@ def warn_if_thin(image, channel_axis):
 
 
 def check_fit(params, target):
-    """Raise ValueError unless a model has the dimensions and channels of a target (*shape, C)."""
+    """Raise ValueError unless a model can be trained on a target (*shape, C)."""
     check_gates(params)
+    check_kind(params, target)
+
+
+def check_kind(params, target):
+    """Raise ValueError unless a model has the dimensions and channels of a target (*shape, C)."""
     D, C = target.ndim - 1, target.shape[-1]
     if (params.num_dims, params.num_channels) != (D, C):
         raise ValueError(
@@ -182,6 +187,7 @@ def render(params, shape=None, backend="auto", dtype="float32", region=None, sam
         If ``shape``, ``region`` or ``samples`` does not fit the model, the model has no kernel of
         positive weight, or one without extent (det A = 0).
     """
+    params = check_params(params)
     kept, view, engine = _to_draw(params, shape, region, backend, dtype)
     samples = _check_samples(samples, view, kept.image_shape)
     image = np.empty((*view.shape, kept.num_channels), check_dtype(dtype))
@@ -257,7 +263,7 @@ def loss_and_gradients(params, image, l1reg=0.0, bandwidth_reg=0.0, backend="aut
 def _to_draw(params, shape, region, backend, dtype):
     """The kernels that take part, as arrays of NumPy, what is seen of them, and the engine."""
     check_dtype(dtype)
-    params = check_params(params).map(to_numpy)
+    params = params.map(to_numpy)
     fitted = params.image_shape
     if shape is None and fitted is None:
         raise ValueError("params does not hold the size of its picture; give shape")

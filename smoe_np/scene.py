@@ -6,7 +6,7 @@ import numpy as np
 
 from .backend import to_numpy
 from .colours import VIRIDIS, scaled, to_bytes
-from .engine import check_image, check_params, gating, render
+from .engine import check_image, check_kind, check_params, gating, render
 from .metrics import PEAK, psnr
 from .numerals import counted, decibels
 
@@ -146,10 +146,7 @@ def scene_of_model(params, image=None, channel_axis="auto", backend="auto"):
     else:
         target, _ = check_image(image, "float32", channel_axis)
         shape = target.shape[:-1]
-        if (len(shape), target.shape[-1]) != (params.num_dims, params.num_channels):
-            raise ValueError(
-                f"params is a model of {params.num_dims} dimensions and {params.num_channels} "
-                f"channels, the image has {len(shape)} dimensions and {target.shape[-1]} channels")
+        check_kind(params, target)
     params = params.map(to_numpy)
     params.image_shape = shape  # in whose longest axis kernels are measured
     return Scene(params, shape, target, lambda: render(params, shape, backend),
