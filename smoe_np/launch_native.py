@@ -189,10 +189,17 @@ def _load(D, C, dtype, options):
     digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()
     folder = cache_folder()
     name = f"smoe_np-{D}d-{C}c-{dtype}-{digest[:32]}.so"
-    if folder is not None:
-        library = _load_checked(folder / name)
-        if library is not None:
-            return library
+    if folder is None:
+        return _compiled(compiler, options, source, name)
+    library = _load_checked(folder / name)
+    if library is not None:
+        return library
+    with _alone(folder / name):  # then another process may have done it
+        return _load_checked(folder / name) or _compiled(compiler, options, source, name, folder)
+
+
+def _compiled(compiler, options, source, name, folder=None):
+    """A library that is compiled now, and kept in a folder if there is one."""
     try:
         with tempfile.TemporaryDirectory(prefix="smoe_np-") as work:
             built = Path(work) / name
@@ -348,8 +355,42 @@ def _load_checked(path):
         return None
 
 
+@contextlib.contextmanager
+def _alone(path):
+    """Wait while another process compiles what is to lie at a path, and keep others waiting.
+
+    They go on beside each other where there are no locks of files (Windows, some file systems),
+    and where one takes longer than a compilation may.
+    """
+    lock, beside = None, path.with_name(f".new-{path.stem}.lock")
+    with contextlib.suppress(ImportError, OSError):
+        import fcntl
+
+        lock = os.open(beside, os.O_RDWR | os.O_CREAT, 0o600)
+    if lock is None:
+        yield
+        return
+    try:
+        patience = time.monotonic() + TIME_LIMIT
+        while time.monotonic() < patience:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                time.sleep(0.05)
+            except OSError:
+                break
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            beside.unlink()
+        with contextlib.suppress(OSError):
+            fcntl.flock(lock, fcntl.LOCK_UN)  # for children too, which may have been forked off
+        os.close(lock)
+
+
 def _keep(built, path):
-    """Put a library into the cache; another process may do the same at the same time."""
+    """Put a library into the cache, where another process may do the same, as locks may lack."""
     data = built.read_bytes()
     for target, content in ((path, data),
                             (_note_of(path), hashlib.sha256(data).hexdigest().encode())):

@@ -218,18 +218,36 @@ def test_where_nothing_can_be_written_kernels_work_all_the_same(monkeypatch, cac
 
 
 @needs_native
-def test_processes_that_compile_at_once_all_work_and_leave_one_file(tmp_path):
+def test_of_processes_that_start_at_once_one_compiles_and_all_work(monkeypatch, tmp_path):
+    compiler(monkeypatch, tmp_path, 'case $1 in --version) exit 0;; esac\n'
+             f'echo once >> "{tmp_path}/compilations"; sleep 0.5; exec c++ "$@"')
     code = ("from smoe_np import launch_native\n"
             f"launch_native.kernel_source = lambda: {FEW_LINES!r}\n"
             "library = launch_native._load(2, 1, 'float32', ())\n"
             "assert library.smoe_train(None, 0, None, 0, None, 1, 0.0) == 7\n")
-    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}
     running = [subprocess.Popen([sys.executable, "-c", code], env=environment) for _ in range(3)]
     assert [process.wait() for process in running] == [0, 0, 0]
-    assert sorted(p.suffix for p in (tmp_path / "smoe_np").iterdir()) == [".sha256", ".so"]
+    assert (tmp_path / "compilations").read_text() == "once\n"
+    left = (tmp_path / "cache" / "smoe_np").iterdir()
+    assert sorted(path.suffix for path in left) == [".sha256", ".so"]
     refuse = "launch_native.compile_kernels = None\n"
     subprocess.run([sys.executable, "-c", code.replace("library =", refuse + "library =")],
                    env=environment, check=True)
+
+
+@needs_native
+def test_where_another_process_never_ends_its_compilation_this_one_goes_on(monkeypatch, cache):
+    fcntl = pytest.importorskip("fcntl")
+    load()
+    path, = cache.glob("*.so")
+    with open(cache / f".new-{path.stem}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert load().smoe_train(None, 0, None, 0, None, 1, 0.0) == 7  # it is there already
+        path.unlink()
+        monkeypatch.setattr(launch_native, "TIME_LIMIT", 1.0)
+        assert load().smoe_train(None, 0, None, 0, None, 1, 0.0) == 7
+    assert path.exists()
 
 
 # ---- compilers that do not work
