@@ -12,7 +12,7 @@ from .allocation import check_bits
 from .coarse import Sizes
 from .engine import check_number, check_whole
 from .events import relocate
-from .initialize import fit_start, spread_kernels
+from .initialize import fit_start, spacing_of, spread_kernels
 from .packed import expected_bytes, numbers_of
 from .params import NAMES
 from .search import next_try
@@ -31,6 +31,8 @@ MOST_SECONDS = 1e9
 # Until which part of the way a kernel has so many pixels, where the picture has more of them; what
 # that is worth, and what more of it costs, is in examples/ablation.md.
 COARSE = (0.25, 200), (0.45, 400), (0.6, 1000), (0.85, 3000)
+WIDEST = 0.3  # of 1/σ along any axis, for each spacing of kernels, that may always be
+LINE_SHIFT = 0.7  # of children on a line, where others come between them if they lie farther apart
 SHARPEST = 3.0  # 1/σ per pixel, beyond which a kernel hides between pixels
 ITERATIONS = 3000  # unless told otherwise; of a budget of seconds, until it is seen how many
 LEAST_ITERATIONS = 20  # that a budget of seconds is taken to allow
@@ -78,7 +80,8 @@ class Recipe(NamedTuple):
     best_direction : bool
         Split kernels where separate experts gain most, instead of at random.
     shift : float
-        How far from their parent's centre its children lie, in its frame; below 1.
+        How far from their parent's centre its children lie, in its frame; below 1. In one
+        dimension no farther than ``LINE_SHIFT``.
     tau : float
         Steps use lists of kernels that may leave out gates below e^−tau. What is reported is exact.
     list_life : int
@@ -86,7 +89,7 @@ class Recipe(NamedTuple):
     bandwidth_reg : float
         Weight λ_U of the bandwidth in the loss, against noise.
     least_diagonal : float
-        Of A, per pixel.
+        Of A, per pixel; less where kernels lie more than 30 pixels apart: ``WIDEST``.
     most_sharpness : float
         Of 1/σ along any axis, per pixel, so that no kernel hides between pixels. With 1.5 instead
         of 3 there are no slivers where a model is enlarged.
@@ -136,7 +139,7 @@ def usual_recipe(iterations):
     return Recipe(fade_from=0.75, events_until=0.8)
 
 
-def frame_steps(recipe, shape, affine, fade_from=math.inf, fade_to=math.inf, l1reg=0.0,
+def frame_steps(recipe, shape, kernels, affine, fade_from=math.inf, fade_to=math.inf, l1reg=0.0,
                 initial_kernels=1):
     """Steps in each kernel's own frame.
 
@@ -144,6 +147,8 @@ def frame_steps(recipe, shape, affine, fade_from=math.inf, fade_to=math.inf, l1r
     ----------
     recipe : Recipe
     shape : tuple of D ints
+    kernels : int
+        For which the picture has room; the fewer there are, the wider they may be.
     affine : bool
         Whether slopes are trained.
     fade_from, fade_to : float
@@ -162,7 +167,8 @@ def frame_steps(recipe, shape, affine, fade_from=math.inf, fade_to=math.inf, l1r
     if affine:
         rates["gamma_e"] = recipe.slope_rate
     longest = max(shape)
-    frame = OwnFrame(recipe.least_diagonal * longest, recipe.most_sharpness * longest, fade_from,
+    least = min(recipe.least_diagonal, WIDEST / spacing_of(shape, kernels))
+    frame = OwnFrame(least * longest, recipe.most_sharpness * longest, fade_from,
                      fade_to, recipe.fade_to_part, recipe.most_beyond, recipe.most_slope)
     return StepSettings(rates, ADAM_EPS, l1reg, recipe.bandwidth_reg, initial_kernels, False, None,
                         frame, explosion=math.inf)  # the loss may rise: an event, a larger λ_S
@@ -291,6 +297,8 @@ class Plan:
         self.settings, self.shape = settings, shape
         self.kernels, self.iterations = kernels, iterations
         self.recipe = Recipe(**settings["recipe"])
+        if len(shape) == 1:
+            self.recipe = self.recipe._replace(shift=min(self.recipe.shift, LINE_SHIFT))
         self.affine = settings["experts"] == "affine"
         self.counts = self._first_counts()
         self.begin, self.last_event = math.prod(self.counts), 0
@@ -365,8 +373,8 @@ class Plan:
 
     def steps(self, until, initial_kernels):
         """How steps are taken."""
-        return frame_steps(self.recipe, self.shape, self.affine, self.recipe.fade_from * until,
-                           until, 0.0, initial_kernels)
+        return frame_steps(self.recipe, self.shape, self.kernels, self.affine,
+                           self.recipe.fade_from * until, until, 0.0, initial_kernels)
 
     # ---- checkpoints
 

@@ -75,6 +75,16 @@ def spread_kernels(shape, kernels):
         counts = more
 
 
+def spacing_of(shape, kernels):
+    """Pixels from kernel to kernel where so many are evenly spread; a float."""
+    sides = sorted(shape)
+    while True:
+        spacing = (math.prod(sides) / kernels) ** (1 / len(sides))
+        if len(sides) == 1 or sides[0] >= spacing:
+            return spacing
+        sides.pop(0)  # along which there is but one
+
+
 def fit_start(target, counts, jitter, random, most_sharpness):
     """The start of ``Smoe.fit``: kernels on a grid, as wide as they lie apart.
 

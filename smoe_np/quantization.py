@@ -223,7 +223,7 @@ def _of_kinds(params, found):
 def _trained(engine, params, names, iterations):
     """The model after some steps of the parameters of some names, at falling rates."""
     recipe = Recipe()
-    steps = frame_steps(recipe, engine.shape, True, 0, iterations)
+    steps = frame_steps(recipe, engine.shape, params.num_kernels, True, 0, iterations)
     rates = {name: RATE * rate for name, rate in steps.rates.items() if name in names}
     adam, lowest_loss, left = Adam(params, recipe.beta2), math.inf, iterations
     exact = engine.tau, engine.list_life

@@ -198,8 +198,8 @@ class Sparsification:
 
     def steps(self, until, initial_kernels):
         """How steps are taken, but for what ``advance`` adds."""
-        return frame_steps(self.recipe, self.shape, self.affine, l1reg=self.l1reg,
-                           initial_kernels=initial_kernels)
+        return frame_steps(self.recipe, self.shape, self.kernels or initial_kernels, self.affine,
+                           l1reg=self.l1reg, initial_kernels=initial_kernels)
 
     def prepared(self, engine, params, adam, iteration, until):
         """The model with which to go on: the same, as kernels leave at the ends of rounds."""

@@ -81,6 +81,7 @@ class TrainingLoop(Resumable):
                         self._give_up(explosion(loss, self._lowest_loss))
                         break
                     if at_end and self._plan is not None and self._best_loss < loss:
+                        self._warn_of_fewer()
                         self._params, loss = self._best_params, self._best_loss
                         self.adam = self.adam.anew(self._params)
                         self._forget()
@@ -113,6 +114,14 @@ class TrainingLoop(Resumable):
         if interrupts.received is not None:
             interrupts.act()
         return self
+
+    def _warn_of_fewer(self):
+        """Say so if the best model of a fit is one from before all kernels were there."""
+        wanted, best = self._plan.kernels, self._best_params.num_kernels
+        if self._plan.kind == "fit" and self._plan.wanted is None and best < wanted:
+            warnings.warn(f"with all {wanted} kernels the error was larger than on the way, and "
+                          f"the best model, with which this ends, has {best}; take fewer, or more "
+                          f"iterations", RuntimeWarning, stacklevel=5)
 
     def _begin_fit(self, wanted, settings):
         """Be at the start of a fit of so many kernels and iterations; if that fails, as before."""

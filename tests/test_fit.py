@@ -47,6 +47,7 @@ def test_a_model_has_no_more_numbers_than_are_wanted(each_engine, image, options
     assert 300 - numbers(params) < numbers(params.select([0]))
 
 
+@pytest.mark.filterwarnings("ignore:with all .* kernels the error")
 @settings(max_examples=12)
 @given(K=st.integers(1, 60), iterations=st.integers(1, 40), experts=st.sampled_from(["affine",
        "constant"]), name=st.sampled_from(["scalars", "kernels"]), extra=st.integers(0, 6))
@@ -114,6 +115,30 @@ def test_a_fit_that_cannot_begin_leaves_all_as_it_was(each_engine, arguments, tm
     Smoe.from_checkpoint(tmp_path / "c.npz", GREY).resume()
 
 
+@pytest.mark.parametrize("shape", [(2000,), (1, 2000)])
+def test_a_smooth_signal_is_fitted_by_few_wide_kernels(each_engine, shape):
+    signal = 0.5 + 0.3 * np.sin(20 * np.linspace(0, 1, 2000)).reshape(shape)
+    smoe = Smoe(signal, backend=each_engine).fit(kernels=20, iterations=300)
+    assert smoe.history[-1].kernels == 20
+    assert smoe.history[-1].psnr > 40
+
+
+def test_a_signal_of_steps_is_fitted_by_as_many_kernels_as_are_wanted(each_engine):
+    along = np.linspace(0, 1, 500)
+    signal = np.floor(along * 9) % 4 / 4 + 0.1 + 0.05 * along
+    smoe = Smoe(signal, backend=each_engine).fit(kernels=40, iterations=600)
+    assert smoe.history[-1].kernels == 40
+    assert smoe.history[-1].psnr > 40
+
+
+def test_a_fit_that_ends_with_fewer_kernels_than_wanted_says_so(each_engine):
+    smoe = Smoe(picture((24, 24)), backend=each_engine)
+    far = Recipe(rate=20.0, shape_rate=5.0, expert_rate=5.0)  # too fast to learn anything
+    with pytest.warns(RuntimeWarning, match="all 40 kernels .* ends, has [0-9]+; take fewer"):
+        smoe.fit(kernels=40, iterations=100, recipe=far)
+    assert smoe.params.num_kernels < 40
+
+
 def test_any_number_of_iterations_can_be_planned():
     settings = fit_settings(kernels=5, iterations=10**12)
     assert Plan(settings, (40, 40), 5, 10**12).begin >= 1
@@ -174,6 +199,7 @@ def test_the_last_record_is_of_the_very_model_that_is_left(each_engine, image, o
     assert smoe.reconstruction.shape == image.shape
 
 
+@pytest.mark.filterwarnings("ignore:with all .* kernels the error")
 def test_the_model_of_an_earlier_validation_is_left_if_that_was_better(each_engine):
     # rates far too high that never fade: the path is restless
     recipe = Recipe(rate=1.0, weight_rate=1.0, shape_rate=0.6, expert_rate=0.3, slope_rate=0.2,
@@ -246,6 +272,7 @@ ODD = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:with all .* kernels the error")
 @settings(max_examples=40)
 @given(kind=st.sampled_from(sorted(ODD)), seed=st.integers(0, 1000),
        shape=st.lists(st.sampled_from([1, 1, 2, 3, 7, 8, 9, 16, 17]), min_size=1, max_size=3),
@@ -270,6 +297,7 @@ def test_any_picture_is_fitted_no_worse_than_by_a_constant(each_engine, kind, se
     assert ((smoe.reconstruction - image) ** 2).mean() <= constant + 1e-7
 
 
+@pytest.mark.filterwarnings("ignore:with all .* kernels the error")
 def test_a_fit_that_learns_nothing_from_a_start_worse_than_a_constant_is_that_constant(each_engine):
     recipe = Recipe(rate=0, weight_rate=0, shape_rate=0, expert_rate=0, slope_rate=0,
                     events_until=0, jitter=3)
@@ -279,6 +307,7 @@ def test_a_fit_that_learns_nothing_from_a_start_worse_than_a_constant_is_that_co
     np.testing.assert_allclose(smoe.reconstruction, GREY.mean(), atol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:with all .* kernels the error")
 def test_a_fit_that_ends_in_the_constant_model_tells_its_own_error(each_engine):
     bandwidth_reg = 1e-3  # more than kernels gain on noise
     noise = np.random.default_rng(0).random((20, 20)).astype(np.float32)

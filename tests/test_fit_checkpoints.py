@@ -95,6 +95,7 @@ def test_resume_after_the_end_changes_nothing(each_engine):
     assert smoe.history == history
 
 
+@pytest.mark.filterwarnings("ignore:with all .* kernels the error")
 def test_a_fit_whose_best_model_was_an_earlier_one_leaves_a_checkpoint_that_can_be_read(
         each_engine, tmp_path):
     # of a constant picture nothing is better than the constant, which is a single kernel

@@ -252,9 +252,16 @@ def test_events_come_at_even_distances_until_their_part_is_over(K, iterations):
     assert plan.begin * 2 ** len(due) >= K or plan.counts == spread_kernels((64, 64), K)
 
 
+def test_where_kernels_are_few_they_may_be_wide():
+    for kernels, wanted in ((9, 0.3 / 40), (36, 0.3 / 20)):
+        plan = Plan(fit_settings(kernels=kernels, recipe=Recipe(least_diagonal=0.015)),
+                    (120, 120), kernels, 200)
+        assert plan.steps(200, kernels).own_frame.least_diagonal == pytest.approx(wanted * 120)
+
+
 def test_rates_are_those_of_the_recipe_by_parameter_and_fade_in_time():
     recipe = Recipe(rate=0.5, weight_rate=0.6, shape_rate=0.4, expert_rate=0.3, slope_rate=0.2,
-                    fade_from=0.5, fade_to_part=0.1, least_diagonal=0.02, most_sharpness=3)
+                    fade_from=0.5, fade_to_part=0.1, least_diagonal=0.01, most_sharpness=3)
     for experts, names in (("affine", set(NAMES)), ("constant", set(NAMES) - {"gamma_e"})):
         plan = Plan(fit_settings(kernels=9, iterations=200, experts=experts, recipe=recipe),
                     (50, 80), 9, 200)
@@ -263,7 +270,7 @@ def test_rates_are_those_of_the_recipe_by_parameter_and_fade_in_time():
         wanted = {"pis": 0.6, "musX": 0.5, "A": 0.4, "nu_e": 0.3, "gamma_e": 0.2}
         assert found.rates == {name: wanted[name] for name in names}
         frame = found.own_frame
-        assert (frame.least_diagonal, frame.most_sharpness) == (0.02 * 80, 3 * 80)
+        assert (frame.least_diagonal, frame.most_sharpness) == (0.01 * 80, 3 * 80)
         assert [frame.fading(t) for t in (1, 100, 150, 200, 300)] == pytest.approx(
             [1, 1, 0.55, 0.1, 0.1])
         assert (found.l1reg, found.bandwidth_reg, found.radial, found.grad_clip) == (0, 0, False,

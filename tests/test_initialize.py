@@ -12,6 +12,7 @@ from smoe_np.initialize import (
     fit_start,
     initial_params,
     kernel_grid,
+    spacing_of,
     spread_kernels,
 )
 
@@ -206,3 +207,12 @@ def test_the_constant_model_is_the_best_that_is_the_same_everywhere(shape, C):
     assert mse == pytest.approx(target.reshape(-1, C).var(0).mean(), abs=1e-15)
     assert mse == pytest.approx(dense.loss(params, target), abs=1e-15)
     assert isinstance(mse, float)
+
+
+@pytest.mark.parametrize(("shape", "kernels", "wanted"), [
+    ((64, 64), 16, 16), ((5000,), 10, 500), ((1, 5000), 10, 500), ((4, 5000), 10, 500),
+    ((10, 40), 4, 10), ((8, 8, 8), 64, 2), ((1, 8, 8), 4, 4), ((1, 1), 1, 1), ((3, 3), 9, 1)])
+def test_the_spacing_is_that_of_kernels_that_are_evenly_spread(shape, kernels, wanted):
+    assert spacing_of(shape, kernels) == pytest.approx(wanted)
+    counts = spread_kernels(shape, kernels)
+    assert max(n / k for n, k in zip(shape, counts)) == pytest.approx(wanted)
