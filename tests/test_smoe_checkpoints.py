@@ -119,6 +119,16 @@ def test_the_image_may_come_as_integers_or_as_the_floats_they_stand_for(tmp_path
     assert Smoe.from_checkpoint(tmp_path / "c.npz", (whole / np.float32(255))).iteration == 3
 
 
+@pytest.mark.parametrize("kernels", [4, 10])
+def test_a_volume_goes_on_bit_for_bit_whether_pairs_are_few_or_many(kernels, tmp_path):
+    z, y, x = np.meshgrid(*[np.linspace(0, 1, 20)] * 3, indexing="ij")
+    volume = 0.5 + 0.5 * np.sin(9 * z * y + 5 * x) * (z + y + x > 1.2)
+    smoe = Smoe(volume, kernels).train(8)
+    smoe.save_checkpoint(tmp_path / "checkpoint.npz")
+    again = Smoe.from_checkpoint(tmp_path / "checkpoint.npz", volume).train(8)
+    assert_same_training(again, smoe.train(8))
+
+
 def test_train_goes_on_from_a_checkpoint_too(image, tmp_path):
     one = Smoe(image, 8).train(30, **SPARSE)
     one.save_checkpoint(tmp_path / "c.npz")
