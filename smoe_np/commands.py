@@ -11,7 +11,7 @@ from . import bench, bench_report, describe, machine, plots
 from .cli_parser import UsageError
 from .denoising import check_sigma, denoise, estimate_sigma
 from .engine import check_image, check_kind, check_whole, render
-from .images import check_path, for_a_file, read_image, write_image
+from .images import check_path, read_image, write_image
 from .metrics import psnr, ssim
 from .numerals import counted, size_in_words
 from .packed import is_packed, load_packed
@@ -63,10 +63,15 @@ def draw(given):
     picture = render(params, shape, region=region, samples=samples,
                      **those_of(given, ("backend",)))
     refuse_to_replace(output, given)  # what has come there meanwhile
-    write_image(output, for_a_file(picture, len(shape)), depth)
-    print_line(f"{output}: {size_in_words(shape)} pixels, "
+    write_image(output, picture, depth, len(shape))
+    print_line(f"{output}: {size_in_words(shape)} pixels{_channels_first(params.num_channels)}, "
                f"{counted(params.num_kernels, 'kernel')}")
     return DONE
+
+
+def _channels_first(channels):
+    """What is said of channels that come before the axes of space in a file."""
+    return "" if channels in (1, 3) else f" of {channels} channels, which come first"
 
 
 def _refuse_beyond_memory(shape, channels, depth):
@@ -103,9 +108,9 @@ def clean(given):
                       **those_of(given, ("fits", "seed", "backend", "channel_axis")))
     refuse_to_replace(output, given)  # what has come there meanwhile
     picture = split_channels(picture, **axis)
-    write_image(output, for_a_file(picture, len(shape)), depth)
+    write_image(output, picture, depth, len(shape))
     if not quiet:
-        print_line(f"{output}: {size_in_words(shape)} pixels")
+        print_line(f"{output}: {size_in_words(shape)} pixels{_channels_first(channels)}")
     return DONE
 
 

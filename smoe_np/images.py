@@ -10,7 +10,7 @@ import warnings
 import numpy as np
 
 from .files import atomic_write, open_to_read, path_text
-from .numerals import counted
+from .numerals import counted, size_in_words
 from .packed import MAGIC
 from .pixels import as_array, as_float
 
@@ -323,7 +323,7 @@ def _upright(image, orientation, rows=0):
 # ---- writing ------------------------------------------------------------------------------------
 
 
-def write_image(path, image, bits=8):
+def write_image(path, image, bits=8, dimensions=None):
     """Write a picture, or as TIFF also a volume; completely or not at all.
 
     Parameters
@@ -337,12 +337,17 @@ def write_image(path, image, bits=8):
     bits : {8, 16, 32}
         Of a number of a picture of floats: 16 only as TIFF or as grey PNG, 32, which are floats
         themselves, only as TIFF.
+    dimensions : int, optional
+        How many axes of the image are of space; one more is of channels. Without it the last of
+        three axes or more is of channels if it has 1 or 3 entries. With it there may be any number
+        of channels: other than 1 or 3 come first in the file, as the slices of a volume.
 
     Raises
     ------
     ValueError
-        If the ending is not one of these, or the format cannot hold an image of this shape, type or
-        size or of so many bits, or floats are NaN or outside [0, 1].
+        If the ending is not one of these, or the image has other dimensions, or the format cannot
+        hold an image of this shape, type or size or of so many bits, or floats are NaN or outside
+        [0, 1].
     TypeError
         If the image holds neither bool, uint8, uint16 nor floats.
     ImportError
@@ -351,22 +356,11 @@ def write_image(path, image, bits=8):
         If the file cannot be written; see `smoe_np.files.atomic_write`.
     """
     ending = check_path(path, bits)
-    pixels = _pixels_to_write(image, bits)
+    pixels, is_colour = _pixels_to_write(image, bits, dimensions)
     encode = _encode_tiff if ending in _TIFF_ENDINGS else _encode_with_pillow
-    data = encode(pixels, ending)
+    data = encode(pixels, is_colour, ending)
     with atomic_write(path) as stream:
         stream.write(data)
-
-
-def for_a_file(picture, dimensions):
-    """A picture (*shape) or (*shape, C) as `write_image` takes it, whatever its channels.
-
-    No file takes other than 1 or 3 as channels: then they come first, and are slices of a volume.
-    """
-    has_channels = np.ndim(picture) > dimensions
-    if has_channels and picture.shape[-1] not in _CHANNELS:
-        return np.moveaxis(picture, -1, 0)
-    return picture
 
 
 def check_path(path, bits=8, channels=1, shape=(2, 2)):
@@ -386,12 +380,15 @@ def check_path(path, bits=8, channels=1, shape=(2, 2)):
     fits = axes == 2 or axes == 3 and (ending in _TIFF_ENDINGS or len(shape) == 3 and 1 in shape)
     if not fits:
         remedy = "; write .tif" if axes == 3 else ""
-        raise ValueError(f"path {text!r}: no such file holds {counted(len(shape), 'dimension')} "
-                         f"and {counted(channels, 'channel')}{remedy}")
+        if remedy and len(shape) == 3:
+            remedy += ", or one slice, which has a size of 1 along some axis"
+        raise ValueError(f"path {text!r}: no such file holds {size_in_words(shape)} pixels of "
+                         f"{counted(channels, 'channel')}{remedy}")
     return ending
 
 
-def _pixels_to_write(image, bits):
+def _pixels_to_write(image, bits, dimensions):
+    """What a file is to hold, and whether its last axis is of colours."""
     image = as_array(image, "image")
     if image.dtype.kind != "u":
         image = as_float(image)
@@ -400,21 +397,27 @@ def _pixels_to_write(image, bits):
             image = np.rint(image, out=image).astype(_WRITTEN[bits])
     elif image.dtype.itemsize > 2:
         raise TypeError(f"image has dtype {image.dtype}; give uint8, uint16 or floats in [0, 1]")
-    if image.ndim >= 3 and image.shape[-1] == 1:
+    if dimensions is None:
+        channels = image.shape[-1] if image.ndim >= 3 else 1
+        if channels in (2, 4):
+            raise ValueError(f"image has {channels} channels; a file takes 1 or 3")
+        has_channels = image.ndim >= 3 and channels in _CHANNELS
+    elif image.ndim - dimensions in (0, 1):
+        has_channels = image.ndim > dimensions
+    else:
+        raise ValueError(f"image of shape {image.shape} has not {dimensions} dimensions, and at "
+                         f"most one axis of channels more")
+    is_colour = has_channels and image.shape[-1] == 3
+    if has_channels and image.shape[-1] == 1:
         image = image[..., 0]
-    if image.ndim >= 3 and image.shape[-1] in (2, 4):
-        raise ValueError(f"image has {image.shape[-1]} channels; a file takes 1 or 3")
-    return np.ascontiguousarray(image)
+    elif has_channels and not is_colour:
+        image = np.moveaxis(image, -1, 0)
+    return np.ascontiguousarray(image), is_colour
 
 
-def _is_colour(pixels):
-    return pixels.ndim >= 3 and pixels.shape[-1] == 3
-
-
-def _encode_tiff(pixels, ending):
+def _encode_tiff(pixels, is_colour, ending):
     import tifffile
 
-    is_colour = _is_colour(pixels)
     if pixels.ndim - is_colour not in (2, 3):
         raise ValueError(
             f"image of shape {pixels.shape} is neither a picture nor a volume; "
@@ -431,9 +434,8 @@ def _encode_tiff(pixels, ending):
     return data.getbuffer()
 
 
-def _encode_with_pillow(pixels, ending):
+def _encode_with_pillow(pixels, is_colour, ending):
     form = _PILLOW_FORMATS[ending]
-    is_colour = _is_colour(pixels)
     if pixels.ndim - is_colour == 3 and 1 in pixels.shape[:3]:  # a slice of a volume
         pixels = pixels.squeeze(pixels.shape.index(1))
     if pixels.ndim - is_colour != 2:

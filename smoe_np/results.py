@@ -16,7 +16,7 @@ from .allocation import check_bits
 from .engine import render
 from .files import atomic_write, path_text
 from .folder_lock import hold, let_go
-from .images import for_a_file, write_image
+from .images import write_image
 from .packed import ENDING as PACKED
 from .packed import USUAL_BITS, is_packed_name
 from .records import Record
@@ -250,8 +250,8 @@ class ResultsFolder:
     def _write_picture(self, smoe, picture, sub, name):
         is_plain = len(smoe.shape) == 2 and smoe.channels in (1, 3)
         ending = "png" if is_plain and importlib.util.find_spec("PIL") else "tif"
-        write_image(os.path.join(self.path, sub, f"{name}.{ending}"),
-                    for_a_file(picture, len(smoe.shape)))
+        write_image(os.path.join(self.path, sub, f"{name}.{ending}"), picture,
+                    dimensions=len(smoe.shape))
 
     def _write_history(self, smoe):
         table = io.StringIO()

@@ -147,7 +147,7 @@ def test_channels_that_come_first_are_written_so_that_a_file_holds_them(
         assert f"{name}: 9×13 pixels" in told
     if channels == 4:
         for command in (["denoise", *there], ["render", "model.npz", "-o"]):
-            assert "no such file holds 2 dimensions and 4 channels; write .tif" in fails(
+            assert "no such file holds 9×13 pixels of 4 channels; write .tif" in fails(
                 *command, "new.png")
         assert not os.path.exists("new.png")
 
@@ -156,10 +156,33 @@ def test_a_slice_of_a_volume_is_drawn_as_a_picture(here, fails):
     volume = np.random.default_rng(0).random((5, 7, 9)).astype(np.float32)
     smoe_np.Smoe(volume, 3).train(5).save("volume.npz")
     draw = ["render", "volume.npz", "-o"]
-    assert "no such file holds 3 dimensions and 1 channel; write .tif" in fails(*draw, "new.png")
+    refused = fails(*draw, "new.png")
+    assert "holds 5×7×9 pixels of 1 channel; write .tif, or one slice, which has a" in refused
     assert smoe(*draw, "new.png", "--crop", 0, 2, 0, 5, 1, 9) == 0
     drawn = smoe_np.render(smoe_np.load_params("volume.npz"))
     np.testing.assert_allclose(smoe_np.read_image("new.png") / 255, drawn[:, 2], atol=0.51 / 255)
+
+
+@pytest.mark.parametrize("width", [2, 3, 4])
+def test_what_is_narrow_is_no_colour(here, width):
+    volume = np.random.default_rng(0).random((5, 6, width)).astype(np.float32)
+    smoe_np.write_image("volume.tif", volume, dimensions=3)
+    common = "--channel-axis", "none"
+    assert smoe("train", "-i", "volume.tif", "-r", "run", "-k", 2, "-n", 2, "-q", *common) == 0
+    assert smoe("denoise", "volume.tif", "-o", "clean.tif", "--sigma", 9, "--fits", 1, *common) == 0
+    assert smoe("render", "run/params_best.npz", "-o", "drawn.tif") == 0
+    for name in ("clean.tif", "drawn.tif"):
+        assert smoe_np.read_image(name).shape == (5, 6, width)
+    assert smoe("render", "run/params_best.npz", "-o", "slice.png", "--shape", 1, 6, width) == 0
+    assert smoe_np.read_image("slice.png").shape == (6, width)
+
+
+def test_channels_that_come_first_in_a_file_are_told(here, capsys):
+    picture = np.random.default_rng(0).random((8, 3, 5)).astype(np.float32)
+    smoe_np.Smoe(picture, 2, channel_axis=-1).train(2).save("five.npz")
+    assert smoe("render", "five.npz", "-o", "five.tif") == 0
+    assert "8×3 pixels of 5 channels, which come first, " in capsys.readouterr().out
+    assert smoe_np.read_image("five.tif").shape == (5, 8, 3)
 
 
 def test_denoise_tells_the_size_of_a_volume(here, capsys):

@@ -552,6 +552,22 @@ def test_a_slice_of_a_volume_is_a_picture(tmp_path, Image, axis, channels):
     assert read_image(tmp_path / "a.tif").shape == volume.shape[: 3 + (channels == 3)]
 
 
+@pytest.mark.parametrize("shape", [
+    (5, 6, 3), (5, 6, 4), (5, 6, 2), (5, 6, 1), (4, 3, 3), (2, 2, 3)])
+def test_how_many_axes_are_of_space_can_be_told(tmp_path, shape):
+    volume = np.arange(np.prod(shape), dtype=np.uint8).reshape(shape)
+    write_image(tmp_path / "v.tif", volume, dimensions=3)
+    np.testing.assert_array_equal(read_image(tmp_path / "v.tif"), volume)
+    write_image(tmp_path / "v.tif", volume[..., None], dimensions=3)
+    np.testing.assert_array_equal(read_image(tmp_path / "v.tif"), volume)
+    write_image(tmp_path / "v.tif", volume[..., None].repeat(3, -1), dimensions=3)
+    np.testing.assert_array_equal(read_image(tmp_path / "v.tif")[..., 1], volume)
+    write_image(tmp_path / "v.png", volume[:1], dimensions=3)
+    np.testing.assert_array_equal(read_image(tmp_path / "v.png"), volume[0])
+    with pytest.raises(ValueError, match=r"has not 1 dimensions"):
+        write_image(tmp_path / "v.tif", volume, dimensions=1)
+
+
 @pytest.mark.parametrize(("colour_type", "channels"), [(2, 3), (4, 2), (6, 4)])
 def test_of_colour_or_alpha_in_16_bits_the_8_are_read_that_pillow_gives_and_it_is_told(
         tmp_path, Image, colour_type, channels):
