@@ -46,7 +46,8 @@ def add_fit(commands):
     target = group.add_mutually_exclusive_group()
     target.add_argument("--kernels", type=int, metavar="K", help="as good as K kernels can be")
     target.add_argument("--psnr", type=float, metavar="DB",
-                        help="as few kernels as reach so many decibels, by some ten fits")
+                        help="as few kernels as reach so many decibels, by some ten fits; in "
+                             "colour --experts constant may need more of them, but fewer bytes")
     target.add_argument("--scalars", type=int, metavar="N",
                         help="as many kernels as have N numbers together")
     target.add_argument("--bytes", type=int, metavar="N",

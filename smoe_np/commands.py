@@ -166,6 +166,9 @@ def plot(given):
         if source is not None and os.path.realpath(source) == os.path.realpath(output):
             raise UsageError(f"{output!r} is what is to be drawn; give the sheet another name")
     image = read_image(given["image_path"]) if "image_path" in given else None
+    if image is not None:
+        pixels = split_channels(image, **those_of(given, ("channel_axis",)))
+        warn_of_another_size(given["image_path"], pixels.shape[:-1], params)
     plots.image_figure(params, image, output, title=os.path.basename(path),
                        **those_of(given, ("channel_axis", "backend")))
     print_line(f"{output}: {counted(params.num_kernels, 'kernel')}")
@@ -223,8 +226,8 @@ def _quality(params, given):
     """How near a model comes to a picture; no PSNR where it is the same."""
     image = read_image(given["image_path"])
     target, _ = check_image(image, "float32", given.get("channel_axis", "auto"))
-    warn_of_another_size(given["image_path"], target.shape[:-1], params)
     check_kind(params, target)
+    warn_of_another_size(given["image_path"], target.shape[:-1], params)
     params.image_shape = target.shape[:-1]
     drawn = np.reshape(render(params, **those_of(given, ("backend",))), target.shape)
     decibels = psnr(target, drawn)

@@ -148,6 +148,7 @@ def estimate_sigma(image, channel_axis="auto"):
     if min(pixels.shape[:-1]) < 2:
         return 0.0  # nothing to tell noise from
     with np.errstate(all="ignore"), warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # of a channel that is the same everywhere,
+        # of a channel that is the same everywhere, and of 3 columns, which might be channels
+        warnings.simplefilter("ignore")
         found = [of_wavelets(pixels[..., c]) for c in range(pixels.shape[-1])]
-    return PEAK * float(np.mean(np.nan_to_num(found)))  # whose median is NaN, and noise 0
+    return PEAK * float(np.mean(np.nan_to_num(found)))  # NaN where all is the same

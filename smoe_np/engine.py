@@ -24,7 +24,7 @@ from .backend import array_module, to_numpy
 from .engine_cupy import CupyEngine
 from .engine_native import NativeEngine
 from .engine_numpy import NumpyEngine
-from .params import SmoeParams, check_gates
+from .params import SmoeParams, check_gates, taking_part
 from .pixels import MOST_CHANNELS_SEEN, as_float, split_channels
 from .regularize import add_penalty_gradients, penalty
 from .view import blocks, crop, mean_of_samples, samples_needed, whole
@@ -200,7 +200,9 @@ def render(params, shape=None, backend="auto", dtype="float32", region=None, sam
 def gating(params, shape=None, backend="auto", dtype="float32", region=None):
     """The index of the kernel with the largest gate at each pixel: (*shape,) int32.
 
-    Parameters are those of ``render``. Indices are those of ``params``.
+    Parameters are those of ``render``. Indices are those of ``params``; those of kernels that no
+    pixel is owned by are missing. The pixels of a kernel need not hang together: where another one
+    lies across, or far from all centres, they may be in several parts.
     """
     params = check_params(params)
     kept, view, engine = _to_draw(params, shape, region, backend, dtype)
@@ -281,10 +283,7 @@ def _to_draw(params, shape, region, backend, dtype):
     if region is None and fitted is not None:
         region = [(0, n) for n in fitted]
     view = whole(shape) if region is None else crop(region, shape, fitted)
-    if params.num_kernels and not (params.pis > 0).any():
-        raise ValueError(f"params.pis has no weight above 0, its maximum is {params.pis.max():g}")
-    if not (params.pis > 0).all():
-        params = params.select(params.pis > 0)
+    params = taking_part(params)
     check_gates(params)
     return params, view, engine_class(backend, params.num_dims, params.num_channels)
 

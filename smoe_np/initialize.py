@@ -8,7 +8,7 @@ import numpy as np
 from .adam import positive_diagonals
 from .backend import to_numpy
 from .engine import check_fit, check_params
-from .params import SmoeParams
+from .params import SmoeParams, taking_part
 
 MOST_PER_PIXEL = 4  # kernels along an axis: more than that is a slip of the finger ...
 LEAST_LIMIT = 100  # ... unless it is few all the same
@@ -160,7 +160,7 @@ def ready_to_train(params, target, radial):
     """A model to start from: positive weights and diagonals, and a fit to the image."""
     params = check_params(params).map(to_numpy)
     params = params.astype(target.dtype)  # what is too small for it counts as 0
-    params = params.select(params.pis > 0)
+    params = taking_part(params)
     params.image_shape = target.shape[:-1]
     check_fit(params, target)
     params, flipped = positive_diagonals(params)

@@ -31,10 +31,11 @@ def processors():
     told = os.environ.get(THREADS, "")
     if not told:
         return there
-    if not (told.isascii() and told.isdecimal() and len(told) < 10 and int(told) > 0):
+    if not (told.isascii() and told.isdecimal() and told.strip("0")):
         raise ValueError(f"the environment variable {THREADS} must be a whole number of at least "
                          f"1, got {told[:40]!r}")
-    return min(there, int(told))
+    digits = told.lstrip("0")
+    return min(there, int(digits)) if len(digits) < 10 else there
 
 
 def free_bytes():

@@ -101,11 +101,18 @@ class SmoeParams:
         return {name: value for name, value in self.__dict__.items() if name != "_shown"}
 
     def __setattr__(self, name, value):
+        self._refuse_if_shown(name)
+        super().__setattr__(name, value)
+
+    def __delattr__(self, name):
+        self._refuse_if_shown(name)
+        super().__delattr__(name)
+
+    def _refuse_if_shown(self, name):
         if self.__dict__.get("_shown", False):
             raise AttributeError(f"{name} cannot be set in a model that a Smoe shows, which would "
                                  f"not follow; change a copy() of the model, and set that: "
                                  f"smoe.params = changed")
-        super().__setattr__(name, value)
 
     @property
     def num_kernels(self):
@@ -240,6 +247,14 @@ def shown(params, function):
     view = params.map(function)
     view._shown = True
     return view
+
+
+def taking_part(params):
+    """The model without kernels of a weight of 0 or less; ValueError if that is all of them."""
+    there = params.pis > 0
+    if params.num_kernels and not there.any():
+        raise ValueError(f"params.pis has no weight above 0, its maximum is {params.pis.max():g}")
+    return params if there.all() else params.select(there)
 
 
 def check_gates(params):

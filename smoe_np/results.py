@@ -8,6 +8,7 @@ import io
 import json
 import os
 import re
+import shlex
 import tempfile
 from dataclasses import asdict, fields
 
@@ -112,7 +113,8 @@ class ResultsFolder:
 
     def _refuse_files(self):
         if not self._may_hold_files and self._holds_files():
-            going_on = (f", or -c {self.checkpoint} to go on with the run in it"
+            going_on = (f", or --checkpoint-path={shlex.quote(self.checkpoint)} to go on with the "
+                        f"run in it"
                         if self._has_other_checkpoint and os.path.exists(self.checkpoint) else "")
             raise FileExistsError(
                 errno.EEXIST, f"the results folder {self.path!r} is not empty; give another one, "

@@ -205,7 +205,8 @@ class Smoe(TrainingLoop):
         adam_eps : float
             Adam's ε; 1e-8 trains exactly as tf-smoe does.
         callbacks : iterable of callables
-            Each is called with this object at every validation.
+            Each is called with this object at every validation. What one raises ends the training,
+            and goes on to the caller; `resume` goes on from there.
         checkpoint : path, optional
             Where a checkpoint is left at every validation and when training is interrupted.
         progress : callable, optional

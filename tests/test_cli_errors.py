@@ -170,8 +170,11 @@ def test_how_to_go_on_with_a_run_is_told_where_its_checkpoint_is_not_the_one_giv
         after_a_run, fails):
     shutil.copy(CHECKPOINT, "copy.npz")
     for other in ("copy.npz", "r"):
-        assert f"or -c {CHECKPOINT} to go on with the run in it" in fails(
+        assert f"or --checkpoint-path={CHECKPOINT} to go on with the run in it" in fails(
             "train", "-i", "grey.tif", "-r", "r", "-c", other, "-n", 3)
+    shutil.copytree("r", "-my run")
+    assert "or --checkpoint-path='-my run/checkpoints/last.npz' to go on" in fails(
+        "train", "-i", "grey.tif", "--results-path=-my run", "-c", "copy.npz", "-n", 3)
     assert "to go on" not in fails("train", "-i", "grey.tif", "-r", "r", "-n", 3)
 
 

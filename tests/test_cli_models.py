@@ -259,6 +259,8 @@ def test_info_tells_how_good_a_model_of_a_picture_is(after_a_run, fails, capsys)
     assert smoe(*info, "tall.tif", "--json") == 0
     told = capsys.readouterr()
     assert "warning: 'tall.tif' has 28×18 pixels, the picture of the model has 14×18" in told.err
+    assert smoe("plot", "r/params_last.npz", "-i", "tall.tif", "-o", "sheet.png") == 0
+    assert "warning: 'tall.tif' has 28×18 pixels, the picture" in capsys.readouterr().err
     whole = smoe_np.Smoe(smoe_np.read_image("tall.tif"), params=smoe_np.load_params(
         "r/params_last.npz"))
     assert json.loads(told.out)["psnr"] == pytest.approx(

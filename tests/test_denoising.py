@@ -174,6 +174,7 @@ def test_a_picture_that_is_the_same_everywhere_has_no_noise():
     pytest.importorskip("skimage")
     black = np.zeros((16, 16), np.uint8)
     assert estimate_sigma(black) == 0
+    assert estimate_sigma(np.eye(3)) >= 0  # without a word on channels
     np.testing.assert_array_equal(denoise(black), black)
     noise = np.random.default_rng(0).integers(100, 140, (16, 16), dtype=np.uint8)
     one = estimate_sigma(noise)

@@ -51,7 +51,8 @@ def test_a_container_has_its_share_of_processors(groups, told, files, wanted):
     assert machine.processors() == wanted
 
 
-@pytest.mark.parametrize(("told", "wanted"), [("1", 1), ("3", 3), ("99", 16), ("", 16)])
+@pytest.mark.parametrize(("told", "wanted"), [
+    ("1", 1), ("3", 3), ("99", 16), ("", 16), ("9" * 40, 16), ("0" * 40 + "3", 3)])
 def test_fewer_processors_are_used_where_that_is_told(groups, monkeypatch, told, wanted):
     groups("")
     monkeypatch.setenv("SMOE_NP_THREADS", told)
@@ -60,7 +61,7 @@ def test_fewer_processors_are_used_where_that_is_told(groups, monkeypatch, told,
     assert engine.threads == wanted
 
 
-@pytest.mark.parametrize("told", ["0", "-1", "two", "1.5", "³"])
+@pytest.mark.parametrize("told", ["0", "000", "-1", "two", "1.5", "³"])
 def test_what_is_no_number_of_processors_is_refused(monkeypatch, told):
     monkeypatch.setenv("SMOE_NP_THREADS", told)
     with pytest.raises(ValueError, match="SMOE_NP_THREADS must be a whole number of at least 1"):

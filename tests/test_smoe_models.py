@@ -127,6 +127,8 @@ def test_models_of_a_training_cannot_be_written_to(image):
             params.nu_e = np.zeros_like(params.nu_e)
         with pytest.raises(AttributeError, match="image_shape cannot be set"):
             params.image_shape = (5, 5)
+        with pytest.raises(AttributeError, match="pis cannot be set"):
+            del params.pis
         for other in (copy.copy(params), copy.deepcopy(params), params.copy(),
                       pickle.loads(pickle.dumps(params))):
             other.nu_e = np.zeros_like(params.nu_e)  # nobody shows these
@@ -148,3 +150,14 @@ def test_a_model_that_is_set_by_hand_is_checked_and_trained(image):
         smoe.params = None
     with pytest.raises(ValueError, match="no kernels"):
         smoe.params = smoe.params.select([])
+
+
+def test_a_model_without_any_weight_is_told_so_wherever_it_is_given(each_engine):
+    picture = np.random.default_rng(0).random((9, 8))
+    smoe = Smoe(picture, 3, backend=each_engine)
+    empty = smoe.params.copy()
+    empty.pis[:] = [0, -1] * 4 + [0]
+    for take in (lambda: Smoe(picture, params=empty, backend=each_engine),
+                 lambda: setattr(smoe, "params", empty), lambda: render(empty)):
+        with pytest.raises(ValueError, match="pis has no weight above 0, its maximum is 0"):
+            take()
