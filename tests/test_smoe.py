@@ -98,7 +98,7 @@ WRONG_ARGUMENTS = [
     ({"params": "model.npz"}, TypeError, "params must be a SmoeParams, got str.*load_params"),
     ({"params": random_model(0, K=3, D=3)}, ValueError, "3 dimensions and 1 channels, the image"),
     ({"params": random_model(0, K=3, C=3)}, ValueError, "2 dimensions and 3 channels, the image"),
-    ({"params": random_model(0, K=3).map(np.negative)}, ValueError, "no kernels"),
+    ({"params": random_model(0, K=3).map(np.negative)}, ValueError, "no weight above 0"),
     ({"params": random_model(0, K=3), "radial": True}, ValueError, "radial is True, but params"),
     ({"params": random_model(0, K=3).map(lambda a: a * (a.ndim != 3))}, ValueError, "no extent"),
 ]
