@@ -11,7 +11,7 @@ from . import bench, bench_report, describe, machine, plots
 from .cli_parser import UsageError
 from .denoising import check_sigma, denoise, estimate_sigma
 from .engine import check_image, check_kind, check_whole, render
-from .images import check_path, read_image, write_image
+from .images import check_path, come_first, read_image, write_image
 from .metrics import psnr, ssim
 from .numerals import counted, size_in_words
 from .packed import is_packed, load_packed
@@ -64,14 +64,16 @@ def draw(given):
                      **those_of(given, ("backend",)))
     refuse_to_replace(output, given)  # what has come there meanwhile
     write_image(output, picture, depth, len(shape))
-    print_line(f"{output}: {size_in_words(shape)} pixels{_channels_first(params.num_channels)}, "
+    more = _channels_first(params.num_channels, shape)
+    print_line(f"{output}: {size_in_words(shape)} pixels{more}, "
                f"{counted(params.num_kernels, 'kernel')}")
     return DONE
 
 
-def _channels_first(channels):
+def _channels_first(channels, shape):
     """What is said of channels that come before the axes of space in a file."""
-    return "" if channels in (1, 3) else f" of {channels} channels, which come first"
+    is_told = channels > 1 and come_first(channels, len(shape))
+    return f" of {channels} channels, which come first" if is_told else ""
 
 
 def _refuse_beyond_memory(shape, channels, depth):
@@ -110,7 +112,7 @@ def clean(given):
     picture = split_channels(picture, **axis)
     write_image(output, picture, depth, len(shape))
     if not quiet:
-        print_line(f"{output}: {size_in_words(shape)} pixels{_channels_first(channels)}")
+        print_line(f"{output}: {size_in_words(shape)} pixels{_channels_first(channels, shape)}")
     return DONE
 
 
@@ -165,10 +167,7 @@ def plot(given):
     for source in (path, given.get("image_path")):
         if source is not None and os.path.realpath(source) == os.path.realpath(output):
             raise UsageError(f"{output!r} is what is to be drawn; give the sheet another name")
-    image = read_image(given["image_path"]) if "image_path" in given else None
-    if image is not None:
-        pixels = split_channels(image, **those_of(given, ("channel_axis",)))
-        warn_of_another_size(given["image_path"], pixels.shape[:-1], params)
+    image = _picture_of(params, given)[0] if "image_path" in given else None
     plots.image_figure(params, image, output, title=os.path.basename(path),
                        **those_of(given, ("channel_axis", "backend")))
     print_line(f"{output}: {counted(params.num_kernels, 'kernel')}")
@@ -222,12 +221,18 @@ def info(given):
     return DONE
 
 
-def _quality(params, given):
-    """How near a model comes to a picture; no PSNR where it is the same."""
+def _picture_of(params, given):
+    """The picture that a model is said to be of, as it was read, and as (*shape, C) floats."""
     image = read_image(given["image_path"])
     target, _ = check_image(image, "float32", given.get("channel_axis", "auto"))
     check_kind(params, target)
     warn_of_another_size(given["image_path"], target.shape[:-1], params)
+    return image, target
+
+
+def _quality(params, given):
+    """How near a model comes to a picture; no PSNR where it is the same."""
+    _, target = _picture_of(params, given)
     params.image_shape = target.shape[:-1]
     drawn = np.reshape(render(params, **those_of(given, ("backend",))), target.shape)
     decibels = psnr(target, drawn)

@@ -19,6 +19,7 @@ from .cli_training_options import (
     TRAINING,
 )
 from .engine import check_image
+from .files import shell_line
 from .fit import TARGETS, fit_settings
 from .gallery import Gallery
 from .images import read_image
@@ -38,7 +39,6 @@ from .terminal import (
     Terminated,
     in_words,
     print_line,
-    shell_line,
     those_of,
 )
 from .training import train_settings

@@ -11,6 +11,7 @@ import json
 import math
 import os
 import re
+import shlex
 import stat
 
 import numpy as np
@@ -59,6 +60,19 @@ def path_text(path):
     if "\0" in text:
         raise ValueError(f"path {text!r} holds a null character; give a valid path")
     return text
+
+
+def shell_line(words):
+    """Words as a line for a shell, which stays one line if there is a line break in a name."""
+    def escaped(sign):
+        if sign in "'\\":
+            return "\\" + sign
+        if sign.isprintable():
+            return sign
+        return "".join(f"\\x{byte:02x}" for byte in os.fsencode(sign))
+
+    return " ".join(shlex.quote(word) if word.isprintable() else
+                    f"$'{''.join(map(escaped, word))}'" for word in words)
 
 
 def _in_words(error, verb, text):

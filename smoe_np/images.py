@@ -24,7 +24,7 @@ _TIFF_SAMPLES = ("b1", "u1", "u2", "f2", "f4", "f8")  # dtype.str without the by
 _TIFF_ENDINGS = (".tif", ".tiff")
 _PILLOW_FORMATS = {".bmp": "BMP", ".jpeg": "JPEG", ".jpg": "JPEG", ".png": "PNG"}
 _EXIF_ORIENTATION = 0x0112
-_CHANNELS = 1, 3  # that files take as such
+CHANNELS = 1, 3  # that files take as such, behind the axes of space
 _WRITTEN = {8: np.uint8, 16: np.uint16, 32: np.float32}
 _MINISWHITE, _MINISBLACK, _RGB, _PALETTE = range(4)  # photometric interpretations of TIFF
 _PREMULTIPLIED_ALPHA, _PLAIN_ALPHA = 1, 2  # extra samples of TIFF
@@ -340,7 +340,8 @@ def write_image(path, image, bits=8, dimensions=None):
     dimensions : int, optional
         How many axes of the image are of space; one more is of channels. Without it the last of
         three axes or more is of channels if it has 1 or 3 entries. With it there may be any number
-        of channels: other than 1 or 3 come first in the file, as the slices of a volume.
+        of channels: other than 1 or 3 come first in the file, as the slices of a volume, and those
+        of a signal as its rows.
 
     Raises
     ------
@@ -376,7 +377,7 @@ def check_path(path, bits=8, channels=1, shape=(2, 2)):
     if bits > most:
         raise ValueError(f"{ending} holds at most {most} bits here, not {bits}; write .tif, or "
                          f"fewer bits")
-    axes = len(shape) + (channels not in _CHANNELS)
+    axes = len(shape) + come_first(channels, len(shape))
     fits = axes == 2 or axes == 3 and (ending in _TIFF_ENDINGS or len(shape) == 3 and 1 in shape)
     if not fits:
         remedy = "; write .tif" if axes == 3 else ""
@@ -398,21 +399,28 @@ def _pixels_to_write(image, bits, dimensions):
     elif image.dtype.itemsize > 2:
         raise TypeError(f"image has dtype {image.dtype}; give uint8, uint16 or floats in [0, 1]")
     if dimensions is None:
-        channels = image.shape[-1] if image.ndim >= 3 else 1
-        if channels in (2, 4):
-            raise ValueError(f"image has {channels} channels; a file takes 1 or 3")
-        has_channels = image.ndim >= 3 and channels in _CHANNELS
-    elif image.ndim - dimensions in (0, 1):
-        has_channels = image.ndim > dimensions
-    else:
-        raise ValueError(f"image of shape {image.shape} has not {dimensions} dimensions, and at "
-                         f"most one axis of channels more")
-    is_colour = has_channels and image.shape[-1] == 3
-    if has_channels and image.shape[-1] == 1:
-        image = image[..., 0]
-    elif has_channels and not is_colour:
-        image = np.moveaxis(image, -1, 0)
-    return np.ascontiguousarray(image), is_colour
+        if image.ndim < 2:
+            return image, False  # which each format refuses in its own words
+        if image.ndim >= 3 and image.shape[-1] in (2, 4):
+            raise ValueError(f"image has {image.shape[-1]} channels; a file takes 1 or 3")
+        dimensions = image.ndim - (image.ndim >= 3 and image.shape[-1] in CHANNELS)
+    elif dimensions not in (1, 2, 3):
+        raise ValueError(f"dimensions must be 1, 2 or 3, got {dimensions!r}")
+    if image.ndim == dimensions:
+        image = image[..., None]
+    if image.ndim != dimensions + 1:
+        raise ValueError(f"image of shape {image.shape} has not dimensions={dimensions} axes of "
+                         f"space, and at most one of channels behind")
+    if come_first(image.shape[-1], dimensions):
+        return np.ascontiguousarray(np.moveaxis(image, -1, 0)), False
+    is_colour = image.shape[-1] == 3
+    return np.ascontiguousarray(image if is_colour else image[..., 0]), is_colour
+
+
+def come_first(channels, dimensions):
+    """Whether channels are an axis of a file before those of space: a signal's, or other than 1, 3.
+    """
+    return dimensions == 1 or channels not in CHANNELS
 
 
 def _encode_tiff(pixels, is_colour, ending):

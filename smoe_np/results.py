@@ -8,16 +8,15 @@ import io
 import json
 import os
 import re
-import shlex
 import tempfile
 from dataclasses import asdict, fields
 
 from . import __version__
 from .allocation import check_bits
 from .engine import render
-from .files import atomic_write, path_text
+from .files import atomic_write, path_text, shell_line
 from .folder_lock import hold, let_go
-from .images import write_image
+from .images import CHANNELS, write_image
 from .packed import ENDING as PACKED
 from .packed import USUAL_BITS, is_packed_name
 from .records import Record
@@ -113,9 +112,10 @@ class ResultsFolder:
 
     def _refuse_files(self):
         if not self._may_hold_files and self._holds_files():
-            going_on = (f", or --checkpoint-path={shlex.quote(self.checkpoint)} to go on with the "
-                        f"run in it"
-                        if self._has_other_checkpoint and os.path.exists(self.checkpoint) else "")
+            going_on = ""
+            if self._has_other_checkpoint and os.path.exists(self.checkpoint):
+                going_on = (f", or --checkpoint-path={shell_line([self.checkpoint])} to go on with "
+                            f"the run in it")
             raise FileExistsError(
                 errno.EEXIST, f"the results folder {self.path!r} is not empty; give another one, "
                               f"or --overwrite to replace the results in it{going_on}")
@@ -250,7 +250,7 @@ class ResultsFolder:
     # ---- files of this run
 
     def _write_picture(self, smoe, picture, sub, name):
-        is_plain = len(smoe.shape) == 2 and smoe.channels in (1, 3)
+        is_plain = len(smoe.shape) == 2 and smoe.channels in CHANNELS
         ending = "png" if is_plain and importlib.util.find_spec("PIL") else "tif"
         write_image(os.path.join(self.path, sub, f"{name}.{ending}"), picture,
                     dimensions=len(smoe.shape))

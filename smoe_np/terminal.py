@@ -1,7 +1,6 @@
 """What commands share: their exit statuses, how they end, and what they print."""
 
 import os
-import shlex
 
 from .cli_parser import UsageError
 from .numerals import size_in_words
@@ -27,19 +26,6 @@ def end(status, why):
 def one_line(text):
     """A text without line breaks."""
     return " ".join(str(text).splitlines())
-
-
-def shell_line(words):
-    """Words as a line for a shell, which stays one line if there is a line break in a name."""
-    def escaped(sign):
-        if sign in "'\\":
-            return "\\" + sign
-        if sign.isprintable():
-            return sign
-        return "".join(f"\\x{byte:02x}" for byte in os.fsencode(sign))
-
-    return " ".join(shlex.quote(word) if word.isprintable() else
-                    f"$'{''.join(map(escaped, word))}'" for word in words)
 
 
 def in_words(error):

@@ -98,11 +98,9 @@ def build_lists(kernels, grid, tau, allowance=None, pool=map):
     K, D = len(kernels.log_weight) - 1, len(grid.shape)
     if allowance is None:
         allowance = np.zeros((3, K + 1))
-    bounds = _Bounds(kernels, grid, tau, allowance)
-    if D > 2 and K * grid.num_tiles <= FEW:  # as in ``rebuild_lists``
-        return bounds.by_tile([bounds.everywhere(np.full(grid.num_tiles, -np.inf))])
     levels = (max(grid.counts) - 1).bit_length()
     work = [_Boxes(levels, np.zeros((1, D), int), np.array([K]), np.arange(K, dtype=np.int32))]
+    bounds = _Bounds(kernels, grid, tau, allowance)
     # breadth first until there is work for everyone, then each piece to its end
     while work[0].level > 0 and sum(len(boxes.kernels) for boxes in work) < 4 * PIECE:
         work = [piece for boxes in work for piece in bounds.descend(boxes)]
@@ -125,9 +123,11 @@ def rebuild_lists(kernels, grid, tau, allowance, old, pool=map):
     Returns
     -------
     PairLists, or None if there are far more candidates than before: ``build_lists`` is better then.
-    None as well in three dimensions and more, unless pairs are few: ``_nearest`` is not exact
-    there, and the ellipses here would leave out other pairs than the boxes there.
+    None as well in three dimensions and more: ``_nearest`` is not exact there, and the ellipses
+    here would leave out other pairs than the boxes there.
     """
+    if len(grid.shape) > 2:
+        return None
     K = len(kernels.log_weight) - 1
     bounds = _Bounds(kernels, grid, tau, allowance)
     best = np.empty(grid.num_tiles)
@@ -136,8 +136,6 @@ def rebuild_lists(kernels, grid, tau, allowance, old, pool=map):
         return None
     if K * grid.num_tiles <= FEW:
         return bounds.by_tile([bounds.everywhere(best)])
-    if len(grid.shape) > 2:
-        return None
     reach, first, last = bounds.tile_ranges(best.reshape(grid.counts))
     boxes = (last - first).prod(axis=0)
     if boxes.sum() > 8 * len(old.kernels) + 16 * PIECE:

@@ -18,6 +18,7 @@ pytestmark = pytest.mark.usefixtures("each_engine")
 def image(each_engine):
     return picture((40, 35))[..., 0]
 
+
 def test_a_training_that_makes_a_model_worse_leaves_that_with_which_it_began_the_best(image):
     smoe = Smoe(image, 4).train(25, val_iter=10)
     start = smoe.params.copy()
@@ -152,12 +153,11 @@ def test_a_model_that_is_set_by_hand_is_checked_and_trained(image):
         smoe.params = smoe.params.select([])
 
 
-def test_a_model_without_any_weight_is_told_so_wherever_it_is_given(each_engine):
-    picture = np.random.default_rng(0).random((9, 8))
-    smoe = Smoe(picture, 3, backend=each_engine)
+def test_a_model_without_any_weight_is_told_so_wherever_it_is_given(image):
+    smoe = Smoe(image, 3)
     empty = smoe.params.copy()
-    empty.pis[:] = [0, -1] * 4 + [0]
-    for take in (lambda: Smoe(picture, params=empty, backend=each_engine),
+    empty.pis[:] = -np.arange(len(empty.pis))
+    for take in (lambda: Smoe(image, params=empty),
                  lambda: setattr(smoe, "params", empty), lambda: render(empty)):
         with pytest.raises(ValueError, match="pis has no weight above 0, its maximum is 0"):
             take()
