@@ -74,7 +74,7 @@ KERNEL(weigh, TILE_THREADS, int *control, const double *settings, const int *gri
     clear_partial(partial);
     FOR_TILES(number, grid, patch_level, first_patch + BLOCK) {
         const Tile tile = tile_of(control, settings, grid, records, start, winners, number);
-        forward(records, list, tile, terms, offsets, gates, steep, bands, top, S, y);
+        forward_called(records, list, tile, terms, offsets, gates, steep, bands, top, S, y);
         FOR_PIXELS(i) {
             Pack square = Pack{};
             UNROLL for (int c = 0; c < NCHAN; c++) {
@@ -119,7 +119,7 @@ KERNEL(halve, TILE_THREADS, int *control, const double *settings, const int *gri
     clear_partial(partial);
     FOR_TILES(number, grid, patch_level, first_patch + BLOCK) {
         const Tile tile = tile_of(control, settings, grid, records, start, winners, number);
-        forward(records, list, tile, terms, offsets, gates, steep, bands, top, S, y);
+        forward_called(records, list, tile, terms, offsets, gates, steep, bands, top, S, y);
         FOR_PIXELS(i) {
             const Pack whole = inside_picture(grid, tile.corner, i) / AT(S, i);
             UNROLL for (int c = 0; c < NCHAN; c++) {

@@ -43,6 +43,7 @@
     extern "C" __global__ void __launch_bounds__(threads, 1) name(__VA_ARGS__)
 #define FUNCTION static __device__ __forceinline__
 #define FUNCTION_ONCE static __device__ __noinline__
+#define FUNCTION_CALLED FUNCTION
 #define CONSTANT static __device__ const
 #define BLOCK ((int)blockIdx.x)
 #define THREADS ((int)blockDim.x)
@@ -99,6 +100,8 @@ typedef REAL Pack;
 #else
 #define FUNCTION_ONCE static __attribute__((noinline, noclone))
 #endif
+// ... of which a copy in every kernel that calls it would take long to compile, and gain nothing
+#define FUNCTION_CALLED FUNCTION_ONCE
 #define CONSTANT static const
 #define PREFETCH(address) __builtin_prefetch(address)
 #define ATOMIC_ADD(address, value) __atomic_fetch_add(address, value, __ATOMIC_RELAXED)

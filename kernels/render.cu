@@ -22,7 +22,7 @@ KERNEL(render, TILE_THREADS, const int *control, const double *settings, const i
     ARRAYS_OF_A_TILE;
     SHARED(REAL, drawn, NCHAN * PIXELS);
     const Tile tile = tile_of(control, settings, grid, records, start, winners, BLOCK);
-    forward(records, list, tile, terms, offsets, gates, steep, bands, top, S, y);
+    forward_called(records, list, tile, terms, offsets, gates, steep, bands, top, S, y);
     FOR_PIXELS(i) {
         UNROLL for (int c = 0; c < NCHAN; c++) {
             const Pack here = AT(y[c], i) + (REAL)tile.level[c];

@@ -322,10 +322,18 @@ FUNCTION void forward(const double *records, const int *list, const Tile &tile, 
     }
 }
 
+// `forward`, compiled once for all kernels but `step`, which is faster if it has a copy of its own.
+template <class Terms, class Offsets, class Gates, class Flag, class PerPixel, class PerChannel>
+FUNCTION_CALLED void forward_called(const double *records, const int *list, const Tile &tile,
+                                    Terms &terms, Offsets &offsets, Gates &gates, Flag &steep,
+                                    Bands &bands, PerPixel &top, PerPixel &S, PerChannel &y) {
+    forward(records, list, tile, terms, offsets, gates, steep, bands, top, S, y);
+}
+
 // The number of pairs of chunk c of a tile, after `forward`; their terms and gates, of which that
 // has left those of the last chunk.
 template <class Terms, class Offsets, class Gates, class Flag, class PerPixel, class PerChannel>
-FUNCTION int chunk_again(const double *records, const int *list, const Tile &tile, int c,
+FUNCTION_CALLED int chunk_again(const double *records, const int *list, const Tile &tile, int c,
                          Terms &terms, Offsets &offsets, Gates &gates, Flag &steep, Bands &bands,
                          PerPixel &top, PerPixel &S, PerChannel &y) {
     const int chunk = CHUNK;
