@@ -60,4 +60,7 @@
 
 #define GOES_ON(control) \
     ((control)[HALT] == 0 && (control)[STALE] == 0 && (control)[STEP] < (control)[TARGET])
-#define BUILDS_LISTS(control) ((control)[HALT] == 0 && (control)[STALE] != 0)
+// Not after the last step that is wanted, whatever else is enqueued: how often lists are built, and
+// so all results, must not depend on the number of rounds.
+#define BUILDS_LISTS(control) \
+    ((control)[HALT] == 0 && (control)[STALE] != 0 && (control)[STEP] < (control)[TARGET])

@@ -57,7 +57,7 @@ FUNCTION float exp2_of(float t) { return exp2f(t); }
 FUNCTION double exp2_of(double t) { return exp2(t); }
 FUNCTION Pack coordinate(int d, int i) {
     const int stride[3] = {NDIM == 3 ? SIDE * SIDE : NDIM == 2 ? SIDE : 1, NDIM == 3 ? SIDE : 1, 1};
-    return (REAL)(i / stride[d] % side_of(d)) - (REAL)(side_of(d) - 1) / 2;
+    return (REAL)((unsigned)i / stride[d] % side_of(d)) - (REAL)(side_of(d) - 1) / 2;
 }
 FUNCTION Pack product(int p, int q, int i) { return coordinate(p, i) * coordinate(q, i); }
 

@@ -75,7 +75,7 @@ KERNEL(plan, LIST_THREADS, const int *control, const double *sums, int blocks,
         double mean[5];
         UNROLL for (int s = 0; s < 5; s++) {
             mean[s] = 0;
-            for (int t = 0; t < THREADS; t++) mean[s] += part[s * THREADS + t];
+            for (int t = 0; t < THREADS && t < blocks; t++) mean[s] += part[s * THREADS + t];
         }
         const double alive = larger(mean[4], 1);
         const double motion = (mean[1] + REACH * mean[0]) / alive;
@@ -271,7 +271,8 @@ FUNCTION void take_candidates(const double *anchors, const int *list, int stride
 }
 
 // Which candidate has the largest log-gate in the middle of each part of a child, if it beats who had
-// it so far: in best_gate and best_of, from the child's first part on. Of equal ones the first.
+// it so far: in best_gate and best_of, from the child's first part on. Of equal ones the first, which
+// is the one of the smaller number: lists ascend.
 template <int PARTS_, class Candidates, class Gates, class Bests, class Found, class BestGate,
           class BestOf>
 FUNCTION void find_winners(Candidates &candidates, int count, const Child &seen, const int *list,
@@ -279,31 +280,37 @@ FUNCTION void find_winners(Candidates &candidates, int count, const Child &seen,
                            BestGate &best_gate, BestOf &best_of) {
     FOR_EACH_PADDED(j, count)
         log_gates_in_parts<PARTS_>(candidates, j, seen.middle, seen.off, gates);
-    for (int part = 0; part < PARTS_; part++) {
-        FOR_THREADS(t) {
+    FOR_THREADS(t) {
+        for (int part = 0; part < PARTS_ && t < count; part++) {
             float best = NOTHING;
             int at = count - 1;
             STRIDED_MAX(j, t, count, best)
                 best = larger_float(best, (float)gates[part * COLUMN + j]);
             STRIDED_MIN(j, t, count, at)
                 at = (float)gates[part * COLUMN + j] == best && j < at ? j : at;
-            bests[t] = best;
-            found[t] = at;
+            bests[part * CANDIDATES + t] = best;
+            found[part * CANDIDATES + t] = at;
         }
-        BARRIER;
-        ONE_THREAD {
-            const int e = first_part + part;
-            for (int t = 0; t < THREADS; t++) {
-                const float best = bests[t], so_far = best_gate[e];
-                const int k = list[found[t] * stride];
-                if (best > so_far || (best == so_far && k < best_of[e])) {
-                    best_gate[e] = best;
-                    best_of[e] = k;
-                }
-            }
-        }
-        BARRIER;
     }
+    BARRIER;
+    FOR_EACH_PLAIN(part, PARTS_) {
+        float best = NOTHING;
+        int at = count - 1;
+        for (int t = 0; t < THREADS && t < count; t++) {  // without a branch, for one thread does it
+            const float here = bests[part * CANDIDATES + t];
+            const int there = found[part * CANDIDATES + t];
+            const bool wins = (here > best) | ((here == best) & (there < at));
+            best = wins ? here : best;
+            at = wins ? there : at;
+        }
+        const int e = first_part + part, k = list[at * stride];
+        const float so_far = best_gate[e];
+        if (best > so_far || (best == so_far && k < best_of[e])) {
+            best_gate[e] = best;
+            best_of[e] = k;
+        }
+    }
+    BARRIER;
 }
 
 // Lower bounds of the log-gates of the winners: over the whole of their child, and over their part.
@@ -342,12 +349,12 @@ FUNCTION void keep_candidates(Candidates &candidates, int count, const Child &se
             kept_here[j] = (unsigned char)keeps[j];
             sum += keeps[j];
         }
-        found[t] = sum;
+        if (t < count) found[t] = sum;
     }
     BARRIER;
     ONE_THREAD {
         int sum = kept[child];
-        for (int t = 0; t < THREADS; t++) sum += found[t];
+        for (int t = 0; t < THREADS && t < count; t++) sum += found[t];
         kept[child] = sum;
     }
     BARRIER;
@@ -365,8 +372,8 @@ KERNEL(bound, LIST_THREADS, const int *control, const double *settings, const in
     if (!BUILDS_LISTS(control)) return;
     SHARED(float, candidates, CANDIDATE_NUMBERS * COLUMN);
     SHARED(float, gates, CHILDREN * COLUMN);
-    SHARED(float, bests, LIST_THREADS);
-    SHARED(int, found, LIST_THREADS);
+    SHARED(float, bests, CHILDREN * CANDIDATES);
+    SHARED(int, found, CHILDREN * CANDIDATES);
     SHARED(float, best_gate, CHILDREN * CHILDREN);
     SHARED(int, best_of, CHILDREN * CHILDREN);
     SHARED(double, lower_in_part, CHILDREN * CHILDREN);

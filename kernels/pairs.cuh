@@ -218,8 +218,11 @@ struct Bands {
     int pairs;
 };
 #define FOR_PAIRS(j, part, bands) FOR_PARTS(j, part, (bands).pairs)
+#define RUN 8  // pixels at a time, of whose coordinates the compiler knows the last digits
 #define FOR_PACKS(i, bands, j, part) \
-    UNROLL for (int i = (part) * LANES; i < PIXELS; i += PARTS * LANES)
+    for (int i_ = (part) * (PIXELS / PARTS), left_ = PIXELS / PARTS; left_ > 0; \
+         i_ += RUN, left_ -= RUN) \
+        UNROLL for (int k_ = 0, i = i_; k_ < RUN; k_++, i++)
 
 FUNCTION int pixels_of(const Bands &bands) { return bands.pairs * PIXELS; }
 

@@ -22,7 +22,10 @@ class CupyEngine(KernelEngine):
     def __setstate__(self, state):
         import cupy
 
-        super().__setstate__({**state, "device": cupy.cuda.Device().id})  # where its arrays are now
+        # a copy stays where the arrays are; those of a pickle are where it is read
+        device = state["control"].device if "control" in state else cupy.cuda.Device()
+        with device:
+            super().__setstate__({**state, "device": device.id})
 
     @staticmethod
     def why_not(D=2, C=1):

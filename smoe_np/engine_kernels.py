@@ -321,6 +321,7 @@ class KernelEngine(KernelBuffers):
         self.tau = self.settings[WORDS.TAU] = float(state.get("tau", full))
         if np.shape(state.get("remembered")) == (self.tiles,):  # else of another engine
             self.winners[...] = self.launch.array(state["remembered"], np.int32)
+        self._ask(1)
         self._build_lists(self._planned)
         self.tau = full
         self.slots = np.asarray(state["slots"])

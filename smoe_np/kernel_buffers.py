@@ -192,7 +192,7 @@ class KernelBuffers:
             entries = self.lists_between[level % 2] if level else self.list
             threads = FEW_THREADS if boxes > MANY_BOXES else LIST_THREADS
             lists += [
-                ("bound", parents * shares, threads, (
+                ("bound", parents * shares, min(threads, WORDS.CANDIDATES), (
                     self.control, self.settings, self.sizes, level, shares, self.anchors,
                     parent_start, entries_above, parent, self.recalled[first:], self.kept,
                     self.counts, self.winners, self.wins)),
@@ -358,7 +358,7 @@ class KernelBuffers:
                 self.control[WORDS.AGE] += 1
         else:
             self.spare = rows
-        self._ask(0)
+        self._ask(1)  # lists are built for a step
         self.settings[WORDS.TAU], self.settings[WORDS.LEAST_LIFE] = self.tau, self.list_life
         if self.may_be_overdue and self.list_life < 2:
             self._see_whether_lists_hold()

@@ -26,6 +26,10 @@ from .launch_native import STEADY
 
 OPTIONS = ("-std=c++17", "-ftz=true")  # double keeps its denormals, and all divisions their digits
 ROUND_SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)  # steps of a round
+# Rounds of a sequence before one is captured. The first one must not be, as a kernel may be loaded
+# when it is first launched; a graph costs a millisecond, which the few rounds between two events of
+# a fit do not bring in again.
+PLAIN_ROUNDS = 4
 
 
 class _Sequence:
@@ -34,6 +38,7 @@ class _Sequence:
     def __init__(self, launches):
         self.launches = launches
         self.build = None  # the other sequence of the rounds
+        self.rounds = 0  # with that, so far
         self.graphs = {}  # by the number of steps
 
 
@@ -156,15 +161,15 @@ class CudaLauncher:
             self.lifetime = max(self.lifetime, ages[1])
 
     def _enqueue_round(self, build, step, size):
-        if self.graphs and step.build is build:
-            if size not in step.graphs:
-                step.graphs[size] = self._capture(build, step, size)
-            step.graphs[size].launch(self.stream)
+        if step.build is not build:
+            step.build, step.rounds, step.graphs = build, 0, {}
+        step.rounds += 1
+        if not self.graphs or step.rounds <= PLAIN_ROUNDS:
+            _enqueue(build, *[step] * size)
             return
-        # the first time without a graph: a kernel may be loaded when it is first launched, which
-        # cannot be captured
-        _enqueue(build, *[step] * size)
-        step.build, step.graphs = build, {}
+        if size not in step.graphs:
+            step.graphs[size] = self._capture(build, step, size)
+        step.graphs[size].launch(self.stream)
 
     def _capture(self, build, step, size):
         self.stream.begin_capture()
@@ -179,10 +184,16 @@ class CudaLauncher:
         """Go over to the launcher's stream, in order with what the caller's is given."""
         with self.device:
             callers = self.xp.cuda.get_current_stream()
-            self.stream.wait_event(callers.record())
-            with self.stream:
-                yield
-            callers.wait_event(self.stream.record())
+            self._wait(self.stream, callers)
+            try:
+                with self.stream:
+                    yield
+            finally:  # what was enqueued before an exception is done all the same
+                self._wait(callers, self.stream)
+
+    def _wait(self, stream, other):
+        """Have a stream wait for what another one was given so far."""
+        stream.wait_event(other.record(self.xp.cuda.Event(disable_timing=True)))
 
     @contextlib.contextmanager
     def _memory(self, shape, dtype):

@@ -47,7 +47,11 @@ class CUDARuntimeError(RuntimeError):
 
 class ndarray(NDArrayOperatorsMixin):  # noqa: N801
     def __init__(self, data):
-        self.data, self.device = data, machine.current
+        self.data, self.device = data, Device()
+
+    def __deepcopy__(self, memo):  # on its own device, whichever is current
+        with self.device:
+            return ndarray(self.data.copy())
 
     @property
     def flags(self):
@@ -98,8 +102,8 @@ def _unwrap(value):
         return type(value)(map(_unwrap, value))
     if not isinstance(value, ndarray):
         return value
-    if value.device != machine.current:
-        raise ValueError(f"Array device must be {machine.current}, got {value.device}")
+    if value.device.id != machine.current:
+        raise ValueError(f"Array device must be {machine.current}, got {value.device.id}")
     get_current_stream().synchronize()  # what is done now comes after what that stream was given
     return value.data
 
@@ -152,8 +156,12 @@ def __getattr__(name):  # functions of NumPy
 
 
 class Event:
-    def __init__(self, stream):
+    def __init__(self, disable_timing=False):
+        self.disable_timing = disable_timing
+
+    def note(self, stream):
         self.stream, self.after = stream, stream.enqueued
+        return self
 
 
 class Stream:
@@ -185,8 +193,8 @@ class Stream:
             self.pending.pop(0)()
             self.done += 1
 
-    def record(self):
-        return Event(self)
+    def record(self, event=None):
+        return (Event() if event is None else event).note(self)
 
     def wait_event(self, event):
         self.enqueue(lambda: event.stream.synchronize(event.after))
@@ -274,7 +282,7 @@ class RawModule:
 
 def _as_c(argument):
     if isinstance(argument, ndarray):
-        assert argument.device == machine.current
+        assert argument.device.id == machine.current
         return ctypes.c_void_p(argument.data.ctypes.data)
     assert isinstance(argument, np.generic), f"{argument!r} is passed as CuPy likes"
     return np.ctypeslib.as_ctypes_type(argument.dtype)(argument.item())
@@ -283,7 +291,7 @@ def _as_c(argument):
 null = Stream()
 machine = Machine()
 cuda = SimpleNamespace(
-    Device=Device, Stream=Stream, get_current_stream=get_current_stream,
+    Device=Device, Event=Event, Stream=Stream, get_current_stream=get_current_stream,
     runtime=SimpleNamespace(getDeviceCount=_count, CUDARuntimeError=CUDARuntimeError),
     memory=SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
     compiler=SimpleNamespace(CompileException=CompileException))

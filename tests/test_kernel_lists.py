@@ -164,6 +164,18 @@ def test_a_sharp_kernel_in_a_last_tile_of_one_pixel_is_listed(shape, off):
 
 
 @pytest.mark.parametrize("Engine", [NativeEngine, EmulatedEngine])
+def test_no_lists_are_built_after_the_last_step(Engine):
+    engine = Engine(SHAPES[2], picture(SHAPES[2]))
+    engine.render(random_model(1, 100, sigma=0.05))
+    for steps, builds in ((5, 1), (4, 2)):
+        engine.control[WORDS.STALE], engine.control[WORDS.TARGET] = 1, 5
+        engine.control[WORDS.STEP] = steps
+        engine.launch.run(engine._build)
+        assert engine.control[WORDS.BUILDS] == builds
+        assert engine.control[WORDS.STALE] == 2 - builds
+
+
+@pytest.mark.parametrize("Engine", [NativeEngine, EmulatedEngine])
 def test_a_build_that_was_left_halfway_does_no_harm(Engine):
     params = random_model(1, 100, sigma=0.05)
     engine = Engine(SHAPES[2], picture(SHAPES[2]))

@@ -1,5 +1,6 @@
 """The launcher for GPUs and its engine, on a pretended CuPy: see fake_cupy."""
 
+import contextlib
 import copy
 import inspect
 import logging
@@ -129,7 +130,7 @@ def test_what_is_done_between_launches_is_in_order(launcher):
     _, _, _, arguments = scan = scan_arguments(launcher)
     sequence = launcher.record([scan])
     control, counts, starts = arguments[:3]
-    control[WORD["STALE"]] = 1
+    control[WORD["STALE"]] = control[WORD["TARGET"]] = 1
     counts[...] = 1
     launcher.run(sequence)
     starts[0] = 7  # after the kernel has written 0 there
@@ -141,6 +142,19 @@ def test_that_order_is_looked_at_closely(launcher, monkeypatch):
     monkeypatch.setattr(fake_cupy.Stream, "wait_event", lambda *_: None)
     with pytest.raises(AssertionError):
         test_what_is_done_between_launches_is_in_order(launcher)
+
+
+def test_what_was_launched_before_an_exception_is_in_order_too(launcher):
+    sequence = launcher.record([scan_arguments(launcher)])
+    control, counts, starts = sequence.launches[0][3][:3]
+    control[WORD["STALE"]] = control[WORD["TARGET"]] = 1
+    counts[...] = 1
+    with contextlib.suppress(KeyboardInterrupt), launcher._own_stream():
+        launch_cuda._enqueue(sequence)
+        raise KeyboardInterrupt
+    starts[0] = 7
+    counts[...] = 2
+    np.testing.assert_array_equal(launcher.host(starts), [7, 1, 2, 3, 4])
 
 
 def test_a_stream_of_ones_own_does_not_wait_for_the_default_one(launcher):
@@ -170,9 +184,10 @@ class Pretended:
 
     def build(self):
         self.builds += 1
-        if self.now[WORD["STALE"]] and not self.now[WORD["HALT"]]:
-            self.now[[WORD["STALE"], WORD["AGE"]]] = 0
-            self.now[WORD["BUILDS"]] += 1
+        now = self.now
+        if now[WORD["STALE"]] and not now[WORD["HALT"]] and now[WORD["STEP"]] < now[WORD["TARGET"]]:
+            now[[WORD["STALE"], WORD["AGE"]]] = 0
+            now[WORD["BUILDS"]] += 1
 
     def step(self):
         self.steps += 1
@@ -203,6 +218,7 @@ def test_as_many_steps_are_taken_as_asked_for(cupy, launcher, lasts, graphs):
         assert pretended.now[WORD["STEP"]] == steps
     assert pretended.now[WORD["BUILDS"]] == math.ceil(344 / lasts)
     assert bool(cupy.machine.captures) == graphs
+    assert pretended.steps > 344  # and the others did nothing
 
 
 @pytest.mark.parametrize("lasts", [1, 2, 3, 8, 12, 1000])
@@ -264,6 +280,15 @@ def test_other_sequences_are_captured_anew_and_the_first_time_launched_plainly(c
     assert len(cupy.machine.replays) == replays
     pretended.train(launcher, 100)
     assert cupy.machine.replays[-1] not in old
+
+
+def test_few_rounds_are_not_captured(cupy, launcher):
+    pretended = Pretended(cupy, 4)
+    for _ in range(launch_cuda.PLAIN_ROUNDS):
+        pretended.train(launcher, 1)
+    assert cupy.machine.captures == []
+    pretended.train(launcher, 1)
+    assert len(cupy.machine.captures) == 1
 
 
 def test_graphs_do_not_outlive_their_sequences(cupy, launcher):
@@ -412,6 +437,27 @@ def test_training_goes_on_from_a_checkpoint_bit_for_bit(cupy, tmp_path):
     then = Smoe.from_checkpoint(tmp_path / "half.npz", cupy.asarray(IMAGE), backend="cupy")
     then.train(20)
     assert_same_model(then._params, at_once.params)
+
+
+@pytest.mark.parametrize("rounds", [1, 3])
+def test_no_bit_depends_on_the_number_of_rounds(cupy, monkeypatch, rounds):
+    def sparse():
+        smoe = Smoe(IMAGE, 8, backend="cupy")
+        return smoe.sparsify(target_kernels=20, iterations=(30, 30, 60))
+
+    usual, enqueue = sparse(), CudaLauncher._enqueue_round
+    monkeypatch.setattr(CudaLauncher, "_enqueue_round",
+                        lambda *given: [enqueue(*given) for _ in range(1 + rounds)])
+    assert_same_model(sparse().params, usual.params)
+
+
+def test_a_copy_stays_on_the_device_of_the_engine(cupy):
+    cupy.machine.devices, cupy.machine.current = 2, 1
+    smoe = Smoe(IMAGE, 6, backend="cupy").train(5)
+    cupy.machine.current = 0
+    copied = copy.deepcopy(smoe.engine)
+    assert copied.device == copied.launch.device.id == 1
+    np.testing.assert_array_equal(copied.render(smoe.params), smoe.engine.render(smoe.params))
 
 
 def test_an_engine_stays_on_its_device(cupy):
