@@ -23,7 +23,7 @@ TILE_THREADS, UPDATE_THREADS, LIST_THREADS = (
     WORDS.TILE_THREADS, WORDS.UPDATE_THREADS, WORDS.LIST_THREADS)
 SHARE = 8 * LIST_THREADS  # rows that a block counts where there is one set of counters
 MANY_BOXES = 1024  # of which a block needs few threads each
-MOST_SHARES, LEAST_SHARE = 256, 4096  # of the boxes of a level; kernels of one at least
+MOST_SHARES = 256  # of the boxes of a level
 ROWS_BYTES = 1 << 28  # of the sums of a batch
 SETS_BYTES = 1 << 23  # where there are several sets of them, which is seldom
 ROOM = 1.25  # times what is needed, for lists that were too short
@@ -184,7 +184,7 @@ class KernelBuffers:
         for number, (level, start, boxes) in enumerate(self.levels):
             shares = 1  # few boxes of long lists are shared among blocks; those of patches are not
             if level > HIGHEST_PATCH:
-                shares = max(1, min(MOST_SHARES // parents, K // LEAST_SHARE))
+                shares = max(1, min(MOST_SHARES // parents, K // self.launch.least_share))
             if len(start) != boxes * shares + 1:
                 start = self.launch.zeros(boxes * shares + 1, np.int32)
                 self.levels[number] = level, start, boxes

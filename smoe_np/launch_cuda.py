@@ -57,6 +57,8 @@ class CudaLauncher:
         Whether rounds of training are captured in CUDA graphs; results do not depend on it.
     counter_sets : int
         Of counters of rows: one, for all blocks.
+    least_share : int
+        Kernels of the model below which a block bounds all of a large box: blocks are many.
     lifetime : float
         Steps that lists have lasted of late.
 
@@ -67,6 +69,7 @@ class CudaLauncher:
     """
 
     name = "cupy"
+    least_share = 256
 
     def __init__(self, D, C, dtype):
         import cupy

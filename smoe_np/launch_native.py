@@ -73,6 +73,8 @@ class NativeLauncher:
         Processors to use; results do not depend on it.
     counter_sets : int
         Of counters of rows, each for a block of its own; or 1, where one thread does all.
+    least_share : int
+        Kernels of the model below which a block bounds all of a large box: each finds its winners.
 
     Raises
     ------
@@ -81,6 +83,7 @@ class NativeLauncher:
     """
 
     name = "native"
+    least_share = 4096
 
     def __init__(self, D, C, dtype, options=()):
         self.dtype = np.dtype(dtype)

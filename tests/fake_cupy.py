@@ -163,6 +163,10 @@ class Event:
         self.stream, self.after = stream, stream.enqueued
         return self
 
+    @property
+    def done(self):
+        return self.stream.done >= self.after
+
 
 class Stream:
     def __init__(self, non_blocking=False):

@@ -22,6 +22,7 @@ from smoe_np import (
 )
 from smoe_np.cli import main
 from smoe_np.initialize import kernel_grid
+from smoe_np.launch_cuda import CudaLauncher
 from smoe_np.launch_native import NativeLauncher
 
 
@@ -291,6 +292,20 @@ def test_details_of_kernels_on_a_gpu_add_up(monkeypatch):
     assert plain.kernels == without.kernels == {}
     assert found["ms_without_graphs"] == pytest.approx(1e3 * without.seconds / 6)
     assert "threads" not in found
+
+
+@needs_native
+def test_a_gpu_that_is_timed_never_waits_for_the_host(monkeypatch):
+    with fake_cupy.install(monkeypatch) as cupy:
+        launch = CudaLauncher(2, 1, "float32")
+        clocks = bench_kernels._clocks(launch)
+        launch.run(launch.record([("layout", 1, 1, (launch.zeros(3, np.int32),))] * 3))
+        launched = [name for name, *_ in cupy.machine.launches]
+        assert launched == ["multiply_add", *["layout"] * 3]  # it was idle before the first alone
+        monkeypatch.setattr(cupy.cuda, "get_elapsed_time",
+                            lambda before, after: after.after - before.after, raising=False)
+        launch.stream.synchronize()
+        assert [clocks[name]() for name in ("layout", "multiply_add")] == [0.003, 0]
 
 
 @needs_native

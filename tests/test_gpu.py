@@ -62,6 +62,18 @@ def test_a_fit_repeats_itself_bit_for_bit_and_goes_on_from_a_checkpoint(tmp_path
     assert_same_model(then.params, whole.params)
 
 
+def test_a_sparse_model_repeats_itself_bit_for_bit_and_goes_on_from_a_checkpoint(tmp_path):
+    def sparse(**hooks):
+        return Smoe(IMAGE, 12, backend="cupy").sparsify(
+            target_kernels=40, iterations=(60, 60, 100), val_iter=20, **hooks)
+
+    whole, again = sparse(), sparse(callbacks=[lambda s: s.iteration == 80 and s.save_checkpoint(
+        tmp_path / "half.npz")])
+    assert_same_model(again.params, whole.params)
+    then = Smoe.from_checkpoint(tmp_path / "half.npz", IMAGE, backend="cupy").resume()
+    assert_same_model(then.params, whole.params)
+
+
 @pytest.mark.parametrize("shape", [(37, 45), (11, 13, 17)])
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-4), ("float64", 1e-9)])
 def test_what_kernels_are_worth_is_what_numpy_finds(shape, dtype, tolerance):
@@ -157,6 +169,18 @@ def test_two_trainings_at_once_do_not_disturb_each_other():
         thread.join()
     for number in (0, 1):
         assert_same_model(found[number].params, alone[number].params)
+
+
+def test_a_training_that_was_broken_off_leaves_an_engine_in_order():
+    smoe = Smoe(IMAGE, 12, backend="cupy")
+
+    def interrupt(smoe):
+        raise RuntimeError("enough")
+
+    with pytest.raises(RuntimeError, match="enough"):
+        smoe.train(100, val_iter=50, progress=interrupt)
+    another = Smoe(IMAGE, params=smoe.params, backend="cupy").engine
+    assert smoe.engine.loss(smoe.params) == pytest.approx(another.loss(smoe.params), rel=1e-5)
 
 
 def test_the_callers_stream_is_kept_to():

@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernel_runs import EmulatedEngine
 
-from smoe_np import kernel_buffers
 from smoe_np.engine_native import NativeEngine
 from smoe_np.kernel_buffers import WORDS
 
@@ -272,7 +271,7 @@ def test_boxes_that_are_shared_among_blocks_have_the_same_lists(monkeypatch, Eng
     params = random_model(5, 300, sigma=0.02, anisotropy=10)
     found, between = [], []
     for least in (1000, 40):  # kernels of a share: none is shared, and in seven
-        monkeypatch.setattr(kernel_buffers, "LEAST_SHARE", least)
+        monkeypatch.setattr(Engine.launcher, "least_share", least)
         engine = Engine((24, 270))
         engine.render(params)
         lengths = [len(start) - 1 for _, start, _ in engine.levels]
