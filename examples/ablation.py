@@ -15,24 +15,24 @@ import smoe_np
 from smoe_np.fit import Recipe
 
 CHANGES = {
-    "as it is": {},
-    "a grid, no events": {"start": 1.0, "events_until": 0.0},
-    "growth, nothing leaves": {"removal": 0.0},
-    "the lightest leave": {"remove_by": "weight"},
-    "those of least error leave": {"remove_by": "error"},
+    "default recipe": {},
+    "full grid, no splits or removals": {"start": 1.0, "events_until": 0.0},
+    "growth, no removal": {"removal": 0.0},
+    "remove by lowest weight": {"remove_by": "weight"},
+    "remove by lowest error": {"remove_by": "error"},
     "split in random directions": {"best_direction": False},
-    "split by error, not by gain": {"split_by_gain": False},
-    "split by gain and error alone": {"mass_power": 0.0},
-    "children closer, 0.8": {"shift": 0.8},
-    "no axes, a rate for each number": {"turn_every": 0},
-    "half the rates": {"rate": 0.043, "weight_rate": 0.02, "shape_rate": 0.025,
+    "rank splits by error, not gain": {"split_by_gain": False},
+    "rank splits without mass": {"mass_power": 0.0},
+    "children closer, 0.8 σ": {"shift": 0.8},
+    "plain Adam, no axes": {"turn_every": 0},
+    "all rates halved": {"rate": 0.043, "weight_rate": 0.02, "shape_rate": 0.025,
                        "expert_rate": 0.0125, "slope_rate": 0.0075},
-    "shapes and slopes as fast": {"shape_rate": 0.085, "slope_rate": 0.025},
+    "shape, slope rates not reduced": {"shape_rate": 0.085, "slope_rate": 0.025},
     "weights as fast as centres": {"weight_rate": 0.085},
     "β₂ = 0.999": {"beta2": 0.999},
-    "rates fall from the start": {"fade_from": 0.0},
-    "as sharp as they like": {"most_sharpness": 1000.0},
-    "exact lists": {"tau": 12.0, "list_life": 0},
+    "rates decay from the start": {"fade_from": 0.0},
+    "no limit on sharpness": {"most_sharpness": 1000.0},
+    "exact pair lists": {"tau": 12.0, "list_life": 0},
 }
 
 
@@ -56,7 +56,7 @@ def draw(found, path):
     """Bars of decibels lost, best first."""
     import matplotlib.pyplot as plt
 
-    best = found["as it is"]
+    best = found["default recipe"]
     names = sorted(found, key=found.get)
     figure, axes = plt.subplots(figsize=(8, 0.35 * len(names) + 1), layout="constrained")
     bars = axes.barh(names, [found[name] - best for name in names], color="steelblue")
