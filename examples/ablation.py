@@ -1,8 +1,9 @@
-"""What each part of the recipe of ``Smoe.fit`` is worth: leave it out, and see.
+"""Measure what each part of the recipe of ``Smoe.fit`` is worth by changing it.
 
     python examples/ablation.py [PICTURE] [KERNELS] [ITERATIONS] [SEEDS]
 
-Each line of the table is a fit with one thing changed. ablation.md keeps what was found so.
+Each line of the table printed is a fit with one change to the recipe. The results are in
+ablation.md.
 """
 
 import sys
@@ -37,7 +38,7 @@ CHANGES = {
 
 
 def fitted(picture, kernels, iterations, seed, changes):
-    """The PSNR of a fit, and the seconds that it takes."""
+    """PSNR in dB and time in seconds of a fit with some changes to its recipe."""
     smoe = smoe_np.Smoe(picture)
     smoe.fit(kernels=kernels, iterations=iterations, seed=seed, val_iter=iterations,
              recipe=Recipe(**changes))
@@ -45,7 +46,7 @@ def fitted(picture, kernels, iterations, seed, changes):
 
 
 def trained(picture, kernels, iterations):
-    """The same of ``Smoe.train`` with about as many kernels."""
+    """PSNR in dB and time in seconds of ``Smoe.train`` with about as many kernels."""
     across = max(picture.shape[:2]) * np.sqrt(kernels / np.prod(picture.shape[:2]))
     smoe = smoe_np.Smoe(picture, kernels_per_dim=max(1, round(across)))
     smoe.train(iterations, val_iter=iterations)
@@ -53,7 +54,7 @@ def trained(picture, kernels, iterations):
 
 
 def draw(found, path):
-    """Bars of decibels lost, best first."""
+    """Draw bars of decibels gained or lost against the default recipe, best at the top."""
     import matplotlib.pyplot as plt
 
     best = found["default recipe"]
@@ -70,7 +71,7 @@ if __name__ == "__main__":
     given = [int(text) for text in sys.argv[2:]]
     kernels, iterations, seeds = given + ([60, 60, 1] if SMALL else [900, 3000, 1])[len(given) :]
     picture, found = chosen_picture(), {}
-    warnings.simplefilter("ignore", RuntimeWarning)  # a part left out may well do harm
+    warnings.simplefilter("ignore", RuntimeWarning)  # a changed recipe may well diverge
     found["Smoe.train"], seconds = trained(picture, kernels, iterations)
     print(f"{'Smoe.train':32} {found['Smoe.train']:6.2f} dB {seconds:6.1f} s", flush=True)
     for name, changes in CHANGES.items():

@@ -1,8 +1,8 @@
-"""Take noise off a picture, and compare with BM3D where that is installed (the extra ``bm3d``).
+"""Denoise a picture, and compare with BM3D if it is installed (the extra ``bm3d``).
 
     python examples/denoise.py [PICTURE] [SIGMA]
 
-Noise of SIGMA, on the scale of 0 to 255, is added to a part of the picture.
+Adds noise of standard deviation SIGMA (on the scale 0 to 255) to a part of the picture first.
 """
 
 import sys
@@ -16,13 +16,13 @@ from smoe_np.plots import denoise_figure
 
 
 def noisy_of(clean, sigma):
-    """The picture with noise, in 8 bits again."""
+    """The picture with Gaussian noise added, as uint8."""
     noise = np.random.default_rng(0).normal(0, sigma, clean.shape)
     return np.clip(np.round(255 * clean + noise), 0, 255).astype(np.uint8)
 
 
 def of_bm3d(noisy, sigma):
-    """What BM3D (Dabov et al. 2007) makes of it, or None where it is not installed."""
+    """The picture denoised by BM3D (Dabov et al. 2007), or None if it is not installed."""
     try:
         import bm3d
     except ImportError:
@@ -32,7 +32,7 @@ def of_bm3d(noisy, sigma):
 
 
 def tell(name, picture, clean, seconds):
-    """A line of the table."""
+    """Print PSNR, SSIM and time of a method."""
     axis = -1 if picture.ndim == 3 else None
     print(f"{name:12} {smoe_np.psnr(clean, picture):6.2f} dB  SSIM "
           f"{smoe_np.ssim(clean, picture, axis):.3f}  {seconds:5.1f} s")

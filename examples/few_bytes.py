@@ -1,4 +1,4 @@
-"""A picture in a file of so many bytes: as a model, by JPEG and by JPEG 2000, and a detail of each.
+"""Store a picture in BYTES bytes, as a model, by JPEG and by JPEG 2000; show it and a detail.
 
     python examples/few_bytes.py [PICTURE] [BYTES] [TOP LEFT HEIGHT]
 """
@@ -15,7 +15,7 @@ import smoe_np
 
 
 def coded(picture, form, **settings):
-    """A picture coded by Pillow: bytes, dB, what is seen."""
+    """A picture coded by Pillow: its size in bytes, PSNR in dB, and the decoded picture."""
     data = io.BytesIO()
     Image.fromarray(picture).save(data, form, **settings)
     seen = np.asarray(Image.open(data)) / 255
@@ -23,21 +23,21 @@ def coded(picture, form, **settings):
 
 
 def written(picture, params, path, bits=None):
-    """The same of a model, in a file of 16 bits a number, or of others."""
+    """The same for a model in a file of 16 bits a number, or of another bit depth."""
     params.save(path, bits)
     seen = smoe_np.render(smoe_np.load_params(path), params.image_shape).reshape(picture.shape)
     return Path(path).stat().st_size, smoe_np.psnr(picture / 255, seen), seen
 
 
 def best(picture, form, most, choices):
-    """What Pillow makes of a picture in at most so many bytes, or in the fewest that it needs."""
+    """Pillow's best coding of a picture in at most ``most`` bytes, or else its smallest one."""
     found = [coded(picture, form, **settings) for settings in choices]
     fitting = [one for one in found if one[0] <= most] or [min(found, key=lambda one: one[0])]
     return max(fitting, key=lambda one: one[1])
 
 
 def as_model(picture, most):
-    """The same of a fit."""
+    """The same for a fit quantized to at most ``most`` bytes."""
     smoe = smoe_np.Smoe(picture)
     smoe.fit(bytes=most, iterations=60 if SMALL else 3000,
              callbacks=[lambda smoe: print(smoe.history[-1])])

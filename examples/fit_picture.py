@@ -1,4 +1,4 @@
-"""Fit a picture with some kernels; see it, the fit, and which kernel owns which pixel.
+"""Fit a picture; show it, the fit, and the kernel with the largest gate at each pixel.
 
     python examples/fit_picture.py [PICTURE] [KERNELS] [ITERATIONS]
 """
@@ -13,13 +13,13 @@ import smoe_np
 
 
 def in_colours(gating):
-    """A map of kernel numbers as a picture in which neighbours differ: (H, W, 3) in [0, 1]."""
+    """A gating map as an RGB picture, a random colour for each kernel: (H, W, 3) in [0, 1]."""
     palette = np.random.default_rng(0).uniform(0.15, 1, (gating.max() + 1, 3))
     return palette[gating]
 
 
 def strip(*pictures):
-    """Pictures side by side, grey ones as RGB, with white between."""
+    """Pictures side by side with white between them; grey pictures become RGB."""
     as_rgb = [np.broadcast_to(p if p.ndim == 3 else p[..., None], (*p.shape[:2], 3))
               for p in pictures]
     between = np.ones((as_rgb[0].shape[0], 8, 3))
@@ -27,8 +27,8 @@ def strip(*pictures):
 
 
 def labelled(pictures):
-    """Pictures of a dict side by side, as in ``strip``, each below its name."""
-    from PIL import Image, ImageDraw, ImageFont  # of the extra "plots"
+    """Pictures of a dict side by side, as in ``strip``, with the name above each."""
+    from PIL import Image, ImageDraw, ImageFont  # needs the extra "plots"
 
     sheet = strip(*pictures.values())
     band = Image.new("L", (sheet.shape[1], 28), 255)
@@ -39,18 +39,18 @@ def labelled(pictures):
     return np.vstack([strip(np.asarray(band) / 255), sheet])
 
 
-SMALL = os.environ.get("SMOE_EXAMPLE_SIZE") == "small"  # only to see that the examples run
+SMALL = os.environ.get("SMOE_EXAMPLE_SIZE") == "small"  # a quick test that the examples run
 
 
 def help_if_asked():
-    """Of -h and --help, what an example says at its head, and its end."""
+    """Print the example's docstring and exit if -h or --help is given."""
     if {"-h", "--help"} & set(sys.argv[1:]):
         print(sys.modules["__main__"].__doc__.strip())
         sys.exit()
 
 
 def chosen_picture():
-    """The picture named on the command line, or a cameraman."""
+    """The picture named on the command line, or the cameraman."""
     help_if_asked()
     default = Path(__file__).parent / "pictures" / "camera.png"
     picture = smoe_np.read_image(sys.argv[1] if len(sys.argv) > 1 else default)

@@ -1,9 +1,9 @@
-"""Arrays on the GPU, and the time of an iteration with every backend that works here.
+"""Train on arrays on the GPU, and time an iteration with every backend that works here.
 
     python examples/gpu.py [PICTURE] [KERNELS_PER_DIM]
 
-Of a picture that CuPy holds, models, pictures and gradients are arrays on the GPU as well, ready
-for other code there. Where no GPU answers, one line says why, and NumPy does the same.
+For a picture that is a CuPy array, the model, its pictures and its gradients are arrays on the GPU
+too, ready for other GPU code. Without a GPU, one line says why, and the same runs on the CPU.
 """
 
 import sys
@@ -18,7 +18,7 @@ from smoe_np.engine import ENGINES
 
 
 def milliseconds(picture, kernels_per_dim, backend, iterations):
-    """The time of an iteration, once everything is compiled and warm."""
+    """Milliseconds per iteration, after a warm-up that compiles everything."""
     smoe = smoe_np.Smoe(picture, kernels_per_dim, backend=backend)
     smoe.train(5)
     before = smoe.history[-1].seconds
@@ -41,7 +41,7 @@ if __name__ == "__main__":
     smoe.train(20 if SMALL else 300)
     drawn = smoe.reconstruction
     print(f"{smoe.engine.name}: {smoe.params}, arrays of {type(smoe.params.musX).__module__}")
-    # arithmetic of xp on the result, without a copy to the other side
+    # computed where the array lies, without a copy to or from the GPU
     mse = float(xp.mean((drawn - image) ** 2))
     print(f"{-10 * np.log10(mse):.2f} dB")
 

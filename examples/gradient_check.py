@@ -1,10 +1,10 @@
-"""Gradients written by hand against differences of the definition, number by number.
+"""Check the hand-written gradients against finite differences, number by number.
 
     python examples/gradient_check.py [KERNELS]
 
-``loss_and_gradients`` computes from lists of the kernels that matter in each tile;
-``smoe_np.dense`` is the definition of the model in float64. Each parameter is moved a little to
-either side, and the two losses of the definition make a central difference.
+``loss_and_gradients`` uses lists of the kernels that matter in each tile; ``smoe_np.dense``
+defines the model in float64. Each number of each parameter is changed a little in both directions,
+and the two losses that ``smoe_np.dense`` gives make a central difference.
 """
 
 import sys
@@ -16,11 +16,11 @@ from fit_picture import SMALL, help_if_asked
 import smoe_np
 from smoe_np import dense
 
-STEP = 1e-5  # relative; the error of a difference is about STEP² and 1e-16 / STEP
+STEP = 1e-5  # relative; a difference errs by about STEP² (truncation) and 1e-16 / STEP (rounding)
 
 
 def model(kernels, C=3):
-    """A model of kernels at random places, steered at random; of RGB."""
+    """A random model: random centres and steering matrices, and C channels."""
     random = np.random.default_rng(0)
     A = np.tril(random.normal(0, 4, (kernels, 2, 2)))
     A[:, [0, 1], [0, 1]] = random.uniform(6, 14, (kernels, 2))
@@ -30,7 +30,7 @@ def model(kernels, C=3):
 
 
 def difference(params, name, index, image, **regularisers):
-    """∂L/∂ one number of the parameters, by two losses of the definition."""
+    """Central difference of the loss by one number of a parameter."""
     losses = []
     middle = params.arrays()[name][index]
     step = STEP * max(1, abs(middle))

@@ -1,10 +1,10 @@
-"""A callback of one's own: it keeps frames, and ends a training that gains little any more.
+"""Write a callback that keeps frames, and ends training when it gains little any more.
 
     python examples/own_callback.py [PICTURE] [KERNELS_PER_DIM]
 
-Training then goes on from there with other settings. An exception that a callback raises leaves
-``train`` at once; the model, its history and Adam's moments are whole, so that the next call of
-``train`` takes up where it left off.
+Training then continues with other settings. An exception that a callback raises ends ``train`` at
+once; the model, its history and Adam's moments stay valid, so that the next call of ``train``
+continues from there.
 """
 
 import sys
@@ -15,15 +15,15 @@ import smoe_np
 
 
 class Enough(Exception):
-    """Raised to end training."""
+    """Raised by a callback to end training."""
 
 
 class Patience:
-    """Ends training where the last validations have gained less than so many decibels."""
+    """Ends training when the last ``validations`` validations gained less than ``gain`` dB."""
 
     def __init__(self, gain, validations=3):
         self.gain, self.validations = gain, validations
-        self.frames = {}  # by what is written above each
+        self.frames = {}  # by label
         self.begun = 0
 
     def __call__(self, smoe):
@@ -37,12 +37,12 @@ class Patience:
                 raise Enough(f"{gained:.2f} dB in the last {self.validations} validations")
 
     def keep(self, smoe):
-        """Keep the picture as it is now."""
+        """Keep the current reconstruction as a frame."""
         now = smoe.history[-1]
         self.frames[f"iteration {now.iteration}, {now.psnr:.1f} dB"] = smoe.reconstruction
 
     def train(self, smoe, iterations, **settings):
-        """Train until that is so, or for so many iterations."""
+        """Train until little is gained, but for at most ``iterations`` iterations."""
         self.begun = smoe.iteration
         try:
             smoe.train(iterations, val_iter=10, callbacks=[self], **settings)

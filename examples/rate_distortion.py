@@ -1,9 +1,10 @@
-"""Quality against size: fits and trainings of several numbers of kernels, JPEG, JPEG 2000.
+"""Plot PSNR against bytes for ``fit``, ``train``, JPEG and JPEG 2000.
 
     python examples/rate_distortion.py [PICTURE] [KERNELS ...]
 
-Bytes are those of files, decibels those of what is read back. Of a picture of the ICIP 2018 paper
-on training SMoE, known by the name of its file, figures 1 and 2 are marked, at 16 bits.
+Sizes are those of the files, PSNRs those of the decoded pictures. If PICTURE is
+named like a picture of the ICIP 2018 paper (cameraman, baboon, lena), the values of the paper's
+figures 1 and 2 are marked, at 16 bits a number.
 """
 
 import sys
@@ -16,7 +17,7 @@ from fit_picture import SMALL, chosen_picture
 
 import smoe_np
 
-PAPER = {  # dB by kernels; read off by eye but for Lena
+PAPER = {  # dB by number of kernels; read off the figures, except for Lena
     "cameraman": {260: 28.8, 720: 32.3, 1370: 34.7, 1980: 36.3, 4020: 40.2, 5730: 42.1},
     "baboon": {710: 23.2, 1420: 24.7, 2840: 27.0, 5190: 30.0, 8140: 33.2, 11510: 35.2},
     "lena": {300: 28.68, 900: 32.48, 2500: 35.75, 5000: 37.29, 13000: 39.94},

@@ -1,4 +1,4 @@
-"""Draw the pictures of the README anew, from the other examples, as small files in pictures/.
+"""Run the examples whose pictures the README shows, and save the pictures in pictures/.
 
     python examples/readme_pictures.py [FOLDER]
 """
@@ -12,11 +12,11 @@ from pathlib import Path
 from PIL import Image
 
 HERE = Path(__file__).resolve().parent
-WIDTH, QUALITY = 1300, 85  # pixels, of JPEG
+WIDTH, QUALITY = 1300, 85  # largest side in pixels; JPEG quality
 EXAMPLES = ("fit_picture", "few_bytes", "zoom", "sparsify", "denoise")
 
 if __name__ == "__main__":
-    is_trial = os.environ.get("SMOE_EXAMPLE_SIZE") == "small"  # which replaces nothing
+    is_trial = os.environ.get("SMOE_EXAMPLE_SIZE") == "small"  # must replace no picture
     usual = tempfile.mkdtemp() if is_trial else HERE / "pictures"
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else usual).resolve()
     folder.mkdir(exist_ok=True)

@@ -1,9 +1,9 @@
-"""Fewer and fewer kernels from a dense grid: the gating map over the fit for each number of them.
+"""Make a dense grid sparser and sparser; show the gating map and the fit at each number.
 
     python examples/sparsify.py [PICTURE] [KERNELS ...]
 
-The schedule is that of the paper of 2018 on sparse models: train, raise the L1 weight of the mixing
-weights until so many kernels are left, fine-tune. Each model goes on from the one before.
+The schedule is that of the ICIP 2018 paper: train, raise the L1 weight on the mixing weights until
+the wanted number of kernels is left, fine-tune. Each model starts from the one before.
 """
 
 import sys

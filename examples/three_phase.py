@@ -1,4 +1,4 @@
-"""A sparse model in three phases: train, drive kernels out with an L1 weight on π, train on.
+"""Train, drive kernels out with an L1 weight on the mixing weights π, then train on.
 
     python examples/three_phase.py [PICTURE] [KERNELS_PER_DIM]
 """
@@ -16,7 +16,7 @@ if __name__ == "__main__":
 
     sheets = []
     for iterations, l1reg in ((600, 0.0), (500, 10.0), (100, 0.0)):
-        # Adam's moments go on from phase to phase
+        # Adam's moments are kept from phase to phase
         smoe.train(iterations // 20 if SMALL else iterations, l1reg=l1reg)
         record = smoe.history[-1]
         print(f"l1reg {l1reg:4}: {record.kernels:5} kernels {record.psnr:6.2f} dB "

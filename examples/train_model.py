@@ -1,10 +1,10 @@
-"""The script of tf-smoe under its old name, with its options; a sheet shows what comes of it.
+"""``train_model.py`` as in tf-smoe, with its options; a sheet shows the result.
 
     python examples/train_model.py -i PICTURE -r RESULTS -n 1000 -v 100 -k 12 ...
 
-It is ``smoe train``, which takes every option of that script (-i -r -n -v -k -p -reg -lr -b -c -d
--m -dp -dg -ra -q, and the long names with _ or -); ``smoe train --help`` tells them all. Without -i
-it takes a cameraman, without -r the folder ``results``.
+It runs ``smoe train``, which takes every option of that script (-i -r -n -v -k -p -reg -lr -b -c
+-d -m -dp -dg -ra -q, and the long names with _ or -); ``smoe train --help`` lists them all. Without
+-i it uses the cameraman, without -r the folder ``results``.
 """
 
 import itertools
@@ -18,7 +18,7 @@ from smoe_np.cli import main
 
 
 def value_of(arguments, *names):
-    """The value that is given of an option, or None."""
+    """The value given for an option, or None if it is not given."""
     for argument, following in itertools.pairwise([*arguments, None]):
         name, equals, value = argument.partition("=")
         if (name.replace("_", "-") if name.startswith("--") else name) in names:
@@ -34,7 +34,7 @@ if __name__ == "__main__":
         ("-n", "--iterations"): "20" if SMALL else "1000",
     }
     for names, default in defaults.items():
-        # a checkpoint knows how many iterations are left of its run
+        # a checkpoint already holds how many iterations its run has left
         if value_of(arguments, *names) is None and not (
                 names[0] == "-n" and value_of(arguments, "-c", "--checkpoint-path")):
             arguments += [names[0], default]

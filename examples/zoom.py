@@ -1,4 +1,4 @@
-"""A detail eight times as large: the pixels, the pixels smoothed, and the model, drawn anew there.
+"""Show a detail eight times as large: pixels, bicubic interpolation, and the model rendered.
 
     python examples/zoom.py [PICTURE] [KERNELS] [TOP LEFT SIZE]
 """
@@ -16,7 +16,7 @@ SCALE = 8
 
 
 def enlarged(pixels, filter):
-    """Pixels (H, W[, 3]) in [0, 1] as floats, SCALE times as large, by a filter of Pillow."""
+    """Pixels (H, W[, 3]), floats in [0, 1], enlarged SCALE times by a filter of Pillow."""
     channels = [Image.fromarray(np.ascontiguousarray(channel, dtype=np.float32)).resize(
         [SCALE * n for n in channel.shape[::-1]], filter) for channel in np.atleast_3d(pixels).T]
     return np.stack(channels, axis=-1).swapaxes(0, 1).clip(0, 1)
@@ -30,7 +30,7 @@ if __name__ == "__main__":
 
     smoe = smoe_np.Smoe(picture)
     smoe.fit(kernels=kernels, iterations=60 if SMALL else 3000,
-             recipe=Recipe(most_sharpness=1.5),  # nothing is sharper than pixels can tell
+             recipe=Recipe(most_sharpness=1.5),  # keeps slivers between the pixels out
              callbacks=[lambda smoe: print(smoe.history[-1])])
 
     detail = picture[top : top + size, left : left + size]
