@@ -1,24 +1,24 @@
-"""Which array library an array belongs to, and why there may be no GPU."""
+"""Which array library an array belongs to, and why no GPU can be used."""
 
 import sys
 
 import numpy as np
 
-LEAST_CAPABILITY = 70  # compute capability 7.0: threads of a block may return before others wait
+LEAST_CAPABILITY = 70  # compute capability 7.0: threads of a block may return while others wait
 WHEELS = ("cupy", "cupy-cuda11x", "cupy-cuda12x", "cupy-cuda13x")
 
 
 def array_module(*arrays):
     """Return the module, ``numpy`` or ``cupy``, that all given arrays belong to.
 
-    CuPy is looked up among the modules that are already loaded, never imported: an array of it
-    cannot exist otherwise.
+    CuPy is never imported, only looked up among the loaded modules: without it there, no CuPy array
+    can exist.
 
     Parameters
     ----------
     *arrays : array_like
         Anything that is not a CuPy array (lists, scalars, NumPy arrays) counts as NumPy;
-        ``None`` is passed over.
+        ``None`` is ignored.
 
     Raises
     ------
@@ -41,12 +41,12 @@ def array_module(*arrays):
 
 
 def to_numpy(array):
-    """An array of either library as one of NumPy; not copied if it is one."""
+    """An array as a NumPy array; a NumPy array is returned without a copy."""
     return array.get() if hasattr(array, "get") else array
 
 
 def why_no_gpu():
-    """Say in one sentence why no GPU can be used, or return ``None`` if one answers."""
+    """The reason why no GPU can be used, in one sentence; ``None`` if there is one."""
     wheels = _wheels()
     if len(wheels) > 1:
         return (
@@ -73,15 +73,15 @@ def why_no_gpu():
     if int(capability) < LEAST_CAPABILITY:
         return (
             f"the GPU has compute capability {capability[:-1]}.{capability[-1]}, and at least "
-            f"{LEAST_CAPABILITY // 10}.{LEAST_CAPABILITY % 10} is needed; choose a newer one, with "
-            f"CUDA_VISIBLE_DEVICES if it is there"
+            f"{LEAST_CAPABILITY // 10}.{LEAST_CAPABILITY % 10} is needed; use a newer GPU "
+            f"(CUDA_VISIBLE_DEVICES chooses between several)"
         )
     return None
 
 
 def _wheels():
-    """The packages of CuPy that are installed."""
-    import importlib.metadata  # it takes a while
+    """The CuPy packages that are installed."""
+    import importlib.metadata  # slow to import
 
     found = []
     for name in WHEELS:

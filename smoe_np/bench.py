@@ -1,9 +1,9 @@
-"""The speed of this machine: what ``smoe bench`` measures.
+"""``smoe bench``: the speed of training and drawing on this machine.
 
-Each case is a training run from the start, or the drawing of a model, in a process of its own, so
-that its peak of memory is its own too. There are two yardsticks: np.exp alone over as many float32
-values as there are pixels times kernels, the least that a program would do which looks at every
-kernel for every pixel; and the whole model in plain array code that does so, ``bench_dense``.
+Each case is a training run from scratch, or the drawing of a model, in a process of its own, so
+that its peak memory is measured separately. There are two references: np.exp alone over as many
+float32 values as there are pixels times kernels, the minimum for a program that evaluates every
+kernel at every pixel; and ``bench_dense``, the whole model in plain array code that does so.
 """
 
 import json
@@ -21,35 +21,35 @@ from .engine_kernels import KernelEngine
 from .images import read_image
 from .params import SmoeParams
 
-# Pixels, channels, kernels along the longest axis, iterations; of what is drawn there are none.
+# Pixels, channels, kernels along the longest axis, iterations (0: a drawing).
 STANDARD = (((128, 128), 1, 12, 200), ((512, 512), 1, 32, 100), ((512, 512), 1, 128, 40),
             ((512, 768), 3, 197, 20), ((2160, 3840), 1, 133, 0))
 LARGE = (4000, 6000), 3, 1225, 3
-LARGE_BYTES = 4 << 30  # that it takes, with some to spare
-BYTES_A_PIXEL = 24  # of a picture of any size, besides its model: at least
+LARGE_BYTES = 4 << 30  # memory for it, with some to spare
+BYTES_A_PIXEL = 24  # least memory per pixel for a picture of any size, besides its model
 SMALL_KERNELS, SMALL_ITERATIONS = 6, 10
 PICTURE_KERNELS, PICTURE_ITERATIONS = 32, 40
-IMAGE_TOLERANCE = 1e-5  # largest difference
+IMAGE_TOLERANCE = 1e-5  # largest difference of pictures in [0, 1]
 GRADIENT_TOLERANCE = {"float32": 2e-4, "float64": 1e-9}  # relative L2, of each parameter
 
 
 class Incorrect(Exception):
-    """An engine does not compute the model."""
+    """An engine does not compute the model correctly."""
 
 
 def cases(size=None, image_path=None, kernels_per_dim=None, iterations=None, large=False):
-    """What is to be measured.
+    """The cases to measure.
 
     Parameters
     ----------
     size : int, optional
-        Instead of the standard cases a small one of this many pixels along both axes.
+        Pixels along both axes of a small case that replaces the standard cases.
     image_path : path, optional
-        A picture to measure as well.
+        A picture to measure in addition.
     kernels_per_dim : int, optional
-        Its kernels along the longest axis.
+        Kernels along the longest axis of this picture.
     iterations : int, optional
-        Iterations of every case, instead of numbers that suit each.
+        Iterations of every training run; by default each case has its own number.
     large : bool
         Also measure a picture of 24 megapixels in colour with a million kernels.
 
@@ -60,9 +60,9 @@ def cases(size=None, image_path=None, kernels_per_dim=None, iterations=None, lar
     Raises
     ------
     ValueError, OSError
-        If a number is out of range, there is no such picture, or none that can be fitted.
+        If a number is out of range, or the picture cannot be read or fitted.
     MemoryError
-        If there is too little memory for a large one.
+        If there is too little memory for a large case.
     """
     for name, value in (("size", size), ("kernels_per_dim", kernels_per_dim),
                         ("iterations", iterations)):
@@ -91,8 +91,8 @@ def cases(size=None, image_path=None, kernels_per_dim=None, iterations=None, lar
 def _refuse_too_large(what, needed):
     free = machine.free_bytes()
     if free is not None and free < needed:
-        raise MemoryError(f"{what} takes {needed / 2**30:,.1f} GiB, and there are "
-                          f"{free / 2**30:.1f} GiB")
+        raise MemoryError(f"{what} takes {needed / 2**30:,.1f} GiB, but only "
+                          f"{free / 2**30:.1f} GiB are free")
 
 
 def run(cases, backend="auto", say=lambda line: None):
@@ -103,17 +103,17 @@ def run(cases, backend="auto", say=lambda line: None):
     cases : list of dict
         From ``cases``.
     backend : str
-        Of one engine, "auto", or "all" for every one that works here.
+        Name of an engine, "auto", or "all" for every engine that works here.
     say : callable
-        Is told, in a line, what happens next.
+        Called with a line of text about the next step.
 
     Returns
     -------
     dict
-        By backend: ``errors`` of the comparison, ``first_use`` of compiled kernels (seconds to
-        compile them, and to load them), and ``unavailable``, why those that were asked for as
-        "all" do not work here. ``cases``: what ``bench_measure`` found, for each case and backend.
-        And the machine.
+        ``errors`` (of the comparison), ``first_use`` (seconds to compile and to load compiled
+        kernels) and ``unavailable`` (with "all": why a backend does not work here) are dicts by
+        backend. ``cases`` lists the measurements of ``bench_measure`` for each case and backend.
+        The other entries describe the machine and the versions.
 
     Raises
     ------
@@ -155,7 +155,7 @@ def run(cases, backend="auto", say=lambda line: None):
 
 
 def _backends(backend):
-    """The names of the engines meant, and why others do not work here."""
+    """The names of the chosen engines, and for "all" why the others do not work here."""
     if backend != "all":
         return [engine_class(backend).name], {}
     reasons = {name: engine.why_not() for name, engine in ENGINES.items()}
@@ -172,14 +172,14 @@ def check(backend="auto"):
     Returns
     -------
     dict
-        The largest difference of an image and of a gradient (relative L2), by dtype.
+        By dtype, the largest difference of an image, and of a gradient (relative L2).
 
     Raises
     ------
     Incorrect
-        If one is larger than allowed.
+        If a difference is larger than allowed.
     """
-    shape, errors = (45, 58), {}  # no multiples of a tile
+    shape, errors = (45, 58), {}  # not multiples of the tile size
     for dtype, allowed in GRADIENT_TOLERANCE.items():
         worst = {"image": 0.0, "gradient": 0.0}
         for channels in (1, 3):
@@ -201,8 +201,8 @@ def check(backend="auto"):
 
 def _demand(what, dtype, difference, allowed):
     if not difference <= allowed:
-        raise Incorrect(f"{what} in {dtype} is off the definition of the model by "
-                        f"{difference:.1e}, {allowed:.0e} is allowed; nothing was measured")
+        raise Incorrect(f"{what} in {dtype} differs from the definition of the model by "
+                        f"{difference:.1e}, but {allowed:.0e} is allowed; nothing was measured")
 
 
 def _random_model(shape, channels, kernels=40):
@@ -245,7 +245,7 @@ _ERRORS = {kind.__name__: kind for kind in (OSError, ValueError, ImportError, Me
 
 
 def _child():
-    """Measure, as the last argument says, the case that stdin gives; answer on stdout, as JSON."""
+    """Run the measurement named by the last argument; the case is on stdin, JSON to stdout."""
     case = json.load(sys.stdin)
     try:
         answer = _MEASUREMENTS[sys.argv[-1]](case)

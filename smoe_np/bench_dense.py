@@ -1,9 +1,8 @@
-"""What one would write without this library: every kernel meets every pixel, in array code.
+"""Array code without this library's methods: every kernel is evaluated at every pixel.
 
-It is written to be fast as such code goes: arrays of pixels × kernels for each axis, sums over
-either by matrix products, and blocks of pixels that keep those arrays in the cache (on a GPU: in
-memory). It is here to be compared with, in speed; ``dense`` is the definition, which results are
-compared with.
+It is as fast as such code gets: arrays of pixels × kernels for each axis, sums over either by
+matrix products, and blocks of pixels small enough that these arrays stay in the cache (on a GPU: in
+memory). It is the reference for speed; the reference for results is ``dense``.
 """
 
 import functools
@@ -15,8 +14,8 @@ from .adam import Adam
 from .backend import array_module
 from .params import unchecked
 
-BLOCK = {"numpy": 1 << 16, "cupy": 1 << 24}  # pixels × kernels at a time ...
-LEAST_PIXELS = 4  # ... but so many pixels at least, for what is done once a block
+BLOCK = {"numpy": 1 << 16, "cupy": 1 << 24}  # pixels × kernels per block ...
+LEAST_PIXELS = 4  # ... but at least this many pixels, as some work is done once per block
 
 
 def loss_and_gradients(params, target):
@@ -25,7 +24,7 @@ def loss_and_gradients(params, target):
     Parameters
     ----------
     params : SmoeParams
-        Of NumPy or CuPy arrays; every A_dd > 0.
+        With NumPy or CuPy arrays; every A_dd > 0.
     target : (*shape, C) array
 
     Returns
@@ -48,7 +47,7 @@ def render(params, shape):
 
 
 def train(params, target, iterations, base_lr=1e-3):
-    """Some steps of Adam with the rates of ``Smoe.train``; the parameters after them.
+    """The parameters after some steps of Adam with the default rates of ``Smoe.train``.
 
     Parameters
     ----------
@@ -63,13 +62,13 @@ def train(params, target, iterations, base_lr=1e-3):
 
 
 def seconds_of_step(params, target, limit):
-    """Seconds that a step takes; beyond ``limit``, those of a part of the pixels in proportion."""
+    """Seconds of a step; beyond ``limit`` seconds, extrapolated from part of the pixels."""
     xp = array_module(target, params.pis)
     sums, parts, pixels = _zeros(params), _parts(params), math.prod(target.shape[:-1])
 
     def add(first, last):
         _add_block(parts, target, first, last, sums)
-        return float(sums["error"])  # when it is computed
+        return float(sums["error"])  # waits for the result
 
     seconds = _seconds_of_blocks(add, _blocks(xp, params, target.shape[:-1]), pixels, limit)
     adam, started = Adam(params), time.perf_counter()
@@ -78,18 +77,18 @@ def seconds_of_step(params, target, limit):
 
 
 def seconds_of_rendering(params, shape, limit):
-    """Seconds that ``render`` takes; beyond ``limit``, as ``seconds_of_step`` says."""
+    """Seconds of ``render``; beyond ``limit`` seconds, extrapolated from part of the pixels."""
     xp, parts = array_module(params.pis), _parts(params)
 
     def draw(first, last):
         x = _pixels(xp, shape, params.dtype, first, last)
-        return float(xp.clip(_regress(parts, x)[-1], 0, 1)[0, 0])  # when it is computed
+        return float(xp.clip(_regress(parts, x)[-1], 0, 1)[0, 0])  # waits for the result
 
     return _seconds_of_blocks(draw, _blocks(xp, params, shape), math.prod(shape), limit)
 
 
 def _seconds_of_blocks(do, blocks, pixels, limit):
-    do(*blocks[0])  # what a first time needs is not counted
+    do(*blocks[0])  # warm-up, not timed
     started, last = time.perf_counter(), 0
     for first, last in blocks:
         do(first, last)
@@ -102,7 +101,7 @@ def _seconds_of_blocks(do, blocks, pixels, limit):
 
 
 class _Parts(NamedTuple):
-    """A model as columns of numbers of all kernels, each contiguous."""
+    """The parameters as contiguous arrays, with the numbers of all kernels side by side."""
 
     log_weight: object  # (K,) log π + Σ log A_dd
     centre: list  # D of (K,)
@@ -121,7 +120,7 @@ def _parts(params):
 
 
 def _blocks(xp, params, shape):
-    """First and last + 1 of the pixels of each block."""
+    """The first pixel, and the last + 1, of each block."""
     pixels = math.prod(shape)
     size = max(LEAST_PIXELS, BLOCK[xp.__name__] // params.num_kernels)
     return [(first, min(first + size, pixels)) for first in range(0, pixels, size)]
@@ -135,7 +134,7 @@ def _pixels(xp, shape, dtype, first, last):
 
 
 def _regress(parts, x):
-    """x − μ and z for each axis, and gates, all (P, K); then the regression y (P, C)."""
+    """x − μ and z for each axis, and the gates, all (P, K); and the regression y (P, C)."""
     xp, D = array_module(x), len(parts.centre)
     d = [x[:, 1 + i, None] - parts.centre[i] for i in range(D)]
     z = [sum(d[i] * parts.steering[i, j] for i in range(j, D)) for j in range(D)]
@@ -148,7 +147,7 @@ def _regress(parts, x):
 
 
 def _zeros(params):
-    """What sums start from: the squared error, and rows of sums for each kernel."""
+    """Zeros for the sums: the squared error, and for each kernel those of its moments."""
     xp, D, K = array_module(params.pis), params.num_dims, params.num_kernels
     zeros = functools.partial(xp.zeros, dtype=params.dtype)
     return {"error": 0.0, "gate": zeros(K), "z": zeros((D, K)), "d z": zeros((D, D, K)),

@@ -1,4 +1,4 @@
-"""Where the time of compiled kernels goes, and how far they are from what the machine can do."""
+"""Where compiled kernels spend their time, and how close they come to the machine's limits."""
 
 import os
 import site
@@ -12,42 +12,42 @@ import numpy as np
 from .kernel_buffers import TILE_THREADS
 from .kernel_files import constants
 
-STEP_KERNELS = ("step", "gather", "judge", "update")  # of ``train``; the others build lists
-EXP_OPERATIONS = 13  # 2^t: to a whole number and a rest, 5 multiply-adds, scaling
-CEILING_SECONDS = 0.1  # that a ceiling is looked for
+STEP_KERNELS = ("step", "gather", "judge", "update")  # kernels of a training step; the others build lists
+EXP_OPERATIONS = 13  # 2^t: split t into integer and fraction, 5 multiply-adds, scaling
+CEILING_SECONDS = 0.1  # time spent on measuring one limit of the machine
 MULTIPLY_ADD_BLOCKS, MULTIPLY_ADD_ROUNDS = 1024, 1000
-TRIAD_BYTES = 1 << 26  # of each array: beyond caches
+TRIAD_BYTES = 1 << 26  # size of each array, larger than the caches
 
 
 def operations_of_pair(channels):
-    """Floating-point operations that a pair takes at a pixel in a step, in float32.
+    """Floating-point operations of a step for one pair at one pixel, in float32.
 
-    They are counted from the formulas, in the order of the kernel ``step``, as the fewest that do:
-    polynomials are followed from pixel to pixel by their differences, in any number of dimensions.
-    What is done once for a pair of a tile is left out. A multiplication and an addition are two.
+    This is the minimum that the formulas need, in the order of the kernel ``step``: polynomials are
+    evaluated from pixel to pixel by forward differences, in any number of dimensions. Work done
+    once per pair and tile is left out. A multiply-add counts as two.
 
-        log-gate     2         its value and its difference go on
+        log-gate     2         update its value and its difference
         gate         13        2^t: EXP_OPERATIONS
         Σ gates      1
-        y            3 C       the expert goes on; its product with the gate is added up
-        h = w q      C         then, by these, the moments:
+        y            3 C       update the expert; add its product with the gate
+        h = w q      C         then the moments:
         Σ h, Σ b h   3 C
-        pull         3 C       the expert goes on; Σ_c q_c e_c − q·y
+        pull         3 C       update the expert; Σ_c q_c e_c − q·y
         g            1
-        Σ b^n g      1 + 2 + 2 n = 0, 1, 2 along the way through the tile
+        Σ b^n g      1 + 2 + 2 n = 0, 1, 2, with b the position along the row of pixels
     """
     return 2 + EXP_OPERATIONS + 1 + 10 * channels + 1 + 5
 
 
 def pixels_of_pair(engine):
-    """At how many pixels of its tile a step looks at a pair, on the average."""
+    """Mean number of pixels of its tile at which a step evaluates a pair."""
     found = engine.launch.zeros(engine.tiles, np.float64)
     engine._run("survey", engine.tiles, TILE_THREADS, *engine._tile, found)
     return float(engine.launch.host(found).sum()) / engine._num_pairs()
 
 
 def bytes_of_step(engine):
-    """Bytes that a step must move at least: the picture, lists, and rows of moments twice."""
+    """Least number of bytes that a step moves: picture, lists, and rows of moments twice."""
     pairs = engine.pairs_per_pixel * int(np.prod(engine.shape)) / engine.grid.pixels
     row = engine.row_width * engine.dtype.itemsize
     rows = int(engine.launch.host(engine.first_row)[engine.patches])
@@ -58,26 +58,29 @@ def bytes_of_step(engine):
 
 
 class Profile:
-    """Seconds that the steps of a training take, and each kernel in them.
+    """Times the steps of a training run, and each kernel in them.
 
-    ``begin`` is to be called with the engine before anything is computed; ``look`` and ``count``
-    are the last of the ``callbacks`` and the ``progress`` of ``Smoe.train``. What happens between
-    steps, such as the loss of a validation, does not count.
+    Call ``begin`` with the engine before anything is computed. Pass ``look`` to ``Smoe.train`` as
+    the last of the ``callbacks``, and ``count`` as ``progress``. Work between steps, such as the
+    loss of a validation, is not counted.
 
     Parameters
     ----------
     threads : int, optional
+        Number of threads; that of the engine by default.
     graphs : bool, optional
         On a GPU, whether steps are captured in graphs.
     by_kernel : bool
-        Whether kernels are timed; on a GPU that needs ``graphs`` to be False.
+        Whether kernels are timed one by one; on a GPU this needs ``graphs=False``.
 
     Attributes
     ----------
     seconds : float
-    kernels : dict of float
-        Seconds by name.
+        Time of all steps.
+    kernels : dict of str to float
+        Seconds of each kernel, by name.
     steps : int
+        Number of steps.
     """
 
     def __init__(self, threads=None, graphs=None, by_kernel=True):
@@ -85,7 +88,7 @@ class Profile:
         self.seconds, self.steps, self.kernels, self._clocks = 0.0, 0, {}, {}
 
     def begin(self, engine):
-        """Have an engine that is new computed as asked for, and timed."""
+        """Set up a new engine: its threads, graphs and timers."""
         launch = engine.launch
         if self.threads is not None:
             launch.threads = self.threads
@@ -96,11 +99,11 @@ class Profile:
         self.kernels = dict.fromkeys(self._clocks, 0.0)
 
     def look(self, smoe):
-        """Leave out what was done since the last steps."""
+        """Do not count the time since the last steps."""
         self._before = self._now(smoe)
 
     def count(self, smoe):
-        """Add what was done since the last steps or look."""
+        """Count the time since the last steps or the last ``look``."""
         now = self._now(smoe)
         self.seconds += now[0] - self._before[0]
         self.steps += now[1] - self._before[1]
@@ -114,7 +117,7 @@ class Profile:
 
 
 def _clocks(launch):
-    """Functions by kernel that give its seconds so far."""
+    """For each kernel, a function that returns its seconds so far."""
     if hasattr(launch, "profile"):
         return {kernel: seconds.item for kernel, seconds in launch.profile().items()}
     ahead = _Ahead(launch)
@@ -124,7 +127,7 @@ def _clocks(launch):
 
 
 class _Ahead:
-    """Keeps the host ahead of a GPU, which would else wait for it between two events."""
+    """Keeps the host ahead of the GPU, which would otherwise wait between two events."""
 
     ROUNDS = 20_000  # of ``multiply_add``: some tenths of a millisecond
 
@@ -134,13 +137,13 @@ class _Ahead:
         self.last = None
 
     def keep(self):
-        """Have the GPU busy for a while if it has nothing left to do."""
+        """Keep the GPU busy for a while if its queue is empty."""
         if self.last is None or self.last.done:
             self.function((1,), (TILE_THREADS,), self.arguments)
 
 
 class _Timed:
-    """A kernel on a GPU with an event before and one after each of its launches."""
+    """A kernel on a GPU, with an event before and after each launch."""
 
     def __init__(self, cuda, function, ahead):
         self.cuda, self.function, self.ahead = cuda, function, ahead
@@ -155,32 +158,34 @@ class _Timed:
         self.events.append((before, self.ahead.last))
 
     def read(self):
-        """Seconds of all launches so far, which must have ended."""
+        """Seconds of all launches so far; they must have finished."""
         self.seconds += sum(1e-3 * self.cuda.get_elapsed_time(*pair) for pair in self.events)
         self.events.clear()
         return self.seconds
 
 
 def details(train, graphs, channels):
-    """Where the time of a training goes.
+    """Where a training run spends its time.
 
     Parameters
     ----------
     train : callable
-        Does the training from the start with the ``Profile`` given; returns its engine, and the
-        mean of its pairs times pixels.
+        Trains from scratch with the ``Profile`` given; returns the engine, and the mean number of
+        pairs per pixel times the number of pixels.
     graphs : bool
-        Whether the launcher can capture steps in graphs, as one for a GPU does.
+        Whether the launcher can capture steps in graphs, as the one for GPUs can.
     channels : int
+        Channels of the picture.
 
     Returns
     -------
     dict
-        Of steps alone: ``ms``, of one; ``ms_in_kernels``, and ``kernels``, its parts by name;
-        ``gflops`` of the kernel ``step`` and ``gbytes`` of those of a step, a second; and what the
-        machine reaches, ``gflops_most`` and ``gbytes_most``. On a CPU ``threads``; and on one
-        thread ``ms_one_thread``, ``gflops_most_one_thread``, ``ns_per_pair``, and
-        ``ns_per_pair_step`` of the kernel ``step``. On a GPU ``ms_without_graphs``.
+        Times of steps alone, without validations: ``ms``, time of a step; ``ms_in_kernels``, the
+        part of it in kernels; ``kernels``, the same by name. Speeds per second: ``gflops`` of the
+        kernel ``step``, ``gbytes`` of ``STEP_KERNELS``, and the limits of the machine,
+        ``gflops_most`` and ``gbytes_most``. On a CPU also ``threads``, and on one thread
+        ``ms_one_thread``, ``gflops_most_one_thread``, ``ns_per_pair``, and ``ns_per_pair_step`` of
+        the kernel ``step``. On a GPU also ``ms_without_graphs``.
     """
     if graphs:
         plain, without = Profile(by_kernel=False), Profile(graphs=False, by_kernel=False)
@@ -191,7 +196,7 @@ def details(train, graphs, channels):
         one_thread = Profile(threads=1)
         runs = one_thread, timed
     for profile in runs:
-        engine = None  # whose memory is needed
+        engine = None  # free its memory first
         engine, pairs = train(profile)
     kernels = {name: seconds / timed.steps for name, seconds in timed.kernels.items() if seconds}
     of_step = sum(kernels[name] for name in STEP_KERNELS)
@@ -216,11 +221,11 @@ def details(train, graphs, channels):
     return found
 
 
-# ---- what the machine can do
+# ---- limits of the machine
 
 
 def most_operations(engine):
-    """Floating-point operations a second that a launcher reaches with nothing else to do."""
+    """Floating-point operations per second of multiply-adds alone."""
     launch, pixels, chains = engine.launch, engine.grid.pixels, constants()["CHAINS"]
     blocks, rounds = MULTIPLY_ADD_BLOCKS, MULTIPLY_ADD_ROUNDS
     out = launch.zeros(blocks * pixels, launch.dtype)
@@ -229,23 +234,23 @@ def most_operations(engine):
 
 
 def most_bytes(engine):
-    """Bytes a second that a launcher moves with nothing else to do: two arrays in, one out."""
+    """Bytes per second when only reading two arrays and writing one."""
     launch, pixels = engine.launch, engine.grid.pixels
     blocks = TRIAD_BYTES // (pixels * launch.dtype.itemsize)
     arrays = [launch.zeros(blocks * pixels, launch.dtype) for _ in range(3)]
     for array in arrays:
-        array += 1  # pages that were never written to are none
+        array += 1  # pages exist only after they are written to
     return 3 * arrays[0].nbytes / _least_seconds(launch, "triad", blocks, arrays)
 
 
 def _least_seconds(launch, kernel, blocks, arguments):
-    """Seconds of a launch, without what it costs the host to begin it and to see it end."""
+    """Seconds of a launch, without the time that the host takes to start it and to notice its end."""
     once = [(kernel, blocks, TILE_THREADS, tuple(arguments))]
 
     def seconds_of(sequence):
         started = time.perf_counter()
         launch.run(sequence)
-        launch.host(arguments[-1][:1])  # when it is computed
+        launch.host(arguments[-1][:1])  # waits for the result
         return time.perf_counter() - started
 
     first = launch.record(once)
@@ -262,12 +267,12 @@ def _least_seconds(launch, kernel, blocks, arguments):
 
 
 def seconds_of_first_use(backend):
-    """Seconds to have the kernels of grey pictures: compiled, and then from the cache.
+    """Seconds to get the kernels for grey pictures: first by compiling, then from the cache.
 
     Raises
     ------
     OSError
-        If a process that tries it fails.
+        If a process that gets them fails.
     """
     script = ("import time; from smoe_np import backend, engine; backend.why_no_gpu(); "
               "started = time.perf_counter(); "
@@ -277,7 +282,7 @@ def seconds_of_first_use(backend):
     path = os.pathsep.join(filter(None, (parent, os.environ.get("PYTHONPATH"))))
     with tempfile.TemporaryDirectory() as folder:
         caches = dict.fromkeys(("XDG_CACHE_HOME", "CUPY_CACHE_DIR", "LOCALAPPDATA"), folder)
-        if sys.platform == "darwin":  # whose cache is in the home folder, as packages may be
+        if sys.platform == "darwin":  # its cache is in the home folder, and packages may be
             caches.update(HOME=folder, PYTHONUSERBASE=site.getuserbase())
         found = []
         for _ in range(2):

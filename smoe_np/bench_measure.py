@@ -1,4 +1,4 @@
-"""Measurements of ``bench``, each of which runs in a process of its own."""
+"""The measurements of ``bench``; each runs in a process of its own."""
 
 import contextlib
 import math
@@ -14,18 +14,18 @@ from .images import read_image
 from .initialize import initial_params
 from .smoe import Smoe
 
-MANY = 1000  # kernels along an axis, whose weights are not trained
-FITTED = 8  # a model to draw is fitted to a picture of so many times fewer pixels along an axis ...
-FIT_ITERATIONS = 20  # ... for so long
+MANY = 1000  # kernels along the longest axis from which on mixing weights are not trained
+FITTED = 8  # a model to draw is fitted to a picture with this many times fewer pixels per axis ...
+FIT_ITERATIONS = 20  # ... in this many iterations
 DRAWINGS = 3
-STRIP = 1 << 20  # pixels of the picture by formula that are made at a time
+STRIP = 1 << 20  # pixels of the synthetic picture that are computed at a time
 EXP_BLOCK = 1 << 14  # float32 values; they and their exp stay in the L2 cache
-EXP_MOST = 1 << 30  # values that exp is timed on; for more, its time is scaled up
-DENSE_SECONDS = 2.0  # for which the dense model is timed
+EXP_MOST = 1 << 30  # values that exp is timed on; for more, the time is extrapolated
+DENSE_SECONDS = 2.0  # time limit of the dense model; beyond it, the time is extrapolated
 
 
 def picture(shape, channels=1):
-    """A picture by formula, of edges, gradients and texture: (*shape, channels) float32."""
+    """A synthetic picture with edges, gradients and texture: (*shape, channels) float32."""
     height, width = shape
     found = np.empty((height, width, channels), np.float32)
     tints = np.array([1.0, 0.8, 0.6])[:channels]
@@ -44,14 +44,15 @@ def picture(shape, channels=1):
 
 
 def training(case):
-    """Train as a case says.
+    """Measure the training run of a case.
 
     Returns
     -------
     dict
-        The case and, of the whole run: ``ms_per_iteration``, ``pairs_per_pixel``,
-        ``ns_per_pair``, ``builds`` of pair lists, ``ms_per_build``, ``build_ms_per_iteration``,
-        ``peak_mib``, ``exp_ms`` and ``times_exp``; of compiled kernels ``details``, see there.
+        The case, and for the whole run: ``ms_per_iteration``, ``pairs_per_pixel``,
+        ``ns_per_pair``, ``builds`` (how often pair lists were built), ``ms_per_build``,
+        ``build_ms_per_iteration``, ``peak_mib``, ``exp_ms``, ``times_exp`` and ``psnr``; for
+        compiled kernels also ``details``, see ``bench_kernels.details``.
     """
     image = _image(case)
     smoe, pairs, exp_ms = _train(image, case)
@@ -77,14 +78,14 @@ def training(case):
 
 
 def _train(image, case, profile=None):
-    """A training, the mean of its pairs a pixel, and milliseconds of exp if there is no profile."""
+    """The trained Smoe, its mean pairs per pixel, and (without a profile) milliseconds of exp."""
     _warm_up(image, case["backend"])
-    # kernels of a weight of 10⁻⁶ would leave at the first step
+    # if trained, weights of 10⁻⁶ would reach 0 at the first step, and their kernels would leave
     smoe = Smoe(image, case["kernels_per_dim"], train_pis=case["kernels_per_dim"] < MANY,
                 backend=case["backend"])
     values, pairs, exp_seconds = _pixels(smoe) * smoe.params.num_kernels, [], []
 
-    def look(smoe):  # a callback: its time is not that of training
+    def look(smoe):  # a callback: its time does not count as training
         pairs.append(smoe.engine.pairs_per_pixel)
         if profile is None:
             exp_seconds.append(seconds_of_exp(values))
@@ -101,16 +102,16 @@ def _train(image, case, profile=None):
 
 
 def _warm_up(image, backend):
-    """Have everything loaded and compiled that a first training of this kind needs."""
+    """Load and compile everything that a training run of this kind needs."""
     few, _ = check_image(image[tuple(slice(8) for _ in image.shape)], np.float32)
     Smoe(few, 2, backend=backend, channel_axis=-1).train(1)
 
 
 def rendering(case):
-    """Draw a model as a case says, lists included; what is found has the names of ``training``."""
+    """Measure the drawing of a case, pair lists included; the keys are those of ``training``."""
     params = _model_to_draw(case)
     drawer = engine_class(case["backend"], 2, case["channels"])
-    drawer(params.image_shape).render(params)  # has everything loaded and compiled
+    drawer(params.image_shape).render(params)  # loads and compiles everything
     shape, seconds, exp_seconds = tuple(case["shape"]), [], []
     for _ in range(DRAWINGS):
         started = time.perf_counter()
@@ -127,13 +128,13 @@ def rendering(case):
 
 def _model_to_draw(case):
     small = picture([-(-n // FITTED) for n in case["shape"]], case["channels"])
-    # no kernel is to leave
+    # weights are not trained, so that no kernel leaves
     return Smoe(small, case["kernels_per_dim"], train_pis=False, backend=case["backend"]).train(
         FIT_ITERATIONS).params
 
 
 def dense(case):
-    """Milliseconds that the case takes, an iteration, in plain array code: ``bench_dense``."""
+    """Milliseconds of an iteration, or of the drawing, of a case in ``bench_dense``."""
     if case["library"] == "cupy":
         import cupy as xp
     else:
@@ -148,7 +149,7 @@ def dense(case):
     return {"dense_ms": 1e3 * seconds}
 
 
-# ---- what they share
+# ---- shared by the measurements
 
 
 def _image(case):
@@ -177,7 +178,7 @@ def _median_ms(seconds):
 
 
 def seconds_of_exp(values):
-    """Time that np.exp alone takes over float32 values, on one thread and within the cache."""
+    """Seconds of np.exp alone over float32 values, on one thread and within the cache."""
     block = np.linspace(-20, 0, EXP_BLOCK, dtype=np.float32)
     out = np.empty_like(block)
     rounds = max(1, min(values, EXP_MOST) // EXP_BLOCK)
@@ -188,7 +189,7 @@ def seconds_of_exp(values):
 
 
 def peak_mib():
-    """The most memory that this process has held so far, in MiB; None where nothing tells it."""
+    """Peak memory of this process so far, in MiB; None if the system does not report it."""
     # On Linux ru_maxrss starts at the peak of the process that started this one; VmHWM does not.
     with contextlib.suppress(OSError), open("/proc/self/status", encoding="ascii") as status:
         for line in status:

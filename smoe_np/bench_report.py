@@ -1,15 +1,15 @@
-"""What ``smoe bench`` has measured, as text."""
+"""The measurements of ``smoe bench`` as text."""
 
 HEAD = ("picture", "kernels", "backend", "ms/step", "pairs/px", "ns/pair", "builds", "ms/build",
         "build ms/step", "memory", "× exp", "dense ms", "dense ×")
 DETAILS_HEAD = ("picture", "kernels", "backend", "steps ms", "kernels", "gaps", "threads",
                 "speed-up", "of most", "1: ns/pair", "1: in step", "GFLOP/s", "of most", "GB/s",
                 "of most")
-LEAST_SHARE = 0.005  # of a kernel that is named
+LEAST_SHARE = 0.005  # of the time of a step; kernels below it are not listed
 
 
 def as_text(report):
-    """The report of ``bench.run`` as tables, and sentences on what does not fit them."""
+    """The report of ``bench.run`` as tables, with notes on what does not fit into them."""
     cases = report["cases"]
     lines = [f"smoe_np {report['smoe_np']}, NumPy {report['numpy']}, Python {report['python']}, "
              f"{report['machine']}, {report['processors']} processors"]
@@ -69,15 +69,15 @@ def _without_graphs(case):
 
 
 def _ratios(cases):
-    """How much more many kernels cost than few, on the same picture, by backend."""
+    """Lines that compare the times of many and of few kernels, for the same picture and backend."""
     for many in cases:
         for few in cases:
             same = all(many.get(key) == few.get(key)
                        for key in ("shape", "channels", "backend", "renders", "image_path"))
             if same and many["kernels"] > few["kernels"]:
                 ratio = many["ms_per_iteration"] / few["ms_per_iteration"]
-                yield (f"{many['backend']}: {many['kernels']} kernels take {ratio:.2f} times what "
-                       f"{few['kernels']} take")
+                yield (f"{many['backend']}: {many['kernels']} kernels take {ratio:.2f} times as long "
+                       f"as {few['kernels']}")
 
 
 def _first_use(seconds):

@@ -1,4 +1,4 @@
-"""The command ``smoe``: arguments in, calls out, nothing computed."""
+"""The command ``smoe``: reads arguments, runs the command, turns errors into exit statuses."""
 
 import contextlib
 import os
@@ -38,15 +38,16 @@ def main(argv=None):
     Parameters
     ----------
     argv : list of str, optional
-        The arguments, by default those of the process.
+        The arguments; those of the process by default.
 
     Returns
     -------
     int
         The exit status: 0 done; 1 training diverged, a PSNR is out of reach or an engine is wrong;
-        2 an error, told in one line on stderr; 130 after Ctrl-C, 143 after SIGTERM.
+        2 an error, described in one line on stderr; 130 after Ctrl-C; 141 if the reader of stdout
+        is gone; 143 after SIGTERM.
     """
-    spelled = {}  # options by the names of the library's arguments
+    spelled = {}  # library arguments -> options
     with _own_manners(spelled):
         try:
             return _run(sys.argv[1:] if argv is None else list(argv), spelled)
@@ -73,10 +74,9 @@ def _run(arguments, spelled):
     except Incorrect as error:
         return end(FAILED, error)
     except MemoryError as error:
-        return end(WRONG_USE, f"out of memory ({error}); a smaller picture or fewer kernels need "
-                              f"less")
+        return end(WRONG_USE, f"out of memory ({error}); use a smaller picture or fewer kernels")
     except RecursionError:
-        return end(WRONG_USE, "a file holds lists within lists within lists, too deep to be told")
+        return end(WRONG_USE, "a file holds lists that are nested too deeply to be read")
     except OSError as error:
         return end(WRONG_USE, in_words(error))
     except UsageError as error:
@@ -85,12 +85,12 @@ def _run(arguments, spelled):
         return end(WRONG_USE, in_options(str(error), spelled, given.get("image_path")))
 
 
-# ---- manners of a command
+# ---- signals, warnings and output
 
 
 @contextlib.contextmanager
 def _own_manners(spelled):
-    """Within, SIGTERM raises Terminated, and warnings are single lines; afterwards as before."""
+    """While active, SIGTERM raises Terminated and each warning is printed as a single line."""
     handler = signal.getsignal(signal.SIGTERM)
     in_charge = (threading.current_thread() is threading.main_thread()
                  and handler not in (signal.SIG_IGN, None))
@@ -108,7 +108,7 @@ def _own_manners(spelled):
         warnings.simplefilter("ignore")
         warnings.filterwarnings("always", category=UserWarning)
         warnings.filterwarnings("always", category=RuntimeWarning)
-        # NumPy's remarks on single operations; what comes of them is checked
+        # NumPy's warnings about single operations; the results are checked instead
         warnings.filterwarnings("ignore", ".* encountered in ", RuntimeWarning)
         warnings.showwarning = show
         if in_charge:
@@ -125,7 +125,7 @@ def _terminate(number, frame):
 
 
 def _leave_no_output():
-    """Drop what is left to be printed, lest the interpreter fails on it once more at its end."""
+    """Discard output that cannot be flushed, or the interpreter would fail on it again at exit."""
     if sys.stdout is None:
         return
     try:

@@ -1,4 +1,4 @@
-"""How the command line is read: options that are given, flags, errors in a line."""
+"""Parsing of the command line: options without defaults, flags, one-line errors."""
 
 import argparse
 import inspect
@@ -12,7 +12,7 @@ _NEGATIVE = re.compile(r"-(\d+\.?\d*|\.\d+)(e[-+]?\d+)?$", re.IGNORECASE)
 
 
 class UsageError(Exception):
-    """What is wrong with the command line, in one line."""
+    """An error in the command line, described in one line."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -22,16 +22,16 @@ class Parser(argparse.ArgumentParser):
         super().__init__(prog=prog, description=description, allow_abbrev=False,
                          argument_default=argparse.SUPPRESS, formatter_class=_HelpFormatter,
                          **kwargs)
-        self._negative_number_matcher = _NEGATIVE  # argparse's own knows no exponents
-        self.flags = {}  # every spelling, to the canonical one
-        self.arguments = {}  # of the library, of other names than their options
+        self._negative_number_matcher = _NEGATIVE  # argparse's own has no exponents
+        self.flags = {}  # every spelling -> canonical spelling
+        self.arguments = {}  # library arguments -> options of other names
 
     def error(self, message):
-        """Raise a UsageError that says where help is."""
+        """Raise a UsageError that refers to the help."""
         raise UsageError(f"{message}; see {self.prog} --help")
 
     def spelled(self):
-        """How each argument is given: the long name of its option, or the word in the usage."""
+        """The spelling of each argument: its long option, or its metavar if it is positional."""
         own = {action.dest: action.option_strings[-1] if action.option_strings else action.metavar
                for action in self._actions}
         return {**own, **self.arguments}
@@ -42,7 +42,7 @@ class Parser(argparse.ArgumentParser):
         self.flags.update(dict.fromkeys(names, names[-1]))
 
     def plain(self, arguments):
-        """The arguments as argparse knows them: long names with ``-``, flags without a value."""
+        """Arguments in argparse's form: long names with ``-`` for ``_``, flags without values."""
         plain = []
         for place, argument in enumerate(arguments):
             if argument == "--":
@@ -51,7 +51,7 @@ class Parser(argparse.ArgumentParser):
             if name.startswith("--"):
                 name = name.replace("_", "-")
             elif re.match("-[A-Za-z]{2}", name) and name not in self._option_string_actions:
-                self.error(f"unrecognized arguments: {name}")  # and not -r with the value adial
+                self.error(f"unrecognized arguments: {name}")  # not -r with "adial"
             if name not in self.flags:
                 plain.append(name + equals + value)
                 continue
@@ -65,7 +65,7 @@ class Parser(argparse.ArgumentParser):
 
 
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """Names in a wide column, the metavar once."""
+    """Help with a wide column for names, and the metavar given once per option."""
 
     def __init__(self, prog, **kwargs):
         super().__init__(prog, **{**kwargs, "max_help_position": 36})
@@ -78,9 +78,9 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
 
 
 def in_options(text, spelled, image_path=None):
-    """A message about arguments of the library as one about options; what is quoted stays.
+    """Replace the library's argument names in an error message by the options; not in quotes.
 
-    One that begins with the image, which is no option, tells its file as well.
+    A message that begins with "image" also gets the image's path, as that is no option.
     """
     if image_path is not None:
         text = re.sub(r"\Aimage\b", lambda _: f"image {image_path!r}", text)
@@ -94,11 +94,11 @@ def in_options(text, spelled, image_path=None):
     return "".join(parts)
 
 
-# ---- what they share
+# ---- shared by the commands
 
 
 def with_defaults(*functions):
-    """A function that adds options whose defaults are those of arguments of the library."""
+    """A function that adds options; their defaults are those of these functions' arguments."""
     defaults = {name: parameter.default for function in functions
                 for name, parameter in inspect.signature(function).parameters.items()}
 
@@ -114,16 +114,18 @@ def with_defaults(*functions):
 
 
 def add_backend(group):
-    """Add the option of the engine."""
+    """Add ``--backend``."""
     group.add_argument("--backend", choices=("auto", *ENGINES),
-                       help="engine (default: auto, the fastest that works here)")
+                       help="compute engine (default: auto, the fastest that works on this "
+                            "machine)")
 
 
 def add_channels(group):
-    """Add the option of the axis of the channels."""
+    """Add ``--channel-axis``."""
     group.add_argument("--channel-axis", type=_channel_axis, metavar="AXIS",
-                       help="the axis of the channels: a number, none if every axis is space, or "
-                            "auto: the last one if it has 1 to 4 entries (default: auto)")
+                       help="axis of the channels: its number; none if every axis is spatial; or "
+                            "auto: the last axis if there are 3 or more and it has 1 to 4 entries, "
+                            "else none (default: auto)")
 
 
 def _channel_axis(text):
@@ -132,4 +134,4 @@ def _channel_axis(text):
     return int(text)
 
 
-_channel_axis.__name__ = "axis"  # what argparse calls a value that is none
+_channel_axis.__name__ = "axis"  # the name in argparse's message about an invalid value

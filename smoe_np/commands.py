@@ -24,8 +24,8 @@ from .results import prove_writable
 from .terminal import DONE, print_line, refuse_to_replace, those_of, warn_of_another_size
 
 MOST_SIZE = 2**31  # pixels along an axis
-MOST_UNASKED = 2**30  # pixels of a picture, which is all that a file of a few bytes need say
-DRAWN_BYTES = 8  # of a number of a picture that is drawn, besides what is written: two of float32
+MOST_UNASKED = 2**30  # pixels drawn unasked: a small file may claim that its picture is vast
+DRAWN_BYTES = 8  # memory per number of a drawn picture, two float32, besides the number written
 
 
 def draw(given):
@@ -53,8 +53,8 @@ def draw(given):
         shape = [max(1, round(n)) for n in sizes]
         if not {"scale", "crop"} & set(given) and math.prod(shape) > MOST_UNASKED:
             raise UsageError(f"{given['params']!r} says that its picture has "
-                             f"{size_in_words(shape)} pixels; ask for so many by --shape, or for "
-                             f"fewer")
+                             f"{size_in_words(shape)} pixels; give --shape to draw so many, or "
+                             f"--scale to draw fewer")
     samples = given.get("samples", "auto")
     depth = given.get("depth", 8)
     _refuse_beyond_memory(shape, params.num_channels, depth)
@@ -62,7 +62,7 @@ def draw(given):
     prove_writable(output)
     picture = render(params, shape, region=region, samples=samples,
                      **those_of(given, ("backend",)))
-    refuse_to_replace(output, given)  # what has come there meanwhile
+    refuse_to_replace(output, given)  # a file written there meanwhile
     write_image(output, picture, depth, len(shape))
     more = _channels_first(params.num_channels, shape)
     print_line(f"{output}: {size_in_words(shape)} pixels{more}, "
@@ -71,17 +71,17 @@ def draw(given):
 
 
 def _channels_first(channels, shape):
-    """What is said of channels that come before the axes of space in a file."""
+    """A remark for the printed line if the channels are the first axis in the file."""
     is_told = channels > 1 and come_first(channels, len(shape))
-    return f" of {channels} channels, which come first" if is_told else ""
+    return f" of {channels} channels (the first axis in the file)" if is_told else ""
 
 
 def _refuse_beyond_memory(shape, channels, depth):
     needed, free = (DRAWN_BYTES + depth // 8) * math.prod(shape) * channels, machine.free_bytes()
     if free is not None and needed > free:
         raise UsageError(f"{size_in_words(shape)} pixels take {needed / 2**30:.1f} GiB of memory, "
-                         f"and there are {free / 2**30:.1f} GiB; draw fewer, or part by part "
-                         f"with --crop")
+                         f"but only {free / 2**30:.1f} GiB are free; draw fewer pixels, or draw "
+                         f"part by part with --crop")
 
 
 def clean(given):
@@ -99,7 +99,7 @@ def clean(given):
     depth = _depth_of(image, output, given, channels, shape)
     sigma = given["sigma"] if "sigma" in given else estimate_sigma(image, **axis)
     if not quiet:
-        known = "" if "sigma" in given else ", as it seems"
+        known = "" if "sigma" in given else " (estimated)"
         say(f"noise of σ = {sigma:.2f}{known}")
 
     def progress(picture, done, fits):
@@ -108,7 +108,7 @@ def clean(given):
 
     picture = denoise(image, sigma, progress=progress,
                       **those_of(given, ("fits", "seed", "backend", "channel_axis")))
-    refuse_to_replace(output, given)  # what has come there meanwhile
+    refuse_to_replace(output, given)  # a file written there meanwhile
     picture = split_channels(picture, **axis)
     write_image(output, picture, depth, len(shape))
     if not quiet:
@@ -117,36 +117,36 @@ def clean(given):
 
 
 def _depth_of(image, output, given, channels, shape):
-    """Bits of a number of the picture that is written: those asked for, else of the one read."""
+    """Bit depth of the picture to write: the one asked for, else that of the picture read."""
     if "depth" in given:
         check_path(output, given["depth"], channels, shape)
         return given["depth"]
     depth = 8 * image.dtype.itemsize
     try:
         check_path(output, depth, channels, shape)
-    except ValueError:  # not in such a file
+    except ValueError:  # the format does not have that bit depth
         check_path(output, 8, channels, shape)
         return 8
     return depth
 
 
 def _region(given, params):
-    """What ``--crop`` says, as ``render`` takes it; None for all of the picture."""
+    """The ``region`` of ``render`` that ``--crop`` stands for; None without ``--crop``."""
     if "crop" not in given:
         return None
     crop, D = given["crop"], params.num_dims
     if len(crop) != 2 * D:
-        raise UsageError(f"--crop takes {2 * D} numbers for a model of {D} dimensions, where the "
-                         f"part begins and its size; got {len(crop)}")
+        raise UsageError(f"--crop takes {2 * D} numbers for a model of {D} dimensions: where the "
+                         f"part begins, then its size; got {len(crop)}")
     if params.image_shape is None:
-        raise UsageError(f"{given['params']!r} does not hold the size of its picture, of which "
-                         f"--crop is a part")
+        raise UsageError(f"{given['params']!r} does not hold the size of its picture, to which "
+                         f"--crop refers")
     if not (all(abs(x) < MOST_SIZE for x in crop) and min(crop[D:]) > 0):
         raise UsageError(f"--crop must be finite, and of a size above 0, got {crop}")
     region = [(begin, begin + size) for begin, size in zip(crop[:D], crop[D:])]
     if any(end <= 0 or begin >= n for (begin, end), n in zip(region, params.image_shape)):
-        say(f"smoe: warning: --crop lies beyond the picture, which has "
-            f"{size_in_words(params.image_shape)} pixels; there the model goes on as it happens to")
+        say(f"smoe: warning: --crop lies outside the picture, which has "
+            f"{size_in_words(params.image_shape)} pixels; there the model was not fitted")
     return region
 
 
@@ -155,18 +155,18 @@ def plot(given):
     path, output = given["path"], given.get("output")
     if os.path.isdir(path):
         if output is not None:
-            raise UsageError("-o goes with the file of a model; of a folder of results the "
-                             "figures are drawn in it")
+            raise UsageError("-o is for a MODEL; the figures of a results folder are drawn into "
+                             "that folder")
         _plot_results(path, given)
         return DONE
     params = load_params(path)
     _refuse_vast(params, path)
     if output is None:
-        raise UsageError("give -o SHEET.png, in which the model is to be drawn")
+        raise UsageError("give -o SHEET.png, the file to draw the model into")
     refuse_to_replace(output, given)
     for source in (path, given.get("image_path")):
         if source is not None and os.path.realpath(source) == os.path.realpath(output):
-            raise UsageError(f"{output!r} is what is to be drawn; give the sheet another name")
+            raise UsageError(f"{output!r} is a file to be drawn; give the sheet another name")
     image = _picture_of(params, given)[0] if "image_path" in given else None
     plots.image_figure(params, image, output, title=os.path.basename(path),
                        **those_of(given, ("channel_axis", "backend")))
@@ -177,8 +177,8 @@ def plot(given):
 def _refuse_vast(params, path):
     shape = params.image_shape
     if shape is not None and math.prod(shape) > MOST_UNASKED:
-        raise UsageError(f"{path!r} says that its picture has {size_in_words(shape)} pixels, which "
-                         f"are too many for a sheet")
+        raise UsageError(f"{path!r} says that its picture has {size_in_words(shape)} pixels, too "
+                         f"many for a sheet")
 
 
 def _plot_results(folder, given):
@@ -187,17 +187,17 @@ def _plot_results(folder, given):
     shared = {"channel_axis": found.channel_axis, "backend": given.get("backend", "auto")}
     name = os.path.basename(given.get("image_path") or str(found.settings.get("image", folder)))
     paths = {kind: os.path.join(folder, kind) for kind in ("loss.png", "sheet.png", "report.html")}
-    gone = f"the picture of {folder!r} is not where it was, or not what it was; give it with -i"
+    gone = f"the picture of {folder!r} was not found or has changed; give it with -i"
     if found.image is None and os.path.exists(paths["report.html"]) and not given.get("overwrite"):
-        raise UsageError(f"{gone}, or --overwrite to replace a page that may show it")
+        raise UsageError(f"{gone}, or --overwrite to replace report.html, which may show it")
     for path in paths.values():
-        if os.path.islink(path):  # which may lead anywhere
+        if os.path.islink(path):  # its target may be any file
             os.unlink(path)
     if found.history:
         plots.loss_figure(found.history, paths["loss.png"], title=name)
     total = found.history[0].kernels if found.history else None
     if total is not None and total < found.params.num_kernels:
-        total = None  # of a fit, which grows
+        total = None  # a fit starts with few kernels
     plots.image_figure(found.params, found.image, paths["sheet.png"], total=total, title=name,
                        **shared)
     write_report(paths["report.html"], found.params, found.image, found.history, found.settings,
@@ -206,7 +206,7 @@ def _plot_results(folder, given):
         if kind != "loss.png" or found.history:
             print_line(path)
     if found.image is None:
-        warnings.warn(f"{gone}, to have it beside the model", UserWarning, stacklevel=2)
+        warnings.warn(f"{gone} to show it beside the model", UserWarning, stacklevel=2)
 
 
 def info(given):
@@ -222,7 +222,7 @@ def info(given):
 
 
 def _picture_of(params, given):
-    """The picture that a model is said to be of, as it was read, and as (*shape, C) floats."""
+    """The picture given with a model: as it was read, and as (*shape, C) floats."""
     image = read_image(given["image_path"])
     target, _ = check_image(image, "float32", given.get("channel_axis", "auto"))
     check_kind(params, target)
@@ -231,7 +231,7 @@ def _picture_of(params, given):
 
 
 def _quality(params, given):
-    """How near a model comes to a picture; no PSNR where it is the same."""
+    """PSNR and SSIM of a model; the PSNR is None if it reproduces the picture exactly."""
     _, target = _picture_of(params, given)
     params.image_shape = target.shape[:-1]
     drawn = np.reshape(render(params, **those_of(given, ("backend",))), target.shape)

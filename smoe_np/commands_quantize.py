@@ -1,4 +1,4 @@
-"""The command that puts a model into few bytes: ``smoe quantize``."""
+"""The command that writes a model to a small file: ``smoe quantize``."""
 
 import os
 
@@ -15,14 +15,14 @@ from .results import prove_writable
 from .smoe import Smoe
 from .terminal import DONE, print_line, refuse_to_replace, those_of, warn_of_another_size
 
-MUCH = 3.0  # dB, lost by rounding
+MUCH = 3.0  # dB lost by rounding that are worth a warning
 
 
 def quantize(given):
     """``smoe quantize``."""
     output = given["output"]
     if not is_packed_name(output):
-        raise UsageError(f"a model of few bytes is written as {ENDING}; give a name that ends so "
+        raise UsageError(f"a quantized model is written as {ENDING}; give a name that ends so "
                          f"instead of {output!r}")
     if os.path.realpath(output) == os.path.realpath(given["params"]):
         raise UsageError(f"{output!r} is the model itself; give another name")
@@ -32,7 +32,7 @@ def quantize(given):
     prove_writable(output)
     params, bits, quality = _with_picture(params, given) if "image_path" in given else (
         params, _shared_out(params, given), "")
-    refuse_to_replace(output, given)  # what has come there meanwhile
+    refuse_to_replace(output, given)  # a file written there meanwhile
     params.save(output, bits)
     print_line(f"{output}: {counted(params.num_kernels, 'kernel')}, {os.path.getsize(output):,} "
                f"bytes{quality}")
@@ -40,7 +40,7 @@ def quantize(given):
 
 
 def _with_picture(params, given):
-    """The model, trained to make up for its rounding; its bits; and how good it is, in words."""
+    """The model, trained to make up for its rounding; its bits; and its quality as text."""
     smoe = Smoe(read_image(given["image_path"]), params=params,
                 **those_of(given, ("channel_axis", "backend")))
     warn_of_another_size(given["image_path"], smoe.shape, params)
@@ -50,16 +50,17 @@ def _with_picture(params, given):
     now = smoe.quantize(**aim).record.psnr
     if before - now > MUCH:
         say(f"smoe: warning: {before - now:.1f} dB are lost, as there are few bits for so many "
-            f"kernels; smoe fit --bytes N makes a model of fewer, which is likely to be better")
+            f"kernels; smoe fit --bytes N makes a model of fewer kernels, which is likely to be "
+            f"better")
     return smoe.params, smoe.bits, f", PSNR {now:.2f} dB ({before:.2f} before)"
 
 
 def _shared_out(params, given):
-    """Bits for each kind of numbers, as the picture of the model needs them."""
+    """Bits for each kind of numbers, shared out by their effect on the model's picture."""
     if params.image_shape is None:
         if "bytes" in given:
-            raise UsageError(f"{given['params']!r} does not hold the size of its picture, without "
-                             f"which bits cannot be shared out; give the picture with -i")
+            raise UsageError(f"{given['params']!r} does not hold the size of its picture, which "
+                             f"is needed to share out the bits; give the picture with -i")
         return given.get("bits", USUAL_BITS)
     backend = those_of(given, ("backend",))
     if "bytes" in given:

@@ -43,10 +43,10 @@ from .terminal import (
 )
 from .training import train_settings
 
-PIXELS_EACH = 4  # along an axis, of a kernel at the start of a sparsification to a PSNR
-NEAR_ENOUGH = 0.1  # dB
-MUCH = 0.5  # dB
-HOW = TRAINING.keys() - {"iterations", "val_iter"}  # a training goes, but for its length
+PIXELS_EACH = 4  # pixels per kernel and axis at the start of a sparsification to a PSNR
+NEAR_ENOUGH = 0.1  # dB below the target PSNR that count as reached
+MUCH = 0.5  # dB by which the PSNR must have been better before to be reported
+HOW = TRAINING.keys() - {"iterations", "val_iter"}  # settings that may change whether it diverges
 
 
 def fit(given):
@@ -64,13 +64,13 @@ def fit(given):
     settings = smoe.settings or fit_settings(**_fitting(given), channels=smoe.channels)
     if settings["target"] == "bytes" and files.is_packed:
         files.most_bytes = settings["value"]
-    aim = _aim(settings, smoe)  # which is told to be too low before anything is written
+    aim = _aim(settings, smoe)  # fails, before any file is written, if the target is too low
     _make_model(smoe, functools.partial(smoe.fit, **_fitting(given)), files, results, aim, given)
-    spared = NEAR_ENOUGH if files.is_packed else 0.0  # by rounding
+    spared = NEAR_ENOUGH if files.is_packed else 0.0  # what rounding may take away
     missed = tries(smoe) and smoe.history[-1].psnr < settings["value"] - spared
     if missed and max(one.psnr for one in smoe.tried) >= settings["value"]:
         say(f"smoe: warning: rounding to {files.precision} took the model below "
-            f"{settings['value']:g} dB; more --bits take away less")
+            f"{settings['value']:g} dB; with more --bits it loses less")
     return FAILED if missed or smoe.stopped == "diverged" else DONE
 
 
@@ -102,7 +102,7 @@ def sparsify(given):
 
 
 def _model_files(given):
-    """The file of the model that is to be made, and the folder of results or None."""
+    """The file of the model to make, and the results folder or None."""
     overwrite, checkpoint = given.get("overwrite", False), given.get("checkpoint_path")
     results = None
     if "results_path" in given:
@@ -112,7 +112,7 @@ def _model_files(given):
 
 
 def _make_model(smoe, making, files, results, aim, given):
-    """Make a model, or go on with it, and tell how it went."""
+    """Make a model, or continue making it, and print how it went."""
     files.create(**_about(given))
     started = time.perf_counter()
     gallery = None if results is None else _gallery(smoe, results, given)
@@ -137,15 +137,15 @@ def train(given):
     smoe = _smoe_of(given, results, "train", MODEL, params=start)
     settings = {**(smoe.settings or {}), **those_of(given, TRAINING)}
     usual = {name: inspect.signature(Smoe.train).parameters[name].default for name in TRAINING}
-    train_settings(**{**usual, **settings})  # a wrong one is told before anything is written
+    train_settings(**{**usual, **settings})  # raises errors before any file is written
     results.create(**_about(given))
     if not given.get("quiet"):
         _print_start(smoe, f"{smoe.params.num_kernels} kernels",
                      f"; needs about {smoe.memory_needed() / 2**20:.0f} MiB")
     begin = smoe.iteration
     if smoe.stopped == "diverged" and not HOW & given.keys():
-        say(f"smoe: warning: the run of {checkpoint} diverged with the settings that this one goes "
-            f"on with; give a lower -lr, -m or -reg")
+        say(f"smoe: warning: the run of {checkpoint} diverged with the settings that are used "
+            f"again now; give a lower -lr, -m or -reg")
     training = smoe.resume if finishes else functools.partial(smoe.train, **settings)
     _train(smoe, training, results, _gallery(smoe, results, given), given)
     if not given.get("quiet"):
@@ -153,12 +153,13 @@ def train(given):
     if smoe.stopped == "diverged":
         return FAILED
     if finishes and smoe.iteration == begin:
-        say(f"smoe: warning: the run of {checkpoint} had ended; -n N trains N iterations more")
+        say(f"smoe: warning: the run of {checkpoint} had ended already; give -n N to train N more "
+            f"iterations")
     return DONE
 
 
 def _fitting(given):
-    """What ``Smoe.fit`` is given."""
+    """The options for ``Smoe.fit``."""
     return those_of(given, (*FITTING, "bits") if "bytes" in given else FITTING)
 
 
@@ -174,7 +175,7 @@ def _refuse_contradictions(given, finishes):
     _refuse_what_is_fixed(given, FIXED_BY_CHECKPOINT)
     settings = [option for name, option in TRAINING.items() if name in given]
     if finishes and settings:
-        raise UsageError(f"{settings[0]} with -c needs -n: without it, the run of the checkpoint "
+        raise UsageError(f"{settings[0]} with -c needs -n: without -n, the run of the checkpoint "
                          f"is finished with its own settings")
 
 
@@ -185,12 +186,14 @@ def _refuse_what_is_fixed(given, options):
 
 
 def _smoe_of(given, files, command, options, grid=None, **start):
-    """The Smoe of the picture, as a checkpoint holds it or new; ``grid(shape)`` tells how many
-    kernels there are along an axis where that is not given."""
+    """The Smoe of the picture: from a checkpoint if one is given, else new.
+
+    ``grid(shape)`` is the default of ``kernels_per_dim``.
+    """
     path, checkpoint = given["image_path"], given.get("checkpoint_path")
     if files.owns(path):
-        raise UsageError(f"{path!r} is among the results that would be replaced; give a copy of it "
-                         f"elsewhere")
+        raise UsageError(f"{path!r} is among the results that would be replaced; use a copy of it "
+                         f"in another folder")
     image = read_image(path)
     where = those_of(given, ("backend", "channel_axis"))
     if checkpoint is None:
@@ -208,14 +211,14 @@ def _smoe_of(given, files, command, options, grid=None, **start):
 
 
 def _about(given):
-    """What ``settings.json`` says of where things come from."""
+    """The input files and the channel axis, for ``settings.json``."""
     return {"image": given["image_path"], "image_from_here": _from_there(given),
             "channel_axis": given.get("channel_axis", "auto"),
             "params_file": given.get("params_file"), "checkpoint": given.get("checkpoint_path")}
 
 
 def _from_there(given):
-    """The way to the picture from the folder of results; None where there is none."""
+    """The picture's path relative to the results folder; None if there is no such folder."""
     if "results_path" not in given:
         return None
     try:
@@ -226,7 +229,7 @@ def _from_there(given):
 
 
 def _gallery(smoe, results, given):
-    """What draws in the folder of results, or None."""
+    """The ``Gallery`` that draws into the results folder, or None if nothing is to be drawn."""
     if not given.get("plots", True):
         return None
     name = os.path.basename(given["image_path"])
@@ -234,7 +237,7 @@ def _gallery(smoe, results, given):
 
 
 def _train(smoe, training, files, gallery, given):
-    """Call a method that trains, and leave what comes of it; Ended if it is not to its end."""
+    """Call a method that trains, and write its results; raises Ended if it does not finish."""
     try:
         files.complete(smoe)
         with Progress(smoe, given.get("quiet", False)) as progress:
@@ -256,7 +259,7 @@ def _train(smoe, training, files, gallery, given):
 
 
 def _interrupted(smoe, files, gallery, given, signalled):
-    """Keep what there is; a second signal ends even that."""
+    """Write what there is so far, unless a second signal arrives; the exception to raise."""
     with contextlib.suppress(KeyboardInterrupt, Terminated):
         try:
             files.keep(smoe)
@@ -299,11 +302,11 @@ def _no_option(path):
 
 
 def _aim(settings, smoe):
-    """What a fit is to reach, in words."""
+    """The target of a fit and its iterations or seconds, as text."""
     effort = (f"{settings['iterations']} iterations" if settings["seconds"] is None else
               f"{settings['seconds']:g} s")
     if settings["target"] == "psnr":
-        return f"to {settings['value']:g} dB by fits of {effort}"
+        return f"fits of {effort} to reach {settings['value']:g} dB"
     return f"{smoe.kernels_wanted(settings)} kernels in {effort}"
 
 
@@ -314,7 +317,7 @@ def _print_start(smoe, aim, more=""):
 
 
 def _print_end(smoe, files, size="", seconds=0.0, since=math.inf):
-    """Tell how good the model is, and if it was better since some iteration."""
+    """Print the quality of the model, and whether it was better since iteration ``since``."""
     diverged = smoe.stopped == "diverged"
     quality = ""
     if smoe.history:

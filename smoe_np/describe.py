@@ -1,4 +1,4 @@
-"""What a model is made of: counts, ranges, sizes of its kernels."""
+"""What a model consists of: counts, ranges, sizes of its kernels."""
 
 import math
 
@@ -17,16 +17,16 @@ def describe(params, in_bytes=None, bits=None):
     ----------
     params : SmoeParams
     in_bytes : int, optional
-        Of the packed file that it comes from.
+        Size in bytes of the packed file that the model was read from.
     bits : dict, optional
-        Of each kind of numbers there.
+        Bits per number in that file, by kind of numbers.
 
     Returns
     -------
     dict
-        Plain numbers, texts and lists, those of ``size_of`` among them. ``sigma_in_pixels`` has
-        the quantiles of the kernels' largest and smallest standard deviation, where the picture's
-        size is known; ``None`` stands for an extent without end.
+        Plain numbers, strings, lists and dicts, including the facts of ``size_of``.
+        ``sigma_in_pixels`` has quantiles of the kernels' largest and smallest standard deviations
+        in pixels, if the size of the picture is known; ``None`` in it stands for infinity.
     """
     K, D, C = params.num_kernels, params.num_dims, params.num_channels
     ranges = {}
@@ -57,7 +57,7 @@ def describe(params, in_bytes=None, bits=None):
 
 
 def size_of(params):
-    """How large a model is.
+    """The size of a model.
 
     Parameters
     ----------
@@ -66,10 +66,10 @@ def size_of(params):
     Returns
     -------
     dict
-        ``scalars`` counts its free numbers: of a steering matrix the lower triangle, of a radial
-        one a single number, slopes of experts only where there are any. ``bytes_as_float16`` is
-        what they take as they are, ``bits_per_pixel`` the same by pixels, or ``None`` where the
-        picture's size is not known.
+        ``scalars`` is the number of free parameters: a steering matrix counts with its lower
+        triangle, or as one number if the model is radial; slopes count only if any is not 0.
+        ``bytes_as_float16`` is their size as float16, ``bits_per_pixel`` that size in bits per
+        pixel, or ``None`` if the size of the picture is not known.
     """
     D = params.num_dims
     counts = numbers_of(D, params.num_channels, bool(params.gamma_e.any()), params.radial)
@@ -82,7 +82,7 @@ def size_of(params):
 
 
 def size_as_text(size, in_bytes=None):
-    """The facts of ``size_of`` in words; of a file of so many bytes, if that is given."""
+    """The facts of ``size_of`` as text; with ``in_bytes``, for a file of that size."""
     bits, usual = size["bits_per_pixel"], size["bytes_as_float16"]
     if in_bytes is not None and bits is not None:
         bits = bits * in_bytes / usual if usual else None
@@ -125,7 +125,7 @@ def as_text(facts):
 
 
 def _sigma_quantiles(A, longest):
-    """Quantiles over the kernels of the extreme σ; the covariance is (A Aᵀ)⁻¹."""
+    """Quantiles, over the kernels, of the largest and smallest σ; the covariance is (A Aᵀ)⁻¹."""
     singular = np.linalg.svd(A.astype(np.float64), compute_uv=False)  # (K, D), descending
     with np.errstate(divide="ignore", invalid="ignore"):
         quantiles = {

@@ -1,4 +1,4 @@
-"""The pictures in a folder of results: figures while a run goes on, and a page of it at the end."""
+"""The figures and the report in a results folder, drawn during a run and at its end."""
 
 import contextlib
 import importlib
@@ -10,8 +10,8 @@ from .progress import say
 from .report import write_report
 from .terminal import in_words, one_line
 
-# What the last drawing and the page need: half a second of imports, during which compiled kernels
-# can go on.
+# Modules that the last drawing and the report need. Importing them takes half a second, while
+# compiled kernels can run.
 NEEDED = ("matplotlib.figure", "matplotlib.backends.backend_agg", "matplotlib.collections",
           "scipy.ndimage")
 
@@ -19,17 +19,17 @@ NEEDED = ("matplotlib.figure", "matplotlib.backends.backend_agg", "matplotlib.co
 class Gallery:
     """``loss.png``, ``sheet.png`` and ``report.html`` of a run; the first two also in windows.
 
-    Whatever goes wrong with them is told in a line, and training goes on.
+    Errors in drawing are printed in one line and do not end training.
 
     Parameters
     ----------
     results : ResultsFolder
     name : str
-        Of the picture.
+        Name of the picture.
     dimensions : int
-        Of the picture. A signal of one has a loss, but nothing else to be drawn.
+        Number of dimensions of the picture. For a signal (1), only the loss is drawn.
     quiet : bool
-        Show no windows, and do not tell that Matplotlib is missing.
+        Open no windows, and do not report that Matplotlib is missing.
     """
 
     def __init__(self, results, name, dimensions, quiet=False):
@@ -41,15 +41,15 @@ class Gallery:
                               for file, kind in kinds.items()]
         except ImportError as error:
             if not quiet:
-                say(f"smoe: no plots while it trains: {error}")
+                say(f"smoe: no plots during training: {error}")
         threading.Thread(target=_prepare, daemon=True).start()
 
     def validation(self, smoe):
-        """Draw what a validation found, as often as time allows; a callback of training."""
+        """Draw the result of a validation, as often as time allows; a callback of training."""
         self._draw("__call__", smoe)
 
     def finish(self, smoe):
-        """Draw the model that training left, and write the page."""
+        """Draw the model at the end of training, and write the report."""
         self._draw("finish", smoe)
         if self.is_flat:
             self._guarded(self._write_page, smoe)
@@ -57,7 +57,7 @@ class Gallery:
     def _draw(self, what, smoe):
         for plotter in self._plotters:
             if not self._guarded(getattr(plotter, what), smoe):
-                self._plotters = []  # what failed once would do so again
+                self._plotters = []  # they would fail again
                 return
 
     def _write_page(self, smoe):
@@ -67,18 +67,18 @@ class Gallery:
                      backend=smoe.engine.name)
 
     def _guarded(self, draw, smoe):
-        """Whether it could be drawn; if not, say why."""
+        """Call ``draw``; if it fails, print why and return False."""
         try:
             draw(smoe)
-        except Exception as error:  # toolkits of windows fail in their own ways
+        except Exception as error:  # any exception, depending on the window toolkit
             why = in_words(error) if isinstance(error, OSError) else str(error) or repr(error)
-            say(f"smoe: warning: not all is drawn: {one_line(why)}")
+            say(f"smoe: warning: not everything could be drawn: {one_line(why)}")
             return False
         return True
 
 
 def _prepare():
-    """Import what will be needed."""
+    """Import the modules that will be needed."""
     for name in NEEDED:
-        with contextlib.suppress(Exception):  # it is told where it is needed
+        with contextlib.suppress(Exception):  # reported where the module is used
             importlib.import_module(name)

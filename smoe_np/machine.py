@@ -1,18 +1,18 @@
-"""What there is of a machine for this process: processors and memory."""
+"""Processors and memory that are available to this process."""
 
 import contextlib
 import math
 import os
 
-GROUPS = "/proc/self/cgroup"  # the control groups of this process, by which containers are limited
-FOLDERS = "/sys/fs/cgroup"  # and where they tell their limits
-THREADS = "SMOE_NP_THREADS"  # the environment variable of how many processors to use
+GROUPS = "/proc/self/cgroup"  # the control groups of this process, which limit containers
+FOLDERS = "/sys/fs/cgroup"  # where the limits of control groups are found
+THREADS = "SMOE_NP_THREADS"  # environment variable: the largest number of processors to use
 
 
 def processors():
-    """How many processors this process is to use: those that it may, or fewer if it is told so.
+    """Number of processors to use: those available to this process, or fewer if asked for.
 
-    Of a container they are as many as its share amounts to.
+    In a container, the available ones are its share of processor time, rounded up.
 
     Raises
     ------
@@ -21,10 +21,10 @@ def processors():
     """
     try:
         there = len(os.sched_getaffinity(0))
-    except AttributeError:  # not on every system
+    except AttributeError:  # not available on every system
         there = os.cpu_count() or 1
     for folder in _groups("cpu"):
-        share = _numbers(folder, "cpu.max") or [  # microseconds of processors, of so many that pass
+        share = _numbers(folder, "cpu.max") or [  # microseconds that may be used per period; period
             *_numbers(folder, "cpu.cfs_quota_us"), *_numbers(folder, "cpu.cfs_period_us")]
         if len(share) == 2 and min(share) > 0:
             there = min(there, math.ceil(share[0] / share[1]))
@@ -39,7 +39,7 @@ def processors():
 
 
 def free_bytes():
-    """Memory that may be taken here, or all that there is, or None where nothing tells it."""
+    """Bytes of memory available, or of all memory if only that is known; None if neither is."""
     return min((free for free in (_free_of_machine(), _free_of_groups()) if free is not None),
                default=None)
 
@@ -51,12 +51,12 @@ def _free_of_machine():
                 return int(line.split()[1]) * 1024
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, OSError, ValueError):  # Windows, and where it is not known
+    except (AttributeError, OSError, ValueError):  # Windows, or not known
         return None
 
 
 def _free_of_groups():
-    """What the limits of control groups leave, what they keep of files counted as free."""
+    """Bytes left below the limits of control groups; their file caches count as free."""
     found = []
     for folder in _groups("memory"):
         most = _numbers(folder, "memory.max") or _numbers(folder, "memory.limit_in_bytes")
@@ -76,7 +76,7 @@ def _groups(controller):
                 continue
             top = os.path.join(FOLDERS, controller) if names else FOLDERS  # version 1, or 2
             steps = [step for step in path.split("/") if step not in ("", ".", "..")]
-            while True:  # in a container, a group above may be all that is to be seen
+            while True:  # in a container, only a group further up may be visible
                 yield os.path.join(top, *steps)
                 if not steps:
                     break
@@ -84,9 +84,9 @@ def _groups(controller):
 
 
 def _numbers(folder, name, *words):
-    """The whole numbers in a file's first line, or after the first of some words that it has.
+    """The whole numbers in a file's first line; with words, the number after the first one found.
 
-    There are none if it cannot be read, or says "max", that there is no limit.
+    An empty list if the file cannot be read, or says "max", which stands for no limit.
     """
     try:
         with open(os.path.join(folder, name), encoding="ascii") as file:

@@ -1,15 +1,15 @@
-"""How training shows on the terminal: a bar, or a line at each validation."""
+"""The progress of training on the terminal: a bar, or a line at each validation."""
 
 import contextlib
 import sys
 
-# What can go wrong with stderr while a run goes on: the terminal is gone, the disk behind it is
-# full, or it was closed. Training does not end for that.
+# Errors of stderr during a run: the terminal is gone, the disk behind a redirection is full, or it
+# was closed. They do not end training.
 _STDERR_TROUBLE = (OSError, ValueError)
 
 
 def say(line):
-    """Print a line on stderr, above a progress bar where there is one."""
+    """Print a line on stderr, above the progress bar if there is one."""
     if sys.stderr is None:
         return
     tqdm = sys.modules.get("tqdm")
@@ -21,21 +21,21 @@ def say(line):
 
 
 def tries(smoe):
-    """Whether its training consists of several fits, on the way to a PSNR."""
+    """Whether training consists of several fits, to reach a PSNR."""
     return smoe.made_by == "fit" and smoe.settings["target"] == "psnr"
 
 
 class Progress:
-    """Progress of training, to be given to ``Smoe.train`` or ``fit``; a context manager.
+    """Shows the progress of ``Smoe.train``, ``fit`` or ``sparsify``; a context manager.
 
-    Its object is the ``progress`` of these, and its method ``validation`` one of the
-    ``callbacks``. A bar is drawn where tqdm is installed and stderr is a terminal, else there is a
-    line at each validation; with either there is a line for each fit on the way to a PSNR.
+    Pass the object as ``progress``, and its method ``validation`` as one of the ``callbacks``. A
+    bar is drawn if tqdm is installed and stderr is a terminal; otherwise a line is printed at each
+    validation. In both cases a line is printed for each fit on the way to a PSNR.
 
     Parameters
     ----------
     smoe : Smoe
-        As it is before its training begins or goes on.
+        Before its training begins or continues.
     quiet : bool
         Show nothing.
     """
@@ -53,7 +53,7 @@ class Progress:
                 self._bar.close()
 
     def __call__(self, smoe):
-        """Note that steps were taken."""
+        """Update after steps were taken."""
         self._follow(smoe)
 
     def validation(self, smoe):
@@ -94,7 +94,7 @@ class Progress:
             self._bar.initial = 0
             self._bar.set_description(self._name_of_try(smoe), refresh=False)
             self._bar.reset(smoe.until)
-        self._bar.total = smoe.until  # which changes where there is a budget of seconds
+        self._bar.total = smoe.until  # changes during a fit with a budget of seconds
         self._bar.update(smoe.iteration - self._bar.n)
 
     def _name_of_try(self, smoe):

@@ -1,4 +1,4 @@
-"""A page that shows what has come of a training: one HTML file that needs no other."""
+"""The report of a training run: a self-contained HTML page."""
 
 import base64
 import math
@@ -27,42 +27,46 @@ from .png import encoded
 from .report_frame import PAGE, SCRIPT, STYLE
 from .scene import colours_of, faded, highest_error, scene_of_model
 
-MOST_ELLIPSES = 4000  # that are drawn: with more a browser becomes slow
+MOST_ELLIPSES = 4000  # more make a browser slow
 MOST_POINTS = 1000  # of a curve
-MOST_DOTS = 60  # of these that tell what they are
-MOST_FOR_SSIM = 1 << 22  # pixels: of more it takes too long
+MOST_DOTS = 60  # points of a curve up to which each one has a dot that shows its value
+MOST_FOR_SSIM = 1 << 22  # pixels; for more, SSIM takes too long
 
 # ---- the page
 
 
 def write_report(path, params, image=None, history=(), settings=None, folder=None, title=None,
                  channel_axis="auto", backend="auto"):
-    """Write a page with the picture and what the model makes of it.
+    """Write an HTML page about a model, the picture it was fitted to, and its training.
 
-    Everything that it shows is in the file itself; nothing is loaded from elsewhere. It has the
-    quality and the size of the model; the picture before and after, with a slider between; the
-    errors, the kernels, the gating map; curves of the training; the settings; and links to files.
+    The page contains all that it shows and loads nothing from elsewhere: quality and size of the
+    model; original and reconstruction with a slider between them; the error, the kernels and the
+    gating map; curves of the training; the settings; and links to files.
 
     Parameters
     ----------
     path : str or os.PathLike
-        The page is written there, whole or not at all.
+        The file to write; it is written completely or not at all.
     params : SmoeParams
+        The model.
     image : array, optional
-        The picture that it is of, as ``Smoe`` takes it.
+        The picture that was fitted, as for ``Smoe``.
     history : sequence of smoe_np.Record
+        The validations, for the curves.
     settings : dict, optional
-        What is listed as settings; a dict in it becomes a group.
+        The settings to list; a dict in it becomes a group.
     folder : str or os.PathLike, optional
         All files in this folder are linked.
     title : str, optional
+        Title of the page.
     channel_axis, backend
-        As ``Smoe`` takes them.
+        As for ``Smoe``.
 
     Raises
     ------
     ValueError, TypeError
-        If image and params do not fit together, or there is no picture and its size is not known.
+        If image and params do not fit together, or if there is no image and params does not hold
+        the size of its picture.
     OSError
         If the file cannot be written.
     """
@@ -76,7 +80,7 @@ def write_report(path, params, image=None, history=(), settings=None, folder=Non
     page = PAGE.format(title=escape(title), style=STYLE, script=SCRIPT, version=__version__,
                         subtitle=escape(_subtitle(scene)), parts="\n".join(filter(None, parts)))
     with atomic_write(path) as stream:
-        stream.write(page.encode("utf-8", "replace"))  # names of files may be of any bytes
+        stream.write(page.encode("utf-8", "replace"))  # file names may not be valid UTF-8
 
 
 def _subtitle(scene):
@@ -84,11 +88,11 @@ def _subtitle(scene):
     kind = {1: "grey", 3: "RGB"}.get(channels, f"{channels} channels")
     shape = "×".join(map(str, scene.shape))
     return f"{shape} pixels, {kind}" + (
-        "" if len(scene.shape) == 2 else "; pictures are of the middle slice")
+        "" if len(scene.shape) == 2 else "; the pictures show the middle slice")
 
 
 def _tiles(scene, history):
-    """The numbers that matter, large."""
+    """The most important numbers, in large print."""
     size = size_of(scene.params)
     tiles = []
     if scene.target is not None:
@@ -98,7 +102,7 @@ def _tiles(scene, history):
     tiles.append(("Kernels", f"{scene.params.num_kernels:,}", ""))
     scalars, in_bytes = size["scalars"], size["bytes_as_float16"]
     bits = 8 * in_bytes / math.prod(scene.shape)
-    tiles.append(("Model size", f"{scalars:,}", f"numbers; as float16 {in_bytes:,} bytes, "
+    tiles.append(("Model size", f"{scalars:,}", f"numbers; {in_bytes:,} bytes as float16, "
                                            f"{bits:.3g} bits a pixel"))
     if history:
         tiles.append(("Training", f"{history[-1].seconds:,.1f}", "s, "
@@ -109,7 +113,7 @@ def _tiles(scene, history):
 
 
 def _pictures(scene):
-    """Before and after, then what tells more of the model."""
+    """Original and reconstruction, then the error, the kernels and the gating map."""
     height, width = scene.size
     after = _img(to_bytes(scene.reconstruction), "Reconstruction")
     style = (f'style="--ratio: {width / height:.6g}"'
@@ -121,19 +125,19 @@ def _pictures(scene):
                 f'<div class="before">{_img(to_bytes(scene.original), "Original")}</div>'
                 '<span class="tag left">Original</span><span class="tag right">Reconstruction'
                 '</span><div class="bar"></div><input type="range" min="0" max="100" value="50" '
-                'step="0.1" aria-label="How much of the original is shown"></section>')
+                'step="0.1" aria-label="Share of the original that is shown"></section>')
     figures = []
     if scene.target is not None:
         highest = highest_error(scene.error)
         levels = to_bytes(scene.error / highest)
-        figures.append(("Error", f"in grey levels of 255, {scene.error.max():.0f} at most: "
+        figures.append(("Error", f"in grey levels of 0 to 255, at most {scene.error.max():.0f}: "
                         f"{_scale(MAGMA, highest)}",
                         _img(levels, "Error", steps_of(MAGMA))))
     figures.append(_ellipses(scene))
     indices, colours = in_indexed_colours(scene.owners)
     owning = counted(len(np.unique(scene.owners)), "kernel")
-    figures.append(("Gating map", f"{owning} own pixels: each has the colour of the kernel with "
-                    "the largest gate, neighbours differ",
+    figures.append(("Gating map", f"each pixel is coloured by the kernel with the largest gate "
+                    f"there: {owning}, neighbours in different colours",
                     _img(indices, "Gating map", colours)))
     cells = "".join(
         f'<figure {style}><div class="picture">{picture}</div><figcaption><b>{name}</b> {remark}'
@@ -145,14 +149,14 @@ def _ellipses(scene):
     height, width = scene.size
     kernels, centres, frames, values = scene.ellipses()
     colours = colours_of(values)
-    remark = "1σ of each, in the expert's colour"
+    remark = "the 1σ ellipse of each, in its expert's colour"
     if values.shape[1] != 3:
-        remark = f"1σ of each, coloured by its expert: {_scale(VIRIDIS, 1)}"
+        remark = f"the 1σ ellipse of each, coloured by its expert: {_scale(VIRIDIS, 1)}"
     if len(kernels) > MOST_ELLIPSES:
         heaviest = np.argsort(-scene.params.pis[kernels], kind="stable")[:MOST_ELLIPSES]
         kept = np.sort(heaviest)
         centres, frames, colours = centres[kept], frames[kept], colours[kept]
-        remark += f"; the {MOST_ELLIPSES:,} heaviest of {len(kernels):,}"
+        remark += f"; only the {MOST_ELLIPSES:,} heaviest of {len(kernels):,}"
     circles = []
     for (row, column), ((a, b), (c, d)), colour in zip(
             centres.tolist(), frames.tolist(), colours.tolist()):
@@ -167,7 +171,7 @@ def _ellipses(scene):
 
 
 def _scale(scale, highest):
-    """A small bar of colours, from 0 to the highest value."""
+    """A small colour bar, from 0 to the highest value."""
     stops = ", ".join(scale)
     return (f'<span class="scale">0 <i style="background: linear-gradient(to right, {stops})"></i>'
             f" {number(highest)}</span>")
@@ -247,7 +251,7 @@ def _settings_table(settings):
 
 
 def _in_words(value):
-    """A setting as it is read."""
+    """A setting as text for the reader."""
     if value is None:
         return "–"
     if isinstance(value, bool):
@@ -260,7 +264,7 @@ def _in_words(value):
 
 
 def _links(folder, page):
-    """Every file of a folder, by sub-folder."""
+    """Links to all files of a folder, grouped by sub-folder."""
     base, own = os.path.dirname(os.path.realpath(page)), os.path.realpath(page)
     groups = []
     for place, inner, names in os.walk(folder):
@@ -283,14 +287,14 @@ def _links(folder, page):
 
 def _link(path, base):
     relative = os.path.relpath(os.path.realpath(path), base).replace(os.sep, "/")
-    address = "./" + quote(os.fsencode(relative))  # ./ lest a colon makes it another scheme
+    address = "./" + quote(os.fsencode(relative))  # without ./ a colon would make it a URL scheme
     size = os.path.getsize(path)
     in_words = f"{size:,} bytes" if size < 10_000 else f"{size / 1000:,.0f} kB"
     return (f'<li><a href="{escape(address)}">{escape(os.path.basename(path))}</a> '
             f"<small>{in_words}</small></li>")
 
 
-# ---- pictures in it
+# ---- embedded pictures
 
 
 def _img(pixels, alt, palette=None):

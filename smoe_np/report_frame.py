@@ -1,4 +1,4 @@
-"""What is the same on every page of ``report``: its frame, how it looks, what moves."""
+"""The fixed parts of the page of ``report``: HTML frame, style sheet and script."""
 
 PAGE = """<!DOCTYPE html>
 <html lang="en">

@@ -1,4 +1,4 @@
-"""Where figures go: a window, a notebook, the bytes of a PNG."""
+"""Where figures are shown: in a window, in a notebook, or as the bytes of a PNG."""
 
 import os
 import sys
@@ -9,12 +9,12 @@ import numpy as np
 
 from .png import encoded
 
-COMPRESSION = 1  # of PNG: more takes twice the time and gains a tenth
-DPI, CELL_DPI = 120, 75  # of files; of a figure in a notebook as it is shown
+COMPRESSION = 1  # PNG level; a higher one takes twice the time and saves a tenth of the bytes
+DPI, CELL_DPI = 120, 75  # of files; of figures as a notebook shows them
 
 
 def matplotlib_or_why_not():
-    """Matplotlib, or an ImportError that says what to install."""
+    """Return Matplotlib, or raise an ImportError that says what to install."""
     try:
         import matplotlib
     except ImportError:
@@ -23,12 +23,12 @@ def matplotlib_or_why_not():
 
 
 def new_figure():
-    """An empty figure, which a notebook can show."""
+    """An empty figure that a notebook can show."""
     matplotlib_or_why_not()
     from matplotlib.figure import Figure
 
     class ShownFigure(Figure):
-        """A figure that a notebook shows where it is the value of a cell."""
+        """A figure that a notebook shows when it is the value of a cell."""
 
         def _repr_png_(self):
             return as_png(self), {"width": round(self.get_figwidth() * CELL_DPI)}
@@ -40,12 +40,12 @@ def as_png(figure):
     """A figure as the bytes of a PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    canvas, dpi = figure.canvas, figure.dpi  # those of a window
+    canvas, dpi = figure.canvas, figure.dpi  # a window may use them
     try:
         own = FigureCanvasAgg(figure)
         figure.dpi = DPI
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Glyph", UserWarning)  # a box stands for it
+            warnings.filterwarnings("ignore", "Glyph", UserWarning)  # drawn as boxes
             own.draw()
         drawn = np.asarray(own.buffer_rgba())[..., :3]  # alpha is 255
     finally:
@@ -55,7 +55,7 @@ def as_png(figure):
 
 
 def screen():
-    """What shows figures here: a notebook, a window, or None."""
+    """What can show figures here: a notebook, a window, or None."""
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if hasattr(ipython, "get_ipython") else None
     if hasattr(shell, "kernel"):
@@ -74,7 +74,7 @@ class _Notebook:
         self.figure, self._shown = new_figure(), None
 
     def show(self):
-        """Show the figure as it is now, in place of what was shown."""
+        """Show the current state of the figure in place of the earlier one."""
         from IPython.display import display
 
         if self._shown is None:
@@ -84,31 +84,31 @@ class _Notebook:
         return True
 
     def breathe(self):
-        """A notebook needs no attention."""
+        """Do nothing: a notebook has no event loop to run."""
 
 
 class _Window:
-    """A window of whatever toolkit Matplotlib finds."""
+    """A window of the toolkit that Matplotlib finds."""
 
     def __init__(self, figure):
         self.figure, self._is_new = figure, True
 
     @classmethod
     def opened(cls):
-        """One, or None where there is no toolkit that works."""
+        """Open a window; None if no toolkit works."""
         import matplotlib.pyplot as plt
 
         try:
             figure = plt.figure()
-        except Exception:  # toolkits fail in their own ways
+        except Exception:  # any exception, depending on the toolkit
             return None
-        if figure.canvas.required_interactive_framework is None:  # draws to files alone
+        if figure.canvas.required_interactive_framework is None:  # a backend that only writes files
             plt.close(figure)
             return None
         return cls(figure)
 
     def show(self):
-        """Show the figure as it is now; False if the window was closed."""
+        """Show the current state of the figure; return False if the window was closed."""
         import matplotlib.pyplot as plt
 
         if not plt.fignum_exists(self.figure.number):
@@ -121,7 +121,7 @@ class _Window:
         return True
 
     def breathe(self):
-        """Let the window answer to what was done to it."""
+        """Let the window process its events."""
         import matplotlib.pyplot as plt
 
         if plt.fignum_exists(self.figure.number):

@@ -1,4 +1,4 @@
-"""What commands share: their exit statuses, how they end, and what they print."""
+"""Shared by the commands: exit statuses, ways to end, and printing."""
 
 import os
 
@@ -10,15 +10,15 @@ DONE, FAILED, WRONG_USE, INTERRUPTED, BROKEN_PIPE, TERMINATED = 0, 1, 2, 130, 14
 
 
 class Terminated(BaseException):
-    """SIGTERM came."""
+    """Raised on SIGTERM."""
 
 
 class Ended(Exception):
-    """A command ended before its time: the exit status, and why in words."""
+    """A command ends early; its arguments are the exit status and the reason as text."""
 
 
 def end(status, why):
-    """Say why a command ends, in one line on stderr; the status."""
+    """Print why a command ends, in one line on stderr, and return the status."""
     say(f"smoe: {one_line(why)}")
     return status
 
@@ -29,14 +29,14 @@ def one_line(text):
 
 
 def in_words(error):
-    """An OSError as a line; those of this library are sentences already."""
+    """An OSError as text; without a file name it is the library's own, and already a sentence."""
     if error.filename is None:
         return error.strerror or str(error)
     return f"{error.filename!r}: {(error.strerror or str(error)).lower()}"
 
 
 def print_line(text):
-    """Print a line on stdout; an OSError says what could not be done."""
+    """Print a line on stdout; raise an OSError with a clear message if that fails."""
     try:
         print(text, flush=True)
     except BrokenPipeError:
@@ -46,18 +46,18 @@ def print_line(text):
 
 
 def refuse_to_replace(output, given):
-    """Raise a UsageError where a file is in the way, and --overwrite is not given."""
+    """Raise a UsageError if the output exists and --overwrite is not given."""
     if os.path.lexists(output) and not given.get("overwrite"):
         raise UsageError(f"{output!r} exists; give another name, or --overwrite to replace it")
 
 
 def those_of(given, names):
-    """The options among some names that were given."""
+    """Those of the named options that were given."""
     return {name: given[name] for name in names if name in given}
 
 
 def warn_of_another_size(path, shape, params):
-    """Say so where a picture has not the size of the one that a model was fitted to."""
+    """Warn if a picture is not of the size of the one that the model was fitted to."""
     if params.image_shape not in (None, shape):
         say(f"smoe: warning: {path!r} has {size_in_words(shape)} pixels, the picture of the model "
             f"has {size_in_words(params.image_shape)}")
