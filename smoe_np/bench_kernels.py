@@ -12,7 +12,7 @@ import numpy as np
 from .kernel_buffers import TILE_THREADS
 from .kernel_files import constants
 
-STEP_KERNELS = ("step", "gather", "judge", "update")  # kernels of a training step; the others build lists
+STEP_KERNELS = ("step", "gather", "judge", "update")  # the steps; other kernels build lists
 EXP_OPERATIONS = 13  # 2^t: split t into integer and fraction, 5 multiply-adds, scaling
 CEILING_SECONDS = 0.1  # time spent on measuring one limit of the machine
 MULTIPLY_ADD_BLOCKS, MULTIPLY_ADD_ROUNDS = 1024, 1000
@@ -34,7 +34,7 @@ def operations_of_pair(channels):
         Σ h, Σ b h   3 C
         pull         3 C       update the expert; Σ_c q_c e_c − q·y
         g            1
-        Σ b^n g      1 + 2 + 2 n = 0, 1, 2, with b the position along the row of pixels
+        Σ b^n g      1 + 2 + 2 n = 0, 1, 2; b: position along the way through the tile
     """
     return 2 + EXP_OPERATIONS + 1 + 10 * channels + 1 + 5
 

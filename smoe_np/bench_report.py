@@ -69,15 +69,15 @@ def _without_graphs(case):
 
 
 def _ratios(cases):
-    """Lines that compare the times of many and of few kernels, for the same picture and backend."""
+    """Lines that compare the times of many and few kernels, by picture and backend."""
     for many in cases:
         for few in cases:
             same = all(many.get(key) == few.get(key)
                        for key in ("shape", "channels", "backend", "renders", "image_path"))
             if same and many["kernels"] > few["kernels"]:
                 ratio = many["ms_per_iteration"] / few["ms_per_iteration"]
-                yield (f"{many['backend']}: {many['kernels']} kernels take {ratio:.2f} times as long "
-                       f"as {few['kernels']}")
+                yield (f"{many['backend']}: {many['kernels']} kernels take {ratio:.2f} times as "
+                       f"long as {few['kernels']}")
 
 
 def _first_use(seconds):

@@ -148,7 +148,7 @@ def test_a_run_that_goes_on_with_what_diverged_is_warned_of_it(here, capsys):
     assert "train on with a lower --base-lr, --lr-mult or reg" in the_one_line(capsys)
     assert smoe(*run, "-c", CHECKPOINT, "-n", 9) == 1
     told = capsys.readouterr().err
-    assert f"the run of {CHECKPOINT} diverged with the settings that this one goes on with" in told
+    assert f"the run of {CHECKPOINT} diverged with the settings that are used again now" in told
     assert smoe(*run, "-c", CHECKPOINT, "-n", 9, "-lr", 1e-4) == 0
     assert capsys.readouterr().err == ""
 

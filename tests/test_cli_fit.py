@@ -114,8 +114,8 @@ def test_a_psnr_that_rounding_takes_away_is_said(here, capsys):
     capsys.readouterr()
     assert smoe("fit", "grey.tif", "-o", "m.smoe", *wanted, "--bits", 4, "-q") == 1
     assert the_one_line(capsys) == (
-        "smoe: warning: rounding to 4 bits a number took the model below 24 dB; more --bits take "
-        "away less")
+        "smoe: warning: rounding to 4 bits a number took the model below 24 dB; with more --bits "
+        "it loses less")
 
 
 def test_results_tell_of_the_bits(here):
@@ -185,7 +185,7 @@ def test_fit_to_a_psnr_tells_of_each_try_and_which_was_the_best(here, capsys):
     assert [(line[1], line[2], line[3]) for line in tried] == [
         (str(number), f"{one.psnr:.2f}", str(one.iterations))
         for number, one in enumerate(model.tried, start=1)]
-    assert "; to 22 dB by fits of 20 iterations; " in out
+    assert "; fits of 20 iterations to reach 22 dB; " in out
     assert re.search(rf"PSNR {model.history[-1].psnr:.2f} dB, {model.params.num_kernels} kernels,"
                      rf" .* s \(the best of {len(tried)} tries in [\d.]+ s\); model in m.npz\n$",
                      out)
@@ -261,7 +261,7 @@ def test_the_help_begins_with_fit_and_says_how_train_differs(capsys):
     assert commands == ["fit", "train", "sparsify", "quantize", "denoise", "render", "plot", "info",
                         "bench"]
     assert smoe("train", "--help") == 0
-    assert "is better by smoe fit" in capsys.readouterr().out.replace("\n", " ")
+    assert "smoe fit makes a better model" in capsys.readouterr().out.replace("\n", " ")
 
 
 def test_defaults_in_the_help_of_fit_are_those_of_the_library(capsys, monkeypatch):

@@ -105,7 +105,7 @@ def test_going_on_with_a_run_that_had_ended_changes_nothing_and_says_so(here, ca
     assert smoe("train", "-i", "grey.tif", "-r", "r", "-n", 2, "-q") == 0
     before = arrays_of("r/params_last.npz")
     assert smoe("train", "-i", "grey.tif", "-r", "r", "-c", CHECKPOINT, "-q") == 0
-    assert "had ended; -n N trains N iterations more" in the_one_line(capsys)
+    assert "had ended already; give -n N to train N more iterations" in the_one_line(capsys)
     for name, array in arrays_of("r/params_last.npz").items():
         np.testing.assert_array_equal(array, before[name])
 

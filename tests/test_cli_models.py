@@ -50,7 +50,7 @@ def test_render_draws_a_part_and_means_of_samples(after_a_run, options, shape, r
     ((-5, 3, 5, 5), True), ((14, 0, 2, 2), True), ((0, 18, 2, 2), True)])
 def test_a_part_that_has_nothing_of_the_picture_is_told(after_a_run, capsys, crop, told):
     assert smoe("render", "r/params_last.npz", "-o", "new.tif", "--crop", *crop) == 0
-    assert ("--crop lies beyond the picture, which has 14×18" in capsys.readouterr().err) == told
+    assert ("--crop lies outside the picture, which has 14×18" in capsys.readouterr().err) == told
 
 
 @pytest.mark.parametrize(("options", "why"), [
@@ -98,8 +98,9 @@ def test_a_picture_that_a_file_says_is_vast_is_not_drawn_unasked(here, fails):
 
 def test_a_picture_that_memory_does_not_hold_is_not_drawn(after_a_run, fails, monkeypatch):
     told = fails("render", "r/params_last.npz", "-o", "y.tif", "--shape", 100000, 2000000)
-    assert re.search(r"100000×2000000 pixels take 1676\.4 GiB of memory, and there are "
-                     r"\d+\.\d GiB; draw fewer, or part by part with --crop", told)
+    assert re.search(r"100000×2000000 pixels take 1676\.4 GiB of memory, but only "
+                     r"\d+\.\d GiB are free; draw fewer pixels, or draw part by part with "
+                     r"--crop", told)
     needed = (8 + 1) * 12 * 11  # two of float32, one of what is written
     for free, status in ((needed - 1, 2), (needed, 0), (None, 0)):
         monkeypatch.setattr(machine, "free_bytes", lambda free=free: free)
@@ -181,7 +182,7 @@ def test_channels_that_come_first_in_a_file_are_told(here, capsys):
     picture = np.random.default_rng(0).random((8, 3, 5)).astype(np.float32)
     smoe_np.Smoe(picture, 2, channel_axis=-1).train(2).save("five.npz")
     assert smoe("render", "five.npz", "-o", "five.tif") == 0
-    assert "8×3 pixels of 5 channels, which come first, " in capsys.readouterr().out
+    assert "8×3 pixels of 5 channels (the first axis in the file), " in capsys.readouterr().out
     assert smoe_np.read_image("five.tif").shape == (5, 8, 3)
 
 

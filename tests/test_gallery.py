@@ -98,7 +98,7 @@ def test_without_matplotlib_training_goes_on_and_says_so_once(drawn_here, capsys
     monkeypatch.setattr(builtins, "__import__", missing)
     assert smoe(*TRAIN) == 0
     lines = [line for line in capsys.readouterr().err.splitlines() if "Matplotlib" in line]
-    assert lines == ["smoe: no plots while it trains: figures need Matplotlib: pip install "
+    assert lines == ["smoe: no plots during training: figures need Matplotlib: pip install "
                      '"smoe_np[plots]"']
     assert drawn() == {"report.html"}
     assert smoe(*TRAIN, "-q", "--overwrite") == 0
@@ -115,7 +115,7 @@ def test_trouble_with_drawing_is_a_line_and_training_goes_on(drawn_here, capsys,
     monkeypatch.setattr(plots.Plotter, "_draw", fails)
     assert smoe(*TRAIN, "-q") == 0
     line = the_one_line(capsys)
-    assert line.startswith("smoe: warning: not all is drawn: ")
+    assert line.startswith("smoe: warning: not everything could be drawn: ")
     assert line.endswith(("no such toolkit", "odd figure", "No space left on device"))
     assert Path("r/params_last.npz").exists()
     assert drawn() == {"report.html"}
@@ -179,13 +179,13 @@ def test_plot_finds_the_picture_from_any_folder_and_takes_no_other_for_it(here, 
     Path("../r/settings.json").write_text(settings)
     os.rename("../grey.tif", "../moved.tif")
     page, sheet = (Path("../r", name).read_bytes() for name in ("report.html", "sheet.png"))
-    assert "'../r' is not where it was, or not what it was; give it with -i, or --over" in fails(
+    assert "'../r' was not found or has changed; give it with -i, or --overwrite to" in fails(
         "plot", "../r")
     assert page == Path("../r/report.html").read_bytes()
     assert sheet == Path("../r/sheet.png").read_bytes()
     assert smoe("plot", "../r", "--overwrite") == 0
     assert "Original" not in Path("../r/report.html").read_text()
-    assert "the picture of '../r' is not where it was, or not what" in capsys.readouterr().err
+    assert "the picture of '../r' was not found or has changed; give" in capsys.readouterr().err
 
 
 def test_plot_does_without_the_picture_where_that_is_gone(here, capsys):
@@ -193,7 +193,7 @@ def test_plot_does_without_the_picture_where_that_is_gone(here, capsys):
     os.rename("grey.tif", "moved.tif")
     capsys.readouterr()
     assert smoe("plot", "r") == 0
-    assert "give it with -i, to have it" in capsys.readouterr().err
+    assert "give it with -i to show it" in capsys.readouterr().err
     assert "Original" not in Path("r/report.html").read_text()
     assert smoe("plot", "r", "-i", "moved.tif") == 0
     assert "Original" in Path("r/report.html").read_text()
@@ -215,18 +215,18 @@ def test_plot_does_not_replace_what_it_draws(here, fails, output):
     smoe_np.write_image("m.tif", smoe_np.read_image("grey.tif"))
     os.rename("m.tif", "m.png")
     before = Path(output).read_bytes()
-    assert "is what is to be drawn; give the sheet another name" in fails(
+    assert "is a file to be drawn; give the sheet another name" in fails(
         "plot", "model.png", "-i", "m.png", "-o", output, "--overwrite")
     assert Path(output).read_bytes() == before
 
 
 @pytest.mark.parametrize(("command", "why"), [
     (("plot", "gone"), "'gone': there is no such file"),
-    (("plot", "m.npz"), "give -o SHEET.png, in which the model is to be drawn"),
+    (("plot", "m.npz"), "give -o SHEET.png, the file to draw the model into"),
     (("plot", "m.npz", "-o", "grey.tif"), "'grey.tif' exists; give another name, or --overwrite"),
     (("plot", "m.npz", "-o", "s.jpg"), "path 's.jpg' must end in .png"),
     (("plot", "m.npz", "-o", "s.png", "-i", "colour.tif"), "3 channels"),
-    (("plot", "r", "-o", "s.png"), "-o goes with the file of a model"),
+    (("plot", "r", "-o", "s.png"), "-o is for a MODEL; the figures of a results folder"),
     (("plot", "empty"), "params_best.npz': there is no such file"),
     (("plot", "r", "-i", "colour.tif"), "3 channels"),
     (("plot", "forged"), "is no JSON"),
@@ -272,4 +272,4 @@ def test_settings_that_are_too_deep_are_told_in_a_line(drawn_here, capsys):
     assert smoe(*TRAIN, "-q", "--no-plots") == 0
     Path("r/settings.json").write_text('{"deep":' + "[" * 600 + "]" * 600 + "}")
     assert smoe("plot", "r") == 2
-    assert "too deep to be told" in the_one_line(capsys)
+    assert "nested too deeply" in the_one_line(capsys)
