@@ -61,9 +61,8 @@ def add_fit(commands):
     budget.add_argument("--seconds", type=float, metavar="S",
                         help="training time in seconds instead of -n; the model then depends on "
                              "the machine; rounding for .smoe takes extra time")
-    option(group, None, "--experts", str, "kind of experts; constant ones have no slopes, and so "
-           "fewer numbers; auto: constant in colour with --scalars or --bytes, where they are "
-           "better, else affine",
+    option(group, None, "--experts", str, "constant experts have no slopes, so fewer numbers; "
+           "auto: constant in colour with --scalars or --bytes, where they are better, else affine",
            choices=EXPERTS)
     group.add_argument("--sharpness", type=float, metavar="S",
                        help="upper limit of a kernel's 1/σ, per pixel (default: "
