@@ -1,12 +1,15 @@
-// Adam: number by number, or along axes of each kernel's own: adam.py and turned_adam.py in C++.
+// Adam steps for one kernel of the model, per number or along rotated axes: the C++ counterpart of
+// adam.py and turned_adam.py.
 #pragma once
 #include "control.cuh"
 #include "gate.cuh"
 
 #define BETA1 0.9
-#define LEAST_PART 1e-3  // of the root mean square along all axes, below which none counts
+// Floor of an axis's √v, as a fraction of the root mean square over the kernel's axes
+// (turned_adam.py)
+#define LEAST_PART 1e-3
 
-// The rate of a number of a kernel; below 0: it is not trained.
+// The learning rate of number w of a kernel's parameter row; negative if it is not trained.
 FUNCTION double rate_of(const double *settings, int w) {
     int kind = RATE_PIS;
     if (w >= AT_MU) kind = RATE_MU;
@@ -15,11 +18,12 @@ FUNCTION double rate_of(const double *settings, int w) {
     return settings[kind];
 }
 
-// What Adam takes off each number, as TensorFlow 1 has it: ε is added to √v before the correction of
-// bias. `rate`: that correction and the fading of rates.
+// The amounts `change` that an Adam step subtracts from each number, in the form of TensorFlow 1: ε
+// is added to √v before bias correction. `rate` is the bias correction times the fading of the
+// learning rates. Updates m and v.
 FUNCTION void change_numbers(const double *settings, double rate, const double *rates,
                              const double *gradient, REAL *m, REAL *v, double *change) {
-    for (int w = 0; w < WIDTH; w++) {  // not unrolled: a CPU takes several at a time
+    for (int w = 0; w < WIDTH; w++) {  // not unrolled, so that a CPU compiler vectorizes it
         const double g = gradient[w];
         const double m_now = m[w] + (1 - BETA1) * (g - m[w]);
         const double v_now = v[w] + (1 - settings[BETA2]) * (g * g - v[w]);
@@ -30,9 +34,10 @@ FUNCTION void change_numbers(const double *settings, double rate, const double *
     }
 }
 
-// What Adam takes off the `trained` numbers of a kernel, along its axes. `outer` has their mean
-// products, n × n, each gradient times its rate; `axes` an axis in each row; v the mean square along
-// axis i where the i-th trained number is.
+// The amounts that Adam subtracts from the `trained` numbers (n of them) of a kernel, with second
+// moments taken along the kernel's own axes. `outer` (n × n) is the running mean of g gᵀ, with g
+// the gradient times the learning rates; `axes` (n × n) has one axis per row. v holds the mean
+// square along axis i at the place of the i-th trained number.
 FUNCTION void change_along_axes(const double *settings, double rate, const double *rates,
                                 const double *gradient, int trained, REAL *m, REAL *v, REAL *outer,
                                 const REAL *axes, double *change) {

@@ -1,19 +1,22 @@
-// How axes turn: the function of that name in turned_adam.py in C++.
+// Rotation of the axes along which Adam steps: the C++ counterpart of `turn` in turned_adam.py.
 #include "adam.cuh"
 #include "bounds.cuh"
 
-#define DAMPING 1e-6  // of the mean square, added along each axis when axes turn
+// Multiple of the identity added to `outer` when axes turn, as a fraction of the mean square: keeps
+// axes without any gradient independent
+#define DAMPING 1e-6
 
-// After a step, where it is time: the axes of a kernel turn towards the eigenvectors of `outer` by
-// one step of orthogonal iteration (Gram and Schmidt), and v is what it would be along these.
+// After a step, every TURN_EVERY steps of a kernel's life: turn its axes towards the eigenvectors
+// of `outer` by one step of orthogonal iteration (Gram-Schmidt), and set v to the diagonal of Q
+// `outer` Qᵀ, its value had the axes always been these. One block per kernel of the model.
 KERNEL(turn, 32, const int *control, const double *state, const double *settings,
        const double *records, const int *born, const REAL *outer, int trained, REAL *axes, REAL *v)
 {
     const int age = (int)state[ADAM_STEPS] - born[BLOCK], every = (int)settings[TURN_EVERY];
     if (!control[APPLY] || age % every != 0 || records[(long long)BLOCK * RECORD] == DEAD) return;
-    SHARED(double, products, WIDTH * WIDTH);  // `outer`
-    SHARED(double, image, WIDTH * WIDTH);     // of the axes, which become the new ones
-    SHARED(double, size, 1);                  // of an image
+    SHARED(double, products, WIDTH * WIDTH);  // `outer` in double
+    SHARED(double, image, WIDTH * WIDTH);     // axes · (outer + damping), orthonormalised in place
+    SHARED(double, size, 1);                  // norm of the row being normalised
     SHARED(double, along, WIDTH);
     const int n = trained;
     const REAL *given = outer + (long long)BLOCK * n * n;

@@ -1,30 +1,34 @@
-// Bounds of log-gates over boxes, for kernels that may move: tiling.py in C++, upper bounds in float.
+// Bounds of log-gates over boxes of pixels, for kernels that may move: the C++ counterpart of
+// tiling.py, with the upper bounds in float.
 #pragma once
 #include "gate.cuh"
 
-// An anchor: the log weight, centre and A from which lists are built, and how far the kernel may
-// move while they must hold: in ‖z‖ by a factor and a shift, and in log weight (see drift).
+// An anchor is a kernel as it was when the lists were built: its log weight, centre and A; then its
+// allowance, how far it may move while the lists must hold: relative change of ‖z‖, shift of ‖z‖,
+// change of log weight (see drift).
 #define ANCHOR (1 + NDIM + LOWER + 3)
 #define ALLOWANCE (1 + NDIM + LOWER)
-#define ROUNDING 1e-9  // relative error of a bound, far above that of a double
-#define FINE 1e-6f     // and in float, see may_reach
+// bound on the relative rounding error of a bound in double, with a wide margin
+#define ROUNDING 1e-9
+#define FINE 1e-6f     // the same for bounds in float, see may_reach
 
 FUNCTION double larger(double a, double b) { return a > b ? a : b; }
 FUNCTION double smaller(double a, double b) { return a < b ? a : b; }
 
-// Candidates of a box, each number of theirs in a column, so that their bounds are found many at a
-// time: log weight, centre less the middle of the parent, A, A Aᵀ (lower triangle), 1 / its
-// diagonal, the allowance. In float, of which a vector has twice as many and which every GPU is
-// quick at; may_reach allows for its rounding.
+// Candidates for the list of a box, stored as a structure of arrays, so that their bounds are
+// vectorized: log weight, centre relative to the middle of the parent box, A, A Aᵀ (lower
+// triangle), the reciprocals of its diagonal, the allowance. In float, which doubles the vector
+// width and is fast on every GPU; may_reach allows for the rounding. CANDIDATES are held at a time.
 #define CANDIDATES 128
-#define COLUMN (CANDIDATES + 16)  // so that columns lie in different sets of a cache
+#define COLUMN (CANDIDATES + 16)  // padded, so that columns do not fall into the same cache sets
 #define CANDIDATE_NUMBERS (1 + NDIM + 2 * LOWER + NDIM + 3)
 #define OF_A (1 + NDIM)
 #define OF_PRECISION (OF_A + LOWER)
 #define OF_INVERSE (OF_PRECISION + LOWER)
 #define OF_ALLOWANCE (OF_INVERSE + NDIM)
-// entry of A; a kernel that is sharper counts as wider, and reaches more: its precision times the
-// square of a picture's size stays far from the end of float
+// Largest |entry of A| (1/pixel). A sharper kernel is scaled down to it, which makes it wider, so
+// its bound stays valid; its precision times the square of a picture's size stays far below the
+// largest float.
 #define SHARPEST 1e5
 #define NUMBER_OF(candidates, what, j) (float)candidates[(what) * COLUMN + (j)]
 
@@ -49,7 +53,8 @@ FUNCTION void take_candidate(const double *anchor, const double *origin, int j,
 #define PADDED(n) (((n) + 15) / 16 * 16)
 
 template <class Candidates>
-FUNCTION void no_candidate(int j, Candidates &candidates) {  // fills up where there are none
+// padding: a candidate that is never kept
+FUNCTION void no_candidate(int j, Candidates &candidates) {
     UNROLL for (int e = 0; e < CANDIDATE_NUMBERS; e++) candidates[e * COLUMN + j] = 0;
     UNROLL for (int i = 0; i < NDIM; i++) candidates[(OF_A + TRIANGLE(i, i)) * COLUMN + j] = 1;
     candidates[j] = (float)DEAD;
@@ -69,8 +74,8 @@ FUNCTION void complete_candidate(int j, Candidates &candidates) {
     }
 }
 
-// The log-gate of candidate j in the middle of each of PARTS_ parts of a box: the whole, or its
-// CHILDREN, whose middles lie a quarter of its pixels off.
+// The log-gate of candidate j at the middle of each of PARTS_ parts of a box: the whole box, or its
+// CHILDREN, whose middles lie at ± `off` along each axis from the box's middle.
 template <int PARTS_, class Candidates, class Gates>
 FUNCTION void log_gates_in_parts(Candidates &candidates, int j, const float *middle,
                                  const float *off, Gates &gates) {
@@ -105,11 +110,12 @@ FUNCTION void log_gates_in_parts(Candidates &candidates, int j, const float *mid
     }
 }
 
-// Whether the log-gate of candidate j may reach `least` in a box: at the nearest point.
+// Whether the log-gate of candidate j may reach `least` somewhere in a box: its upper bound there,
+// from the point nearest to the kernel.
 //
-// A step of coordinate descent along each axis finds a point y near the minimum of the convex
-// ‖Aᵀy‖² over the box; then for any w, ‖z(x)‖ ≥ w·z(x)/‖w‖, which is linear in x; w = Aᵀy makes it
-// tight. What is no number may reach anything.
+// One step of coordinate descent along each axis finds a point y near the minimum of the convex
+// ‖Aᵀy‖² over the box. For any w, ‖z(x)‖ ≥ w·z(x)/‖w‖, which is linear in x, so its minimum over
+// the box is known; w = Aᵀy makes it tight. A NaN counts as reaching.
 //
 // Rounding, with ε = 2^−24: the z_k and what half a box adds are wrong by less than 10 ε S, S the
 // sum of all |A_ik| (|x|_i + |x − μ|_i + half_i), x and μ from the parent's middle, to which both
@@ -150,8 +156,8 @@ FUNCTION bool may_reach(Candidates &candidates, int j, const float *middle, cons
             along += NUMBER_OF(candidates, OF_A + TRIANGLE(i, k), j) * w[k];
         reach -= fabsf(along) * half[i];
     }
-    // ‖z‖ ≥ factor · reach/‖w‖ − shift, and it must be at most √(2 (log weight − least)): squared,
-    // for the sake of speed
+    // ‖z‖ ≥ factor · reach/‖w‖ − shift, and the candidate is dropped if that exceeds √(2 (log
+    // weight − least)); compared as squares, which needs no square root and no division
     const float log_weight = NUMBER_OF(candidates, 0, j);
     const float factor = (1 - FINE) * (1 - NUMBER_OF(candidates, OF_ALLOWANCE, j));
     const float room = log_weight + NUMBER_OF(candidates, OF_ALLOWANCE + 2, j) - least +
@@ -162,7 +168,8 @@ FUNCTION bool may_reach(Candidates &candidates, int j, const float *middle, cons
     return (room >= 0) & ((room > 1e30f) | !(reach * reach > most * most * norm));
 }
 
-// A lower bound of a log-gate over a box: ‖z‖² in the middle, and the most that half a box can add.
+// A lower bound of a log-gate over a box: ‖z‖² at the middle plus the most that moving by half the
+// box can add, corrected for the allowance.
 FUNCTION double lower_bound(const double *anchor, const double *middle, const double *half) {
     const double *A = anchor + 1 + NDIM, *allowance = anchor + ALLOWANCE;
     double z[NDIM], farthest = 0;
@@ -218,7 +225,7 @@ FUNCTION_ONCE void drift(const double *anchor, const double *record, double *mov
     moved[2] = fabs(record[0] - anchor[0]);
 }
 
-// Whether lists hold for a kernel that has moved so far.
+// Whether the lists still hold for a kernel that has moved by `moved` (see drift).
 FUNCTION bool still_holds(const double *anchor, const double *moved) {
     bool holds = true;
     UNROLL for (int r = 0; r < 3; r++) holds = holds && moved[r] <= anchor[ALLOWANCE + r];

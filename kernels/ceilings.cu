@@ -1,7 +1,8 @@
-// What a machine can do at most: multiplications and additions, and bytes moved, a second.
+// Benchmarks of the machine's peak rates: multiply-adds per second, and bytes moved per second.
 #include "gate.cuh"
 
-// Each pixel of a block does `rounds` times CHAINS multiplications and as many additions.
+// Each pixel of a block does `rounds` × CHAINS multiplications and as many additions, in CHAINS
+// independent chains.
 #define CHAINS 12
 KERNEL(multiply_add, TILE_THREADS, int rounds, REAL *out)
 {
@@ -17,7 +18,7 @@ KERNEL(multiply_add, TILE_THREADS, int rounds, REAL *out)
     }
 }
 
-// Each pixel of a block reads two numbers and writes one.
+// Memory bandwidth: each pixel of a block reads two numbers and writes one.
 KERNEL(triad, TILE_THREADS, const REAL *a, const REAL *b, REAL *out)
 {
     FOR_PIXELS(i) {

@@ -1,61 +1,61 @@
-// The words by which kernels tell each other, and the host, how things stand.
+// Layout of the small arrays through which host and compute kernels exchange status and settings.
 #pragma once
 
-// Of `control`, ints.
-#define STALE 0    // the pair lists do not hold for the kernels as they are
-#define HALT 1     // why nothing goes on; 0: it does
-#define STEP 2     // steps taken since the host asked
-#define TARGET 3   // steps that the host asked for
-#define APPLY 4    // the step that is being taken may change the parameters
-#define ALIVE 5    // kernels of weight above 0
-#define AGE 6      // steps since lists were built
-#define BUILDS 7   // lists built so far
-#define SIGNED 8   // some gates are negative: lists leave nothing out
-#define NEEDED 9   // entries that the pairs need where they were too short; NEEDED + 1: the lists
-                   // between; NEEDED + 2: the rows
+// Indices into `control`, ints.
+#define STALE 0    // 1 if the pair lists do not hold for the current kernels
+#define HALT 1     // why work has stopped (values below); 0: it has not
+#define STEP 2     // steps taken since the host's request
+#define TARGET 3   // steps that the host requested
+#define APPLY 4    // 1 if the current step may change the parameters
+#define ALIVE 5    // number of kernels of weight above 0
+#define AGE 6      // steps since the lists were built
+#define BUILDS 7   // how often lists were built so far
+#define SIGNED 8   // 1 if some gates are negative: then lists leave nothing out
+#define NEEDED 9   // entries that a list would need that was too short: that of the pairs;
+                   // NEEDED + 1: those of larger boxes; NEEDED + 2: those of rows
 #define CONTROL_WORDS 16
 
 // Values of HALT.
-#define TOO_SHORT 1  // a list: NEEDED tells, the host lengthens it
-#define EXPLODED 2   // the loss
-#define NOT_FINITE 3 // a parameter
-#define NO_KERNEL 4  // is left
-#define NO_ROOM 5    // for the rows of a batch
+#define TOO_SHORT 1  // a list does not fit: the host allocates NEEDED entries
+#define EXPLODED 2   // the loss grew too large
+#define NOT_FINITE 3 // a parameter is not finite, or too large
+#define NO_KERNEL 4  // no kernel is left
+#define NO_ROOM 5    // `rows` is too small for a batch
 
-// Of `state`, doubles.
-#define LOWEST 0      // loss so far
-#define LOSS 1        // of the last step, with the penalty
-#define ADAM_STEPS 2  // steps of Adam taken
-#define HORIZON 3     // steps that the lists are meant to last
-#define USUAL_WEIGHT 4  // the mean log weight
+// Indices into `state`, doubles.
+#define LOWEST 0      // lowest loss so far
+#define LOSS 1        // loss of the last step, with the penalties
+#define ADAM_STEPS 2  // Adam steps taken
+#define HORIZON 3     // steps that the lists are planned to last
+#define USUAL_WEIGHT 4  // mean log weight of the kernels
 #define STATE_NUMBERS 8
 
-// Of `settings`, doubles.
-#define RATE_PIS 0  // learning rates; below 0: not trained
+// Indices into `settings`, doubles.
+#define RATE_PIS 0  // learning rates, by parameter; negative: not trained
 #define RATE_MU 1
 #define RATE_A 2
 #define RATE_GAMMA 3
 #define RATE_NU 4
-#define EPSILON 5
-#define GRAD_CLIP 6
-#define L1 7        // λ_S / K₀
-#define BANDWIDTH 8 // λ_U
-#define RADIAL 9
+#define EPSILON 5   // ε of Adam
+#define GRAD_CLIP 6  // gradients are clipped to ± this
+#define L1 7        // λ_S / K₀, factor of Σ π in the loss
+#define BANDWIDTH 8 // λ_U, factor of Σ |A_dd|
+#define RADIAL 9    // 1 if kernels stay radial, A = α I
 #define BETA2 10
-#define LEAST_DIAGONAL 11  // between which A_dd is kept
+#define LEAST_DIAGONAL 11  // lower limit of A_dd; MOST_SHARPNESS: upper limit of √(A Aᵀ)_dd
 #define MOST_SHARPNESS 12
-#define WHITENED 13   // whether steps are taken in each kernel's own frame
-#define FADE_FROM 14  // steps of Adam after which rates fall, as half a cosine, ...
-#define FADE_TO 15    // ... until then, ...
-#define FADE_TO_PART 16  // ... to this part
-#define EXPLOSION 17
+#define WHITENED 13   // 1 if steps are taken in each kernel's own frame (frame.py)
+#define FADE_FROM 14  // Adam step from which the rates fall along half a cosine, ...
+#define FADE_TO 15    // ... the step at which they stop falling, ...
+#define FADE_TO_PART 16  // ... and the fraction of the rates that is left then
+#define EXPLOSION 17  // factor over the lowest loss at which a fit counts as exploded
 #define SCALE 18    // 1 / (N C)
-#define TAU 19
-#define LEAST_EXPLOSION 20
-#define LEAST_LIFE 21  // steps before which lists that no longer hold may yet be used
-#define TURN_EVERY 22  // steps of a kernel after which its axes turn
-#define MOST_BEYOND 23  // of an expert's value at its centre, beyond [0, 1]
-#define MOST_SLOPE 24   // of an expert, along z
+#define TAU 19      // lists leave out gates below e^−TAU
+#define LEAST_EXPLOSION 20  // a lowest loss below this counts as this there
+#define LEAST_LIFE 21  // lists younger than this, in steps, are used even if they no longer hold
+#define TURN_EVERY 22  // a kernel's axes turn every so many steps of its life
+#define MOST_BEYOND 23  // how far an expert's value at its centre may lie outside [0, 1]
+#define MOST_SLOPE 24   // largest expert slope along z
 #define SETTINGS_NUMBERS 25
 
 #define GOES_ON(control) \

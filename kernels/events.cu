@@ -1,14 +1,15 @@
-// What is known of a kernel when one must leave or be split: sums over its pixels.
+// Sums over each kernel's pixels on which pruning and splitting of kernels are based.
 #include "tile.cuh"
 
-#define ALONE (REAL_BYTES == 4 ? 1e-5 : 1e-12)  // 1 − gate below which the others are not known
+// 1 − gate below which the sum of the other gates is lost in rounding
+#define ALONE (REAL_BYTES == 4 ? 1e-5 : 1e-12)
 
-// Of pair j over the pixels of one part: its mass Σ w, its part of the error Σ w ρ², and what it
-// costs to leave it out, Σ ((clip((y − w e) / (1 − w)) − t)² − ρ²). Where a kernel is all but
-// alone, nobody knows what would be there: such a pixel costs all it can.
+// For pair j, over the pixels of one part: its mass Σ w; its error Σ w ρ²; and the cost of leaving
+// the kernel out, Σ ((clip((y − w e) / (1 − w)) − t)² − ρ²). Where 1 − w is at most ALONE, what
+// would replace the kernel is unknown, and the pixel costs its maximum, NCHAN.
 //
-// `q` has for each pixel ρ²; then for each channel y and t, both less the level; then 1/S, or 0
-// beyond the picture.
+// `q` holds for each pixel ρ²; then for each channel y and t, both relative to the level; then 1/S,
+// or 0 beyond the picture.
 template <class Terms, class Gates, class Residuals, class Partial>
 FUNCTION void store_weights(const Tile &tile, Terms &terms, Gates &gates, Residuals &q,
                             const Bands &bands, int j, int part, Partial &partial) {
@@ -36,10 +37,10 @@ FUNCTION void store_weights(const Tile &tile, Terms &terms, Gates &gates, Residu
     store_sums(sums, j, part, partial);
 }
 
-// Of pair j over the pixels of one part that lie on one side of its kernel, `side` + slope · u > 0:
-// Σ w² φ(u), and for each channel Σ w ρ and Σ w ρ u, u round the centre of the kernel.
+// For pair j, over the pixels of one part that lie on one side of its kernel, where `side` + slope
+// · u > 0: Σ w² φ(x − μ), and for each channel Σ w ρ and Σ w ρ (x − μ).
 //
-// `q` has 1/S, or 0 beyond the picture; then for each channel ρ / S.
+// `q` holds 1/S, or 0 beyond the picture; then for each channel ρ / S.
 template <class Gates, class Residuals, class Partial>
 FUNCTION void store_half(REAL side, const REAL *slope, const REAL *offset, Gates &gates,
                          Residuals &q, const Bands &bands, int j, int part, Partial &partial) {
@@ -52,13 +53,13 @@ FUNCTION void store_half(REAL side, const REAL *slope, const REAL *offset, Gates
         }
         const Pack gate = where_above_0(height, LOAD(gates, j * STRIDE + i));
         UNROLL for (int c = 0; c < NCHAN; c++) h[c] = gate * LOAD(q, (1 + c) * PIXELS + i);
-        const Pack w = gate * LOAD(q, i);  // S may be too large to be squared
+        const Pack w = gate * LOAD(q, i);  // squared only now: S² might overflow
         add(moments, i, u, w * w, h);
     }
     store_moments(moments, offset, j, part, partial);
 }
 
-// One patch; of each of its rows what `store_weights` says, added up over the tiles.
+// One block per patch: the sums of `store_weights` for each of its rows, added up over its tiles.
 KERNEL(weigh, TILE_THREADS, int *control, const double *settings, const int *grid,
        const double *records, const int *start, const int *list, const int *winners,
        const REAL *target, int patch_level, int first_patch, const int *first_row,
@@ -101,9 +102,9 @@ KERNEL(weigh, TILE_THREADS, int *control, const double *settings, const int *gri
     }
 }
 
-// One patch; of each of its rows, for each direction in a set of `room` rows of its own, what
-// `store_half` says of the side that the direction, in the kernel's own frame, points to, round the
-// centre of the kernel; of both sides where it is 0; added up over the tiles.
+// One block per patch: for each of `many` directions, the sums of `store_half` for each of its
+// rows, added up over its tiles. A direction n, in the kernel's own frame, selects the side where n
+// · Aᵀ(x − μ) > 0; n = 0 selects all pixels. Each direction has its own set of `room` rows.
 KERNEL(halve, TILE_THREADS, int *control, const double *settings, const int *grid,
        const double *records, const int *start, const int *list, const int *winners,
        const REAL *target, int patch_level, int first_patch, const int *first_row,

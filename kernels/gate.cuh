@@ -1,8 +1,9 @@
-// The gate and the experts over a tile, and the chain rule back to the parameters: gate.py in C++.
+// Gate and experts over a tile, and the chain rule back to the parameters: the C++ counterpart of
+// gate.py.
 //
-// Parameters of a kernel, REAL, in a row of WIDTH: π, μ (NDIM), A (lower triangle, row by row),
-// then for each channel ν and γ (NDIM). Moments and gradients have rows of the same width: Σ g φ(x
-// − μ) for the MOMENTS monomials φ, then for each channel Σ w r and Σ w r (x − μ).
+// The parameters of a kernel are a row of WIDTH numbers, REAL: π, μ (NDIM), A (lower triangle, row
+// by row), then for each channel ν and γ (NDIM). Moments and gradients are rows of the same width:
+// Σ g φ(x − μ) for the MOMENTS monomials φ, then for each channel Σ w r and Σ w r (x − μ).
 #pragma once
 #include "phases.cuh"
 
@@ -12,22 +13,22 @@
 #define OF_EXPERT (2 + NDIM)
 #define OF_QUADRATIC (OF_EXPERT + EXPERTS)
 #define OF_STEERING (OF_QUADRATIC + LOWER)
-#define AT_MU 1                        // where a row of parameters has μ, ...
+#define AT_MU 1                        // places of μ, ...
 #define AT_A (1 + NDIM)
 #define AT_EXPERT (1 + NDIM + LOWER)
 #ifdef SCALAR_PACKS
-#define ROW WIDTH  // numbers of a row of moments, with those that fill it up
+#define ROW WIDTH  // numbers of a row of moments, padded to whole vectors below
 #else
 #define ROW ((WIDTH + LANES - 1) / LANES * LANES)
 #endif
-#define DEAD -1e30                     // log weight of a kernel that is not there
+#define DEAD -1e30  // log weight that marks a kernel that has left: finite, so that differences are
 #define LOG2E 1.4426950408889634
-#define SMALLEST_WEIGHT 1e-30          // that a step in a kernel's own frame leaves
-#define LARGEST 1e9                    // of a parameter: beyond it a model is refused
-#define LARGEST_WEIGHT 1e8             // below that, whatever the step
-#define LEAST_DIVISOR 1e-15            // of a gradient by log π, to have that by π
+#define SMALLEST_WEIGHT 1e-30          // lower limit of π in steps in the kernel's own frame
+#define LARGEST 1e9                    // magnitude of a parameter beyond which the model is refused
+#define LARGEST_WEIGHT 1e8             // upper limit of π in such steps, below LARGEST
+#define LEAST_DIVISOR 1e-15  // least π by which ∂L/∂log π is divided to give ∂L/∂π: see frame.py
 
-// Entry (i, j) of a lower triangle, i ≥ j; and where φ has u_i u_j, i ≤ j.
+// Index of entry (i, j) of a lower triangle, i ≥ j; and of the monomial u_i u_j in φ, i ≤ j.
 #define TRIANGLE(i, j) ((i) * ((i) + 1) / 2 + (j))
 #define PRODUCT(i, j) (1 + NDIM + (i) * NDIM - (i) * ((i) - 1) / 2 + (j) - (i))
 
@@ -37,11 +38,11 @@ FUNCTION int least_int(int a, int b) { return a < b ? a : b; }
 
 // ---- packs
 
-// The packs of a tile lie in COLUMNS, in each of which they are ADVANCE pixels apart along axis 0 and
-// alike otherwise: polynomials are followed from one to the next by their differences.
+// The packs of a tile form COLUMNS. Within a column, packs differ only by ADVANCE pixels along axis
+// 0 from one to the next, so that polynomials are updated from pack to pack by their differences.
 #ifndef SCALAR_PACKS
 #define PACKS (PIXELS / LANES)
-#define LINE (PIXELS / LENGTH)  // pixels of a tile that lie at the same place along axis 0
+#define LINE (PIXELS / LENGTH)  // pixels of a tile that share a coordinate along axis 0
 #define COLUMNS (LANES < LINE ? LINE / LANES : 1)
 #define ADVANCE (LANES < LINE ? 1 : LANES / LINE)
 #endif
@@ -74,8 +75,8 @@ FUNCTION REAL most(REAL a, REAL b) { return a > b ? a : b; }
 FUNCTION Pack where_inside(Pack y, Pack value) { return (y >= 0) & (y <= 1) ? value : Pack{}; }
 FUNCTION Pack where_above_0(Pack h, Pack value) { return h > 0 ? value : Pack{}; }
 
-// 2^t = 2^n · 2^f with n the whole number nearest to t, and 2^f by a polynomial (float: a minimax
-// fit, error 1e-7; double: Taylor's, error 2e-16).
+// 2^t = 2^n · 2^f, with n the integer nearest to t, and 2^f by a polynomial (float: a minimax fit
+// of error 1e-7; double: a Taylor polynomial of error 2e-16).
 FUNCTION Floats exp2_of_fraction(Floats f) {
     Floats y = 1.327647174e-3f * f + 9.675541540e-3f;
     y = y * f + 5.550713276e-2f;
@@ -109,7 +110,7 @@ FUNCTION Doubles exp2_of(Doubles t) {
 #else
 FUNCTION Floats exp2_of(Floats t) {
     t = t > -126.0f ? t : Floats{} - 126.0f;
-    const Floats shifted = t + 12582912.0f;  // 1.5 · 2^23: n is in the last bits
+    const Floats shifted = t + 12582912.0f;  // 1.5 · 2^23: n is in the lowest bits
     const Floats y = exp2_of_fraction(t - (shifted - 12582912.0f));
     return (Floats)((Bits32)y + ((Bits32)shifted << 23));
 }
@@ -121,7 +122,7 @@ FUNCTION Doubles exp2_of(Doubles t) {
 }
 #endif
 
-struct Coordinates {  // of a tile's pixels, from its centre; and their products
+struct Coordinates {  // the coordinates u of a tile's pixels, from its centre, and u_i u_j
     alignas(64) REAL u[NDIM][PIXELS], uu[LOWER][PIXELS];
     constexpr Coordinates() : u(), uu() {
         for (int i = 0; i < PIXELS; i++) {
@@ -142,10 +143,10 @@ FUNCTION Pack product(int p, int q, int i) {
     return load_pack(COORDINATES.uu[PRODUCT(p, q) - 1 - NDIM] + i);
 }
 
-// The sums of up to L vectors of L lanes at once. A stage takes two vectors that consist of groups
-// of 2 H lanes each, and adds the upper half of every group to the lower one: a group of the result
-// has the H lanes of the first, then those of the second. The last stage leaves the sum of vector w
-// in lane w.
+// Sums over the lanes of up to L vectors of L lanes at once. Each stage takes two vectors made of
+// groups of 2 H lanes, and adds the upper half of every group to the lower half: a group of the
+// result holds the H lanes of the first vector, then those of the second. After the last stage,
+// lane w holds the sum of vector w.
 template <int L>
 struct Lanes {
     typedef REAL Vector __attribute__((vector_size(L * REAL_BYTES)));
@@ -191,9 +192,9 @@ FUNCTION REAL sum(Pack pack) { return Lanes<LANES>::Sums<1, 1, 1>::of(&pack)[0];
 
 // ---- kernels of the model
 
-// A record: log weight (log π + Σ log|A_dd|, per pixel), sign of det A, centre in pixels; for each
-// channel the expert's value at the centre and its slopes per pixel; the coefficients of u_i u_j, i
-// ≤ j, of the log2-gate; A per pixel.
+// Fill the record of a kernel, all in pixels: log weight (log π + Σ log|A_dd|), sign of det A,
+// centre; for each channel the expert's value at the centre and its slopes; the coefficients of u_i
+// u_j, i ≤ j, in the log2-gate; A.
 FUNCTION_ONCE void derive(const double *row, int longest, double *record) {
     double determinant = 1;
     UNROLL for (int d = 0; d < NDIM; d++) {
@@ -223,7 +224,7 @@ FUNCTION_ONCE void derive(const double *row, int longest, double *record) {
     }
 }
 
-// The log2-gate round a point, θ of φ(u), and origin − μ.
+// The log2-gate as a polynomial θ · φ(u) round a point `origin`, and offset = origin − μ.
 template <class Record, class Number>
 FUNCTION void log_gate_of(Record record, const Number *origin, Number *theta, Number *offset) {
     Number quadratic[LOWER], twice = Number{};
@@ -240,7 +241,8 @@ FUNCTION void log_gate_of(Record record, const Number *origin, Number *theta, Nu
     UNROLL for (int e = 0; e < LOWER; e++) theta[1 + NDIM + e] = quadratic[e];
 }
 
-// Moments round a tile's centre, moved to round the centre of the kernel; offset = tile − kernel.
+// Move moments from round a tile's centre to round the kernel's centre, in place; offset = tile
+// centre − kernel centre.
 template <class Number>
 FUNCTION void move_moments(Number *moments, const REAL *offset) {
     Number first[NDIM];
@@ -259,7 +261,7 @@ FUNCTION void move_moments(Number *moments, const REAL *offset) {
     }
 }
 
-// Gradients of the mean squared error by a row of parameters; scale = 2 / (N C).
+// Gradients of the mean squared error with respect to a row of parameters; scale = 2 / (N C).
 template <class Row>
 FUNCTION void chain_rule(const double *moments, const Row *row, int longest, double scale,
                          double *gradient) {
@@ -295,8 +297,8 @@ FUNCTION void chain_rule(const double *moments, const Row *row, int longest, dou
 
 // ---- a kernel's own frame, z = Aᵀ(x − μ): frame.py in C++
 
-// Gradients by log π, by a shift δ in z, by a change Ω of A ← A exp(Ω), and of an expert ν̂ + η·z;
-// of half the sum of squared errors.
+// Gradients of half the sum of squared errors with respect to log π, a shift δ of the centre in z,
+// Ω in A ← A exp(Ω), and ν̂ and η of the expert ν̂ + η·z.
 template <class Row>
 FUNCTION void chain_rule_whitened(const double *moments, const Row *row, int longest,
                                   double *gradient) {
@@ -330,8 +332,8 @@ FUNCTION void chain_rule_whitened(const double *moments, const Row *row, int lon
     }
 }
 
-// Keep an expert's slopes along z within ± steepest, and then its value at the centre within `beyond`
-// of [0, 1].
+// Clip an expert's slopes η along z to ± `steepest`, then move its value at the centre to within
+// `beyond` of [0, 1]. The clipping of slopes keeps the value at the centre.
 FUNCTION void bound_expert(const double *A, const double *centre, double beyond, double steepest,
                            double *expert) {
     double frame[NDIM];
@@ -354,8 +356,9 @@ FUNCTION void bound_expert(const double *A, const double *centre, double beyond,
     expert[0] += (value < -beyond ? -beyond : value > 1 + beyond ? 1 + beyond : value) - value;
 }
 
-// Take −change off a row of parameters in this frame; the expert's surface stays where it is while
-// centre and A move.
+// Apply −change, given in the kernel's own frame, to a row of parameters. The expert's surface
+// stays where it is in the picture while centre and A move. `least` is the lower limit of A_dd,
+// `most` the upper limit of the sharpness √(A Aᵀ)_dd along each axis.
 FUNCTION void retract(const double *change, double least, double most, double beyond,
                       double steepest, double *row) {
     row[0] *= exp(-change[0]);
@@ -368,7 +371,8 @@ FUNCTION void retract(const double *change, double least, double most, double be
         shift[i] /= A[TRIANGLE(i, i)];
         row[AT_MU + i] += shift[i];
     }
-    UNROLL for (int j = 0; j < NDIM; j++) {  // columns from the left: those to the right are old
+    // left to right: the columns to the right are still the old ones
+    UNROLL for (int j = 0; j < NDIM; j++) {
         UNROLL for (int i = j; i < NDIM; i++) {
             double entry = A[TRIANGLE(i, j)] * exp(-change[AT_A + TRIANGLE(j, j)]);
             UNROLL for (int k = j + 1; k <= i; k++)
@@ -400,21 +404,22 @@ FUNCTION void retract(const double *change, double least, double most, double be
 
 // ---- tiles
 
-// A grid: the picture's pixels along each axis, then the tiles along each axis.
+// A grid is an array of 2 NDIM ints: the picture's size in pixels along each axis, then the number
+// of tiles along each axis. A box of level l has 2^l tiles along each axis; level 0 are the tiles.
 
-// The picture's pixels along its longest axis.
+// The size of the picture along its longest axis, in pixels.
 FUNCTION int longest_of(const int *grid) {
     int longest = 0;
     UNROLL for (int d = 0; d < NDIM; d++) longest = longest < grid[d] ? grid[d] : longest;
     return longest;
 }
 
-// The boxes of a level, of 2^level tiles along each axis, that lie along one.
+// The number of boxes of a level along axis d.
 FUNCTION int boxes_along(const int *grid, int level, int d) {
     return (grid[NDIM + d] + (1 << level) - 1) >> level;
 }
 
-// Where box `number` of a level lies among its boxes.
+// The index along each axis of box `number` of a level (row-major).
 FUNCTION void place_of_box(const int *grid, int level, int number, int *corner) {
     UNROLL for (int d = NDIM - 1; d >= 0; d--) {
         const int boxes = boxes_along(grid, level, d);
@@ -423,7 +428,7 @@ FUNCTION void place_of_box(const int *grid, int level, int number, int *corner) 
     }
 }
 
-// The first pixel of a tile, and its middle.
+// The first pixel of a tile, and its centre, in pixels from the picture's corner.
 FUNCTION void tile_corner(const int *grid, int tile, int *corner) {
     place_of_box(grid, 0, tile, corner);
     UNROLL for (int d = 0; d < NDIM; d++) corner[d] *= side_of(d);
@@ -435,7 +440,8 @@ FUNCTION void tile_centre(const int *grid, int tile, double *centre) {
     UNROLL for (int d = 0; d < NDIM; d++) centre[d] = corner[d] + 0.5 * side_of(d);
 }
 
-FUNCTION int number_of_box(const int *grid, int level, const int *corner) {  // or −1: there is none
+// The number of the box at an index along each axis; −1: there is none.
+FUNCTION int number_of_box(const int *grid, int level, const int *corner) {
     int number = 0;
     UNROLL for (int d = 0; d < NDIM; d++) {
         const int boxes = boxes_along(grid, level, d);
@@ -445,8 +451,9 @@ FUNCTION int number_of_box(const int *grid, int level, const int *corner) {  // 
     return number;
 }
 
-// A patch is what a block goes through tile by tile: on a GPU one tile, elsewhere a box of a level.
-// The sums of its pairs have rows: one for each of its kernels, so on a GPU for each pair.
+// A patch is the part of the picture that a block processes, tile by tile: on a GPU one tile, on a
+// CPU a box of some level. The sums of its pairs are kept in rows, one for each kernel listed in
+// the patch; on a GPU that is one for each pair.
 #ifdef SCALAR_PACKS
 #define PATCHES_ARE_BOXES 0
 #define TILES_OF_PATCH(level) 1
@@ -454,7 +461,8 @@ FUNCTION int tile_of_patch(const int *, int, int patch, int) { return patch; }
 #else
 #define PATCHES_ARE_BOXES 1
 #define TILES_OF_PATCH(level) (1 << NDIM * (level))
-FUNCTION int tile_of_patch(const int *grid, int level, int patch, int i) {  // or −1: there is none
+// Tile i of a patch; −1: there is none.
+FUNCTION int tile_of_patch(const int *grid, int level, int patch, int i) {
     int corner[NDIM];
     place_of_box(grid, level, patch, corner);
     UNROLL for (int d = NDIM - 1; d >= 0; d--) {
@@ -468,11 +476,12 @@ FUNCTION int tile_of_patch(const int *grid, int level, int patch, int i) {  // o
     for (int n_ = 0, tile = 0; n_ < TILES_OF_PATCH(level); n_++) \
         if ((tile = tile_of_patch(grid, level, patch, n_)) >= 0)
 
-// 1 where a pixel is one of the picture, else 0.
+// 1 where a pixel lies inside the picture, 0 where the tile extends beyond it.
 FUNCTION Pack inside_picture(const int *grid, const int *corner, int i) {
     Pack inside = Pack{} + 1;
     UNROLL for (int d = 0; d < NDIM; d++) {
-        const REAL last = (REAL)(grid[d] - corner[d] - 0.5 * side_of(d));  // and half a pixel more
+        // half a pixel beyond the last
+        const REAL last = (REAL)(grid[d] - corner[d] - 0.5 * side_of(d));
         inside = coordinate(d, i) <= last ? inside : Pack{};
     }
     return inside;

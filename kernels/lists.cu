@@ -1,28 +1,34 @@
-// Pair lists: for each tile the kernels that matter, and for each kernel the rows of its sums.
+// Pair lists: for each tile the kernels that matter there, and for each kernel the rows of its
+// sums.
 //
 // A kernel is listed for a tile unless its log-gate is everywhere at least tau below a lower bound
-// of the winner's. The lists are found by descending a tree of boxes, which halve at every level.
-// All kernels here do nothing unless lists are to be built.
+// of the winner's, the largest log-gate (see tiling.py). The lists are found by descending a tree
+// of boxes, which halve along each axis at every level. Everything here does nothing unless lists
+// are to be built.
 #include "bounds.cuh"
 #include "control.cuh"
 
 #define LIST_THREADS 256
-#define PACE_KERNELS 256  // kernels of the model to a block
-#define FADING 0.7        // of an earlier, faster motion is remembered at each build
-#define REACH 5.0         // ‖z‖ beyond which a kernel usually matters no longer
-#define BUILD 0.5         // iterations that building lists costs
-#define LISTED 0.25       // of what a pair costs, if it is listed but does not matter
-#define LONGEST 20        // steps that lists are meant to last at most
-#define NOTHING -1e37f    // a log-gate below all
-#define SAMPLE 256        // see bound
-#define FEW_ROWS 512      // see arrange
-#define WEAK 0.5          // see anchor
-CONSTANT double LEAST[3] = {0.03, 0.15, 0.15};
-CONSTANT double MOST[3] = {0.5, 10, 10};      // in the mean
-CONSTANT double FURTHEST[3] = {0.9, 10, 10};  // of any kernel; at 1 it would be listed everywhere
+#define PACE_KERNELS 256  // kernels of the model per block of `pace`
+#define FADING 0.7        // fraction of an earlier, faster motion that is kept at each build
+#define REACH 5.0         // ‖z‖ beyond which a kernel usually no longer matters
+#define BUILD 0.5         // cost of building lists, in training steps
+#define LISTED 0.25       // cost of a listed pair that does not matter, relative to one that does
+#define LONGEST 20        // most steps that lists are planned to last
+#define NOTHING -1e37f    // below every log-gate; finite in float
+#define SAMPLE 256        // from this many kernels, a box takes its winner from a sample: see bound
+#define FEW_ROWS 512      // up to so many rows of a kernel are sorted by counting: see arrange
+// extra allowance of a weak kernel, as a fraction of its distance below the mean log weight
+#define WEAK 0.5
+// Allowances: relative change of ‖z‖, shift of ‖z‖, change of log weight (see drift).
+CONSTANT double LEAST[3] = {0.03, 0.15, 0.15};  // what every kernel gets besides its motion
+// largest mean over all kernels, beyond which bounds say little
+CONSTANT double MOST[3] = {0.5, 10, 10};
+// largest of any kernel; a relative change of 1 would list it everywhere
+CONSTANT double FURTHEST[3] = {0.9, 10, 10};
 
-// The motion of kernels a step, and sums over PACE_KERNELS of them: of that motion, of log weights
-// and of kernels that live.
+// The motion of each kernel per step, into `rates`; and for each PACE_KERNELS kernels the sums of
+// that motion (limited to MOST), of log weights, and the number of living kernels.
 KERNEL(pace, LIST_THREADS, const int *control, const double *records, const double *moved,
        double *rates, double *sums, int K)
 {
@@ -54,10 +60,11 @@ KERNEL(pace, LIST_THREADS, const int *control, const double *records, const doub
     }
 }
 
-// How long lists are to last. If kernels move by m a step (in ‖z‖, where they stop to matter),
-// lists that last h steps are longer by a factor of about (1 + 2 h m/REACH)^D, of which each step
-// costs a part, and cost BUILD/h iterations a step to build. Lists for every step need not be
-// longer, unless old ones may be used.
+// How many steps the lists are to last, into state[HORIZON]; 0: one step, without allowances. If
+// kernels move by m a step (in ‖z‖, at the edge of their reach), lists that last h steps are longer
+// by a factor of about (1 + 2 h m/REACH)^D. Each pair more costs LISTED of a pair at every step,
+// and building costs BUILD/h steps per step. Lists for one step need no allowance, unless they may
+// be used when they no longer hold.
 KERNEL(plan, LIST_THREADS, const int *control, const double *sums, int blocks,
        const double *settings, double *state)
 {
@@ -95,9 +102,9 @@ KERNEL(plan, LIST_THREADS, const int *control, const double *sums, int blocks,
     }
 }
 
-// The kernels as they are become what lists are built from. Each may move as far as it is expected
-// to; weak ones may also gain weight, as they come and go quickly and reach too little to cost
-// much.
+// The current kernels become the anchors from which lists are built. Each gets its expected motion
+// over the planned steps as allowance. Weak kernels may also gain more weight, as they come and go
+// quickly and reach too little to cost much.
 KERNEL(anchor, LIST_THREADS, const int *control, const double *records, const double *rates,
        const double *state, double *anchors, double *moved, int *wins, int K)
 {
@@ -119,13 +126,14 @@ KERNEL(anchor, LIST_THREADS, const int *control, const double *records, const do
             if (record[0] == DEAD)
                 to[ALLOWANCE + 2] = 0;
             else
-                drift(to, record, moved + 3 * k);  // 0 but for rounding
+                drift(to, record, moved + 3 * k);  // 0 except for rounding
             wins[k] = 0;
         }
     }
 }
 
-// The pixel centres of a box: their middle, and half their extent along each axis.
+// The box of pixel centres of a box of tiles: its middle, and half its extent along each axis, in
+// pixels.
 FUNCTION void extent_of_box(const int *grid, int level, const int *corner, double *middle,
                             double *half) {
     UNROLL for (int d = 0; d < NDIM; d++) {
@@ -143,26 +151,29 @@ FUNCTION int boxes_of_level(const int *grid, int level) {
     return boxes;
 }
 
-// How far the middles of the halves of a box lie from its own, along each axis, and half their
-// extent: together they have all its pixel centres.
+// The distance of the middles of a box's halves from its own middle, along each axis, and half the
+// extent of a half, in pixels: the halves together contain all its pixel centres.
 FUNCTION void halves_of_box(const double *half, double *off, double *half_of_half) {
     UNROLL for (int d = 0; d < NDIM; d++) {
-        const double spare = (int)(2 * half[d] + 1.5) % 2 ? 0 : 0.25;  // between two pixels
+        // the middle lies between two pixel centres
+        const double spare = (int)(2 * half[d] + 1.5) % 2 ? 0 : 0.25;
         off[d] = 0.5 * half[d] + spare;
         half_of_half[d] = 0.5 * half[d] - spare;
     }
 }
 
-// Child number `child` of a box: where it lies; its number, or −1 if there is none.
+// Child number `child` of a box: sets its index along each axis, and returns its number, or −1 if
+// there is none. `level` is the child's.
 FUNCTION int child_of_box(const int *grid, int level, const int *parent, int child, int *corner) {
     UNROLL for (int d = 0; d < NDIM; d++)
         corner[d] = 2 * parent[d] + (child >> (NDIM - 1 - d) & 1);
     return number_of_box(grid, level, corner);
 }
 
-// What tiles remember: a winner of each when lists were last built, or −1. Whatever has become of
-// it, its log-gate there is a lower bound of the winner's now. `lower` has the least over the tiles
-// of each box of level 1: of each tile's own winner, or the next one's where that does better.
+// Lower bounds from the previous lists: each tile remembers its winner when lists were last built,
+// or −1. However that kernel has changed, its log-gate over the tile bounds that of the current
+// winner from below. `lower` gets for each box of level 1 the least of these bounds over its tiles;
+// each tile uses its own remembered winner or its neighbour's in the box, whichever bounds better.
 KERNEL(recall, LIST_THREADS, const int *control, const int *grid, int boxes, const double *anchors,
        const int *winners, int *remembered, double *lower, int *wins)
 {
@@ -187,7 +198,7 @@ KERNEL(recall, LIST_THREADS, const int *control, const int *grid, int boxes, con
                 if (winner < 0) continue;
                 const double bound =
                     lower_bound(anchors + (long long)winner * ANCHOR, middle, half);
-                if (bound > here) best = winner, here = bound;  // for it may be no number
+                if (bound > here) best = winner, here = bound;  // written so that NaN loses
             }
             if (best >= 0) wins[best] = 1;
             least = smaller(least, here);
@@ -196,7 +207,7 @@ KERNEL(recall, LIST_THREADS, const int *control, const int *grid, int boxes, con
     }
 }
 
-// The same of the boxes of all higher levels, one after the other: the least of their children.
+// The same for the boxes of all higher levels, level by level: the least bound of their children.
 KERNEL(lift, LIST_THREADS, const int *control, const int *grid, int levels, double *lower)
 {
     if (!BUILDS_LISTS(control)) return;
@@ -220,13 +231,14 @@ KERNEL(lift, LIST_THREADS, const int *control, const int *grid, int levels, doub
     }
 }
 
-// The first of a share of so many things.
+// Index of the first of `things` that belongs to a share, where they are divided evenly among
+// `shares`.
 FUNCTION int first_of_share(int things, int share, int shares) {
     return (int)((long long)things * share / shares);
 }
 
-// The list of a box, from `begin` on `all` entries, and of it one of `shares`, from `first` on `n`.
-// Where the boxes of a level were shared, there are `entries` runs of each box, one after the other.
+// The list of a box: `all` entries from `begin` on; and one of its `shares`: n entries from `first`
+// on. Where the boxes of a level were processed in shares, each box has `entries` consecutive runs.
 struct Part {
     int begin, all, first, n;
 };
@@ -237,9 +249,10 @@ FUNCTION Part part_of_list(const int *starts, int entries, int box, int share, i
     return {begin, all, begin + first, first_of_share(all, share + 1, shares) - first};
 }
 
-// A child of a box as candidates see it, from the middle of its parent, `origin`.
+// A child of a box, in coordinates relative to the middle `origin` of its parent, as candidates
+// are.
 struct Child {
-    int number;  // or −1: there is none
+    int number;  // −1: there is none
     float middle[NDIM], half[NDIM], off[NDIM];  // off: see halves_of_box
 };
 
@@ -260,7 +273,8 @@ FUNCTION Child child_from(const int *grid, int level, const int *parent, const d
     return seen;
 }
 
-// `count` candidates, every stride-th entry of a list. No BARRIER: each thread goes on with its own.
+// Load `count` candidates, every stride-th entry of a list. No BARRIER: each thread reads only its
+// own.
 template <class Candidates>
 FUNCTION void take_candidates(const double *anchors, const int *list, int stride, int count,
                               const double *origin, Candidates &candidates) {
@@ -270,9 +284,9 @@ FUNCTION void take_candidates(const double *anchors, const int *list, int stride
     FOR_EACH_PADDED(j, count) complete_candidate(j, candidates);
 }
 
-// Which candidate has the largest log-gate in the middle of each part of a child, if it beats who had
-// it so far: in best_gate and best_of, from the child's first part on. Of equal ones the first, which
-// is the one of the smaller number: lists ascend.
+// For each part of a child, the candidate with the largest log-gate at its middle, if that is
+// larger than the best so far, into best_gate and best_of, from the child's `first_part` on. Of
+// equal ones the first, which is the kernel of the smallest number, as lists ascend.
 template <int PARTS_, class Candidates, class Gates, class Bests, class Found, class BestGate,
           class BestOf>
 FUNCTION void find_winners(Candidates &candidates, int count, const Child &seen, const int *list,
@@ -313,7 +327,7 @@ FUNCTION void find_winners(Candidates &candidates, int count, const Child &seen,
     BARRIER;
 }
 
-// Lower bounds of the log-gates of the winners: over the whole of their child, and over their part.
+// Lower bounds of the log-gates of the winners: over their whole child, and over their part of it.
 template <class BestOf, class Lower>
 FUNCTION void bound_winners(const int *grid, int level, int parts, const int *parent,
                             const double *anchors, BestOf &best_of, Lower &lower,
@@ -331,12 +345,13 @@ FUNCTION void bound_winners(const int *grid, int level, int parts, const int *pa
         lower[e] = lower_bound(winner, middle, half);
         const double in_part =
             parts > 1 ? lower_bound(winner, of_part, half_of_part) : (double)lower[e];
-        lower_in_part[e] = in_part == in_part ? in_part : NOTHING;  // no number: no bound
+        lower_in_part[e] = in_part == in_part ? in_part : NOTHING;  // NaN: no bound
     }
     BARRIER;
 }
 
-// Which candidates may reach `enough` somewhere in a child, into `kept_here`, and how many more.
+// Which candidates may reach `enough` somewhere in a child, as flags into `kept_here`; their number
+// is added to kept[child].
 template <class Candidates, class Keeps, class Found, class Kept>
 FUNCTION void keep_candidates(Candidates &candidates, int count, const Child &seen, float enough,
                               unsigned char *kept_here, Keeps &keeps, Found &found, int child,
@@ -360,10 +375,11 @@ FUNCTION void keep_candidates(Candidates &candidates, int count, const Child &se
     BARRIER;
 }
 
-// A share of a box of level + 1, the parent: which kernels of its part of the list each child keeps,
-// judged by a winner: whoever has the largest log-gate in the middle; larger boxes also by what their
-// tiles remember, `recalled`, if that is more. Children of level 0, tiles, which are not shared, have
-// a winner in each of their parts, and are judged by the weakest of these.
+// One block per share of a box of level + 1, the parent: which kernels of the share of its list
+// each child keeps. A child's threshold is a lower bound of the log-gate of its winner, the kernel
+// with the largest log-gate at its middle, less tau; above level 0, the bound `recalled` from the
+// previous lists is used where that is higher. Tiles (level 0), whose parents are not shared, have
+// a winner in each of their parts, and the weakest of these sets the threshold.
 KERNEL(bound, LIST_THREADS, const int *control, const double *settings, const int *grid, int level,
        int shares, const double *anchors, const int *parent_start, int parent_entries,
        const int *parent_list, const double *recalled, unsigned char *keep, int *counts,
@@ -392,9 +408,9 @@ KERNEL(bound, LIST_THREADS, const int *control, const double *settings, const in
     FOR_EACH_PLAIN(child, CHILDREN) kept[child] = 0;
     FOR_EACH_PLAIN(e, CHILDREN * parts) {
         best_gate[e] = NOTHING;
-        best_of[e] = all > 0 ? whole[0] : 0;  // kernels may be too narrow for numbers
+        best_of[e] = all > 0 ? whole[0] : 0;  // kernels may be too narrow for any finite log-gate
     }
-    // of many kernels in a large box, a winner among some is as good
+    // among many kernels of a large box, the winner of a sample is good enough
     const int stride = level > 0 && all > SAMPLE ? all / SAMPLE : 1;
     const int looked_at = (all + stride - 1) / stride, most = CANDIDATES;
     for (int from = 0; from < looked_at; from += most) {
@@ -442,7 +458,7 @@ KERNEL(bound, LIST_THREADS, const int *control, const double *settings, const in
         double best = 0;
         for (int part = 0; part < parts; part++) {
             const double here = lower[child * parts + part];
-            if (part == 0 || here > best) {  // for it may be no number
+            if (part == 0 || here > best) {  // written so that NaN loses
                 best = here;
                 winners[number] = best_of[child * parts + part];
             }
@@ -450,7 +466,9 @@ KERNEL(bound, LIST_THREADS, const int *control, const double *settings, const in
     }
 }
 
-// Where each of n runs starts; run n, which is none, starts where the last one ends.
+// Exclusive prefix sums: where each of n runs of `counts` entries starts; starts[n] is where the
+// last one ends. If that is beyond `capacity`, HALT is set, and control[NEEDED + which] to the
+// entries needed.
 KERNEL(scan, LIST_THREADS, int *control, const int *counts, int *starts, int n, int capacity,
        int which)
 {
@@ -480,7 +498,7 @@ KERNEL(scan, LIST_THREADS, int *control, const int *counts, int *starts, int n, 
     }
 }
 
-// Of entries `first` to `last` − 1 of a list, those that are kept.
+// Copy those of entries `first` to `last` − 1 of a list that are `kept`.
 FUNCTION void keep_entries(const int *list, const unsigned char *kept, int first, int last, int *to)
 {
 #if !defined(SCALAR_PACKS) && defined(__AVX512F__) && defined(__AVX512VL__) && defined(__AVX512BW__)
@@ -495,13 +513,14 @@ FUNCTION void keep_entries(const int *list, const unsigned char *kept, int first
     }
 #endif
     for (; first < last; first++) {
-        int nobody, *place = kept[first] ? to : &nobody;  // no branch to be guessed
+        // branch-free: the outcome is hard to predict
+        int nobody, *place = kept[first] ? to : &nobody;
         *place = list[first];
         to += kept[first];
     }
 }
 
-// The list of each box: what it keeps of its parent's, share by share, in the same order.
+// The list of each box: the kept entries of its parent's list, share by share, in the same order.
 KERNEL(fill, LIST_THREADS, const int *control, const int *grid, int level, int shares,
        const int *parent_start, int parent_entries, const int *parent_list,
        const unsigned char *keep, const int *starts, int *list)
@@ -533,9 +552,10 @@ KERNEL(fill, LIST_THREADS, const int *control, const int *grid, int level, int s
     }
 }
 
-// Where patches are boxes of a level: the kernels of each, in the order in which its tiles have them,
-// into `found`, from first_between[patch] on; how many; and for each pair which of these is its
-// kernel, and so its row. A block does a share of the patches, with a set of counters of its own.
+// Where patches are boxes of a level: the distinct kernels of each patch, in the order in which its
+// tiles list them, into `found` from first_between[patch] on; their number, into `counts`; and for
+// each pair its kernel's place among them, which is its row in the patch. A block processes a share
+// of the patches, with its own set of K counters.
 KERNEL(collect, LIST_THREADS, const int *control, const int *grid, int level, int patches,
        const int *start, const int *list, const int *first_between, int sets, int *counters,
        int *found, int *counts, int *row_of_pair, int K)
@@ -562,7 +582,7 @@ KERNEL(collect, LIST_THREADS, const int *control, const int *grid, int level, in
     }
 }
 
-// The kernels of a patch to where its rows are.
+// Copy the kernels of a patch from `found` to the place of its rows.
 KERNEL(join, LIST_THREADS, const int *control, const int *found, const int *first_between,
        const int *first_row, int *kernel_of_row)
 {
@@ -572,8 +592,8 @@ KERNEL(join, LIST_THREADS, const int *control, const int *found, const int *firs
         kernel_of_row[first + j] = found[first_between[BLOCK] + j];
 }
 
-// How many rows each kernel has in each share of the rows, a block's. Where COUNT is not for several
-// at a time, a share has a set of counters of its own; else there is one set for all.
+// How many rows each kernel has in each share of the rows; one block per share. Where COUNT is not
+// atomic, each share has a set of K counters of its own; else there is one set for all.
 KERNEL(tally, LIST_THREADS, const int *control, const int *kernel_of_row, int patches,
        const int *first_row, int shares, int sets, int *counters, int K)
 {
@@ -584,7 +604,8 @@ KERNEL(tally, LIST_THREADS, const int *control, const int *kernel_of_row, int pa
     FOR_EACH_PLAIN(j, last - first) (void)COUNT(counter + kernel_of_row[first + j]);
 }
 
-// How many rows each kernel has, and in each set of counters those in the sets before.
+// The number of rows of each kernel, into `counts`; each set of counters is replaced by the number
+// of rows in the sets before it.
 KERNEL(add_up, LIST_THREADS, const int *control, int sets, int *counters, int *counts, int K)
 {
     if (!BUILDS_LISTS(control)) return;
@@ -603,7 +624,8 @@ KERNEL(add_up, LIST_THREADS, const int *control, int sets, int *counters, int *c
     }
 }
 
-// The rows of each kernel: in ascending order where each share has a set of counters.
+// The rows of each kernel, into `rows_of_kernels`; they are in ascending order where each share has
+// a set of counters of its own.
 KERNEL(place, LIST_THREADS, const int *control, const int *kernel_of_row, int patches,
        const int *first_row, int shares, int sets, int *counters, const int *first_of_kernel,
        int *rows_of_kernels, int K)
@@ -618,9 +640,10 @@ KERNEL(place, LIST_THREADS, const int *control, const int *kernel_of_row, int pa
     }
 }
 
-// The rows of each kernel in ascending order: few of them by counting those before each; many by
-// bitonic sorting in which the smaller one always goes first, so that what lies beyond the end
-// counts as largest and need not be there.
+// Sort the rows of each kernel in ascending order, so that sums do not depend on the order of
+// atomic counting: few rows by counting those before each; many by a bitonic sort in which the
+// smaller one always goes first, so that elements beyond the end count as largest and need not
+// exist.
 KERNEL(arrange, 32, const int *control, const int *first_of_kernel, int *rows_of_kernels, int sets,
        int *counters, int K)
 {
@@ -628,7 +651,8 @@ KERNEL(arrange, 32, const int *control, const int *first_of_kernel, int *rows_of
     SHARED(int, unsorted, 1);
     WATCHED(int, run, rows_of_kernels + first_of_kernel[BLOCK]);
     const int n = first_of_kernel[BLOCK + 1] - first_of_kernel[BLOCK];
-    FOR_EACH_PLAIN(set, sets) counters[(long long)set * K + BLOCK] = 0;  // for the next time
+    // cleared for the next build
+    FOR_EACH_PLAIN(set, sets) counters[(long long)set * K + BLOCK] = 0;
     ONE_THREAD { unsorted[0] = 0; }
     BARRIER;
     FOR_THREADS(t) {
@@ -665,7 +689,7 @@ KERNEL(arrange, 32, const int *control, const int *first_of_kernel, int *rows_of
     }
 }
 
-// Lists hold from now on.
+// Mark the lists as valid.
 KERNEL(settle, 32, int *control)
 {
     if (!BUILDS_LISTS(control)) return;

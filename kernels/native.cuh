@@ -1,4 +1,4 @@
-// What kernels on a CPU need of the machine: threads that share blocks, and sequences of kernels.
+// The CPU runtime: a pool of threads that share the blocks of a launch, and sequences of launches.
 #pragma once
 #include <sched.h>
 #include <time.h>
@@ -22,17 +22,17 @@ struct Count<0, I...> {
 
 namespace native {
 
-struct Launch {  // as launch_native.py lays it out
+struct Launch {  // the layout of _Launch in launch_native.py
     void (*kernel)(void **arguments, int first, int last, int threads);
     void **arguments;
     int blocks, threads;
-    double *seconds;  // to which the time that it takes is added, or null
+    double *seconds;  // the time it takes is added here; may be null
 };
 
 static const int MOST_THREADS = 256;
-static const int SHARES = 16;        // parts of a launch that a thread takes, one after the other
-static const int SPINS = 4000;       // looks at a flag before the processor is given to others
-static const double LINGER = 1e-4;   // seconds that an idle thread looks out for work
+static const int SHARES = 16;        // pieces into which each thread's part of a launch is divided
+static const int SPINS = 4000;       // polls of a flag before the thread yields its processor
+static const double LINGER = 1e-4;   // seconds that an idle thread polls for work before it sleeps
 
 static inline void wait_a_moment(int &spins) {
     if (++spins > SPINS)
@@ -43,7 +43,7 @@ static inline void wait_a_moment(int &spins) {
 #endif
 }
 
-// Numbers too small for full precision count as 0, as they do on a GPU: they would cost time.
+// Denormals count as 0, as they do on a GPU in float, because they are slow.
 struct FlushToZero {
 #ifdef __x86_64__
     const unsigned before = __builtin_ia32_stmxcsr();
@@ -58,46 +58,47 @@ static inline double now() {
     return t.tv_sec + 1e-9 * t.tv_nsec;
 }
 
-// Threads that share the blocks of a launch. One leads: it opens a launch, takes part, and goes on
-// when all blocks are done. The others help where a launch is open; none is waited for that has
-// taken no blocks, so that a thread which gets no processor holds nobody up. There is one pool for
-// a process; it is never taken down.
+// Threads that share the blocks of a launch. The leader opens a launch, takes part, and goes on
+// when all blocks are done. The others help while a launch is open. The leader waits only for
+// blocks that have been taken, so a thread that gets no processor holds nobody up. There is one
+// pool per process; it is never destroyed.
 struct Pool {
     std::mutex leading, mutex;
     std::condition_variable wake;
     std::atomic<bool> active{false};
-    std::atomic<int> size{1};  // threads that may take part
-    // Of each member of the team, the launch that is open: its number (upper half) and the next of
-    // the member's shares (lower half). While the launch is changed the next share is CLOSED; who
-    // took a share by the number has the launch of that number.
-    struct alignas(64) Counter {  // in a cache line of its own
+    std::atomic<int> size{1};  // number of threads that may take part
+    // For each member of the team: the number of the open launch (upper half) and the next of the
+    // member's shares (lower half). While the launch is being changed, the next share is CLOSED; a
+    // thread that takes a share by compare-and-swap on both has the launch of that number.
+    struct alignas(64) Counter {  // aligned to its own cache line
         std::atomic<unsigned long long> next{CLOSED};
     } open[MOST_THREADS];
     std::atomic<const Launch *> launch{nullptr};
-    std::atomic<unsigned> blocks{0};  // of it
-    std::atomic<int> done{0};
-    unsigned long long number = 0;  // of launches so far
+    std::atomic<unsigned> blocks{0};  // of the open launch
+    std::atomic<int> done{0};  // blocks of it that are done
+    unsigned long long number = 0;  // number of launches so far
     int threads = 1;
     const pid_t process = getpid();
     static const unsigned CLOSED = 0xffffffffu;
 
-    // Take blocks of the open launch and do them, until there are none left. Each member has a run
-    // of them, the same in every launch over as many, so that it finds in its cache what it wrote
-    // there, and goes through it in order; who is done helps the next one.
+    // Take and run blocks of the open launch until none are left. Each member owns a run of
+    // consecutive blocks, the same in every launch of as many blocks, so that it finds its own data
+    // in its cache, and works through it in order. A member that has finished helps the next one.
     void take_part(int rank) {
         const int members = size.load(std::memory_order_relaxed);
         for (int helped = 0; helped < members; helped++)
             if (!take_from((rank + helped) % members)) return;
     }
 
-    // Do what is left of the blocks of a member; false if no launch is open.
+    // Run the remaining blocks of a member; false if no launch is open.
     bool take_from(unsigned owner) {
         for (;;) {
             unsigned long long ticket = open[owner].next.load(std::memory_order_acquire);
             const unsigned next = (unsigned)ticket;
             if (next == CLOSED) return false;
             const unsigned all = blocks.load(std::memory_order_acquire);
-            const unsigned members = size.load(std::memory_order_relaxed);  // of that launch
+            // the same for that launch
+            const unsigned members = size.load(std::memory_order_relaxed);
             const unsigned share = all / (members * SHARES) + 1;
             const unsigned in_a_row = (all + share * members - 1) / (share * members);
             const unsigned first = (owner * in_a_row + next) * share;
@@ -105,7 +106,7 @@ struct Pool {
             if (!open[owner].next.compare_exchange_weak(ticket, ticket + 1,
                                                         std::memory_order_acq_rel))
                 continue;
-            // not before: a launch whose blocks are all taken may be gone
+            // only after a share was taken: a launch whose blocks are all taken may be gone
             const Launch *current = launch.load(std::memory_order_acquire);
             const unsigned last = all - first < share ? all : first + share;
             current->kernel(current->arguments, (int)first, (int)last, current->threads);
@@ -136,7 +137,7 @@ struct Pool {
         }
     }
 
-    // Do a launch with all that help.
+    // Run a launch with all threads that help.
     void run(const Launch &wanted) {
         if (wanted.blocks <= 1 || size.load(std::memory_order_relaxed) == 1) {
             wanted.kernel(wanted.arguments, 0, wanted.blocks, wanted.threads);
@@ -171,12 +172,13 @@ static Pool *pool() {
     static std::atomic<Pool *> current{nullptr};
     Pool *found = current.load();
     if (found && found->process == getpid()) return found;
-    // a child that was forked has none of its parent's threads, and must not touch their locks
+    // a forked child has none of its parent's threads, and must not touch their locks
     Pool *made = new Pool;
     return current.compare_exchange_strong(found, made) ? made : found;
 }
 
-// Leads the pool while it lives; where someone else leads it, works alone, with the same results.
+// Leads the pool during its lifetime; if another thread already leads it, works alone, with the
+// same results.
 struct Lead {
     Pool *team = nullptr;
     const FlushToZero flush;
@@ -206,13 +208,14 @@ struct Lead {
 
 }  // namespace native
 
-// Run launches one after the other.
+// Run `count` launches in sequence, on up to `threads` threads.
 extern "C" void smoe_run(const native::Launch *launches, int count, int threads) {
     native::Lead(threads).run(launches, count);
 }
 
-// Build lists where they are stale and take steps otherwise, until control says that there are
-// enough, or for some seconds, but one step at least. Returns the seconds spent on lists.
+// Build lists when they are stale, else take steps, until `control` says that enough are taken or
+// halts, or until `seconds` have passed and at least one step was taken. Returns the seconds spent
+// on lists.
 extern "C" double smoe_train(const native::Launch *build, int builds, const native::Launch *step,
                              int steps, const int *control, int threads, double seconds) {
     native::Lead lead(threads);

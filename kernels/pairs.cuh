@@ -1,40 +1,45 @@
-// The pairs of a tile: the polynomials of their gates and experts, and where they matter.
+// The pairs (tile, kernel) of a tile: the polynomials of their gates and experts, and the pixels
+// where they matter.
 #pragma once
 #include "control.cuh"
 #include "gate.cuh"
 
-// Pairs that a tile keeps the gates of; a tile with more of them computes them twice.
+// CHUNK: pairs whose gates are held at a time. A tile with more of them computes their gates twice,
+// in the forward and in the backward pass.
 #ifndef SCALAR_PACKS
 #define CHUNK 256
 #define STRIDE PIXELS
-#define PARTS 1  // threads that share the pixels of a pair
+#define PARTS 1  // number of threads that share the pixels of a pair
 #define FOR_PARTS(j, part, n) FOR_EACH_PLAIN(j, n) for (int part = 0; part < 1; part++)
 #else
 #define CHUNK (128 / REAL_BYTES)
-#define STRIDE (PIXELS + 1)  // gates of different pairs at a pixel lie in different banks
+// padded: the gates of different pairs at a pixel lie in different banks
+#define STRIDE (PIXELS + 1)
 #define PARTS (PIXELS / CHUNK)
 #define FOR_PARTS(j, part, n) \
     FOR_THREADS(t_) \
         for (int j = t_ % CHUNK, part = t_ / CHUNK, once2_ = 1; once2_ && j < (n); once2_ = 0)
 #endif
 
-// Lists leave out what is below e^−tau; of what they have, pixels are left out below e^−(tau +
-// BEYOND_LISTS), so that all that is left out together is little more.
+// Lists leave out gates below e^−tau. Of the listed pairs, pixels are skipped where the gate is
+// below e^−(tau + BEYOND_LISTS), which adds little to the error of the lists.
 #define BEYOND_LISTS 1.0
 
-// The numbers of a pair in `terms`: of its polynomials, and where tiles are long one more.
+// Numbers per pair in `terms`: those of its polynomials, and in long tiles AHEAD_OF_CENTRE.
 #define TERMS (WIDTH + (LONG > 1))
 #define AHEAD_OF_CENTRE WIDTH
 
-// A tile, its pairs, first to first + pairs − 1 of the list, and the polynomial of its winner's
-// log2-gate.
+// A tile; its pairs, entries first to first + pairs − 1 of the list; and the polynomial of its
+// winner's log2-gate round the tile's centre.
 //
-// Its level is the winner's expert at the tile's centre, from which the experts of its neighbours
-// differ by little. Where signed gates may add up to nothing it is 0.
+// `level` is the value of the winner's expert at the tile's centre. It is subtracted from all
+// experts of the tile, which differ little from it, for accuracy in float. It is 0 where there are
+// negative gates, as their sum may be close to 0.
 struct Tile {
     int first, pairs, corner[NDIM];
     bool is_signed;
-    REAL least;  // log2-gate less the winner's below which a pair does not matter at a pixel
+    // log2-gate relative to the winner's, below which a pair does not matter at a pixel
+    REAL least;
     double centre[NDIM], winner[MOMENTS], level[NCHAN];
 };
 
@@ -60,7 +65,8 @@ FUNCTION Tile tile_of(const int *control, const double *settings, const int *gri
     return tile;
 }
 
-// Polynomials are prepared in double; natively of some pairs at a time, whose records are staged.
+// Polynomials are prepared in double; on a CPU WIDE pairs at a time, whose records are first
+// gathered into a structure of arrays (Staged).
 #ifdef SCALAR_PACKS
 typedef double Wide;
 FUNCTION Wide whole_of(Wide number) { return (int)number; }
@@ -90,12 +96,12 @@ struct Staged {
 };
 #endif
 
-// Of pair j (and natively those after it): θ for log2-gates less the winner's, round the tile's
-// centre, but along axis 0 round `ahead` of it; its expert round the tile's centre less the level;
-// and tile − kernel.
+// Prepare pair j (on a CPU, WIDE pairs from j on). `terms` gets θ of its log2-gate relative to the
+// winner's, round the tile's centre, but `ahead` pixels from it along axis 0; then its expert round
+// the tile's centre, relative to the level. `offsets` gets tile centre − kernel centre.
 //
-// In a long tile what is ahead is the kernel, or the nearest end of the tile: round the centre, much
-// of the log-gates of narrow kernels would be lost in rounding.
+// In a long tile, `ahead` leads to the kernel, or to the end of the tile that is nearest to it:
+// round the tile's centre, the log-gates of narrow kernels would lose too many digits.
 template <class Record, class Terms, class Offsets>
 FUNCTION void prepare_pair(Record record, const Tile &tile, int j, Terms &terms, Offsets &offsets) {
     Wide theta[MOMENTS], offset[NDIM], origin[NDIM], ahead = Wide{};
@@ -108,7 +114,8 @@ FUNCTION void prepare_pair(Record record, const Tile &tile, int j, Terms &terms,
     }
     UNROLL for (int d = 0; d < NDIM; d++) origin[d] = tile.centre[d] + Wide{};
     log_gate_of(record, origin, theta, offset);
-    UNROLL for (int m = 0; m < MOMENTS; m++) theta[m] -= tile.winner[m];  // exactly 0 of the winner
+    // exactly 0 for the winner
+    UNROLL for (int m = 0; m < MOMENTS; m++) theta[m] -= tile.winner[m];
     if (LONG > 1) {
         theta[0] += ahead * (theta[1] + ahead * theta[PRODUCT(0, 0)]);
         UNROLL for (int d = 0; d < NDIM; d++)
@@ -135,9 +142,9 @@ FUNCTION void prepare_pairs(const double *records, const int *list, int first, i
     FOR_EACH(j, count)
         prepare_pair(records + (long long)list[first + j] * RECORD, tile, j, terms, offsets);
 #else
-    alignas(64) double staged[OF_STEERING * WIDE];  // number by number
+    alignas(64) double staged[OF_STEERING * WIDE];  // structure of arrays: number by number
     for (int j = 0; j < count; j += WIDE) {
-        for (int k = 0; k < WIDE; k++) {  // the last pair once more, where there are no others
+        for (int k = 0; k < WIDE; k++) {  // pad by repeating the last pair
             const int pair = first + least_int(j + k, count - 1);
             const double *record = records + (long long)list[pair] * RECORD;
             UNROLL for (int r = 0; r < OF_STEERING; r++) staged[r * WIDE + k] = record[r];
@@ -148,13 +155,13 @@ FUNCTION void prepare_pairs(const double *records, const int *list, int first, i
     BARRIER;
 }
 
-// Where pair j has the origin of its log2-gate along axis 0, from the tile's centre.
+// The origin of pair j's log2-gate polynomial along axis 0, in pixels from the tile's centre.
 template <class Terms>
 FUNCTION REAL ahead_of_centre(Terms &terms, int j) {
     return LONG > 1 ? (REAL)terms[AHEAD_OF_CENTRE * CHUNK + j] : (REAL)0;
 }
 
-// The log2-gate of pair j at some pixels, less the winner's.
+// The log2-gate of pair j relative to the winner's, at the pixels u of a pack.
 template <class Terms>
 FUNCTION Pack log_gate_at(Terms &terms, int j, const Pack *u) {
     Pack gate = Pack{} + (REAL)terms[j], from[NDIM];
@@ -169,7 +176,7 @@ FUNCTION Pack log_gate_at(Terms &terms, int j, const Pack *u) {
     return gate;
 }
 
-// Channel c of the expert of pair j at some pixels, less the level.
+// Channel c of the expert of pair j relative to the level, at the pixels u of a pack.
 template <class Terms>
 FUNCTION Pack expert_at(Terms &terms, int j, int c, const Pack *u) {
     const int first = MOMENTS + c * (NDIM + 1);
@@ -179,17 +186,17 @@ FUNCTION Pack expert_at(Terms &terms, int j, int c, const Pack *u) {
 }
 
 template <class Terms>
-FUNCTION REAL expert_slope(Terms &terms, int j, int c) {  // along axis 0
+FUNCTION REAL expert_slope(Terms &terms, int j, int c) {  // per pixel along axis 0
     return terms[(MOMENTS + c * (NDIM + 1) + 1) * CHUNK + j];
 }
 
 // ---- where in its tile a pair matters
 
-// Pixels from the middle of a tile to its last ones.
+// Distance from the centre of a tile to its last pixel along axis d, in pixels.
 FUNCTION constexpr REAL half_side(int d) { return (REAL)(side_of(d) - 1) / 2; }
 
-// An upper bound of a polynomial θ over the pixels of a tile that lie within `half` of a place along
-// axis 0.
+// An upper bound of a polynomial θ over the pixels of a tile whose coordinate along axis 0 is
+// within `half` of `place`.
 template <class Vector>
 FUNCTION Vector highest(const Vector *theta, Vector place, REAL half) {
     Vector along = theta[1] + place * theta[PRODUCT(0, 0)], curved = Vector{};
@@ -206,12 +213,13 @@ FUNCTION Vector highest(const Vector *theta, Vector place, REAL half) {
     return bound + curved;
 }
 
-// Where pairs are looked at. On a GPU everywhere. Else a tile has ALL_BANDS bands of pixels, one
-// after the other along axis 0, and a pair is looked at from the first to the last one where it may
-// matter, or nowhere. Its gates and sums have nothing of the others.
+// Where pairs are evaluated. On a GPU: at all pixels. On a CPU: a tile is divided along axis 0 into
+// ALL_BANDS bands of pixels, and a pair is evaluated from the first to the last band in which it
+// may matter, or not at all; its gates are not written elsewhere, and its sums leave the other
+// pixels out.
 //
-// FOR_PAIRS gives each pair, and the thread's part of its pixels; FOR_PACKS i of those of its packs
-// that are looked at.
+// FOR_PAIRS loops over the pairs that matter, with `part` the thread's share of their pixels;
+// FOR_PACKS loops over the first pixels i of the packs at which pair j is evaluated.
 #ifdef SCALAR_PACKS
 
 struct Bands {
@@ -231,8 +239,8 @@ FUNCTION void find_bands(Terms &, int count, REAL, Bands &bands) {
     bands.pairs = count;
 }
 
-// Whether a log2-gate is above a limit, less the winner's, somewhere in the tile; of thread t's share
-// of a chunk of pairs.
+// Whether some pair in thread t's share of a chunk may have a log2-gate more than `limit` above the
+// winner's somewhere in the tile.
 template <class Terms>
 FUNCTION bool some_are_above(REAL limit, Terms &terms, int t, int count, const Bands &) {
     bool found = false;
@@ -247,16 +255,17 @@ FUNCTION bool some_are_above(REAL limit, Terms &terms, int t, int count, const B
 #else
 
 #define ALL_BANDS (PACKS / COLUMNS < 4 ? PACKS / COLUMNS : 4)
-#define BAND (PIXELS / ALL_BANDS)  // pixels of one
-#define SHARP 1.0  // a curvature of log2-gates beyond which they cannot be followed by differences
+#define BAND (PIXELS / ALL_BANDS)  // pixels of a band
+// curvature of a log2-gate along axis 0 beyond which updates by differences lose accuracy
+#define SHARP 1.0
 
 struct Bands {
-    REAL summit;                    // an upper bound of log2-gates less the winner's
-    int sharp, end;                 // in `order`: the end of those that are sharp, and of all
-    int order[CHUNK + 1];           // the pairs that matter, those of equally many bands one after the
-                                    // other: the loop over a pair's is as long as the one before
-    int first[CHUNK], last[CHUNK];  // of each pair, its first pixel, and that after its last one
-    alignas(64) int key[CHUNK];     // how many bands it has, and ALL_BANDS more if it is sharp
+    REAL summit;                    // upper bound of the log2-gates relative to the winner's
+    int sharp, end;                 // ends in `order`: of the sharp pairs, and of all
+    int order[CHUNK + 1];           // the pairs that matter, grouped by number of bands, so that
+                                    // loops over bands are of predictable length; sharp ones first
+    int first[CHUNK], last[CHUNK];  // of each pair, its first pixel, and the one after its last
+    alignas(64) int key[CHUNK];     // number of bands of each pair, plus ALL_BANDS if it is sharp
 };
 #define FOR_PAIRS(j, part, bands) \
     for (int n_ = 0, part = 0; n_ < (bands).end; n_++) \
@@ -296,7 +305,7 @@ FUNCTION void store_whole(int *to, Pack numbers) {
     memcpy(to, &whole, sizeof whole);
 }
 
-// Those of the first `count` keys that are `key`: their numbers, from `to` on; where these end.
+// The indices of those of the first `count` keys that equal `key`, from `to` on; returns their end.
 FUNCTION int *find_all(const int *keys, int key, int count, int *to) {
 #ifdef __AVX512F__
     const __m512i wanted = _mm512_set1_epi32(key), step = _mm512_set1_epi32(16);
@@ -312,7 +321,7 @@ FUNCTION int *find_all(const int *keys, int key, int count, int *to) {
     }
 #else
     for (int j = 0; j < count; j++) {
-        *to = j;  // if it stays or not: there is no branch to be guessed
+        *to = j;  // branch-free: the outcome is hard to predict
         to += keys[j] == key;
     }
 #endif
@@ -325,12 +334,13 @@ FUNCTION void find_bands(Terms &terms, int count, REAL least, Bands &bands) {
     for (int j = 0; j < count; j += LANES) {
         Pack theta[MOMENTS], after = Pack{}, last = Pack{};
         UNROLL for (int m = 0; m < MOMENTS; m++) theta[m] = LOAD(terms, m * CHUNK + j);
-        const Pack left = (REAL)(count - j) - load_pack(NUMBERS.of);  // above 0 where there is a pair
+        // positive where there is a pair
+        const Pack left = (REAL)(count - j) - load_pack(NUMBERS.of);
         const Pack ahead = LONG > 1 ? LOAD(terms, AHEAD_OF_CENTRE * CHUNK + j) : Pack{};
         UNROLL for (int b = 0; b < ALL_BANDS; b++) {
             const REAL place = ((REAL)b - (REAL)(ALL_BANDS - 1) / 2) * LENGTH / ALL_BANDS;
             const Pack bound = highest(theta, place - ahead, ((REAL)LENGTH / ALL_BANDS - 1) / 2);
-            const Pack matters = bound < least ? Pack{} : Pack{} + 1;  // and what is no number
+            const Pack matters = bound < least ? Pack{} : Pack{} + 1;  // NaN matters
             after = most(after, matters * (REAL)(ALL_BANDS - b));
             last = most(last, matters * (REAL)(b + 1));
             summit = most(summit, left > 0 ? bound : Pack{});
@@ -357,7 +367,8 @@ FUNCTION bool some_are_above(REAL limit, Terms &, int, int, const Bands &bands) 
 }
 #endif
 
-// Chunk c of the pairs of a tile: their polynomials, and where they matter. Their number.
+// Prepare chunk c of the pairs of a tile: their polynomials, and where they matter. Returns the
+// number of pairs in it.
 template <class Terms, class Offsets>
 FUNCTION int prepare_chunk(const double *records, const int *list, const Tile &tile, int c,
                            Terms &terms, Offsets &offsets, Bands &bands) {

@@ -1,6 +1,6 @@
-// The words in which kernels are written, and what they mean on a GPU and on a CPU.
+// The macros in which compute kernels are written, and their definitions for a GPU and for a CPU.
 //
-// A kernel is a sequence of phases. A block owns a tile, a box of tiles or some kernels of the
+// A kernel is a sequence of phases. A block processes a tile, a box of tiles or some kernels of the
 // model; within a phase every pixel (FOR_PIXELS) or every item (FOR_EACH) is independent of the
 // others; BARRIER stands between two phases of which the second reads what other threads wrote into
 // SHARED arrays in the first, or the other way round. FOR_PIXELS(i), FOR_EACH(i, n) and
@@ -16,29 +16,30 @@
 //   BARRIER          __syncthreads()              nothing
 //   WATCHED          a pointer                    a pointer
 //
-// With EMULATE_GPU a CPU does what a GPU would: a block has the threads that it was launched with,
-// visited backwards. Counted (smoe_races) are races, where two threads touch an element of a SHARED
-// array or of WATCHED memory without a BARRIER between them, one of them writing; reads of an
-// element of a SHARED array or a PER_PIXEL pack that nothing was written to; a BARRIER that not all
-// threads reach; and more threads than a kernel is declared for. A fraction read at fault is NaN.
+// With EMULATE_GPU, a CPU does what a GPU would: a block has the threads that it was launched with,
+// which run in reverse order. smoe_races counts faults: races, where two threads touch an element
+// of a SHARED array or of WATCHED memory without a BARRIER between them, and one of them writes;
+// reads of an element of a SHARED array or a PER_PIXEL pack before anything was written to it; a
+// BARRIER that not all threads reach; and more threads than a kernel is declared for. A
+// floating-point number that is read at fault is NaN.
 //
 // -D sets NDIM, NCHAN (dimensions and channels), REAL (float or double) and REAL_BYTES.
 #pragma once
 
-#define SIDE (NDIM == 1 ? 64 : NDIM == 2 ? 8 : 4)  // pixels along an axis of a tile ...
-#define LENGTH (LONG * SIDE)                       // ... but along axis 0
-#define PIXELS (LONG * TILE_THREADS)               // of a tile
-#define TILE_THREADS 64                            // of its block
+#define SIDE (NDIM == 1 ? 64 : NDIM == 2 ? 8 : 4)  // pixels along an axis of a tile, ...
+#define LENGTH (LONG * SIDE)                       // ... except along axis 0
+#define PIXELS (LONG * TILE_THREADS)               // pixels of a tile
+#define TILE_THREADS 64                            // GPU threads of a tile's block: one per pixel
 #define MOMENTS ((NDIM + 1) * (NDIM + 2) / 2)      // monomials up to degree 2
 #define EXPERTS (NCHAN * (NDIM + 1))               // numbers of an expert
-#define WIDTH (MOMENTS + EXPERTS)                  // numbers of a kernel of the model
-#define CHILDREN (1 << NDIM)                       // boxes in the next larger one
+#define WIDTH (MOMENTS + EXPERTS)                  // parameters of a kernel of the model
+#define CHILDREN (1 << NDIM)                       // boxes that make up one of the next level
 
 #if defined(__CUDACC_RTC__) || defined(__CUDACC__)  // ------------------------------------- a GPU
 
 #define UNROLL _Pragma("unroll")
-// ... with registers for one block at least: left alone, the compiler spills some to have room for
-// more
+// With a minimum of one block per multiprocessor: left to itself, the compiler spills registers to
+// fit more blocks.
 #define KERNEL(name, threads, ...) \
     extern "C" __global__ void __launch_bounds__(threads, 1) name(__VA_ARGS__)
 #define FUNCTION static __device__ __forceinline__
@@ -64,7 +65,7 @@ typedef REAL Pack;
 #define BARRIER __syncthreads()
 #define ATOMIC_ADD(address, value) atomicAdd(address, value)
 #define COUNT(address) atomicAdd(address, 1)
-#define MARK(element) (element) = 1  // threads may do so at the same time
+#define MARK(element) (element) = 1  // several threads may do so at once
 #define PREFETCH(address) (void)0
 #define LOAD(array, i) (array)[i]
 #define STORE(array, i, value) (array)[i] = (value)
@@ -82,7 +83,7 @@ typedef REAL Pack;
 
 #include "native.cuh"
 
-#if defined(EMULATE_GPU) || !defined(__OPTIMIZE__)  // to be compiled soon, not to run fast
+#if defined(EMULATE_GPU) || !defined(__OPTIMIZE__)  // for fast compilation, not for speed
 #define UNROLL
 #define FUNCTION static inline
 #else
@@ -93,8 +94,7 @@ typedef REAL Pack;
 #endif
 #define FUNCTION static inline __attribute__((always_inline))
 #endif
-// ... of which there is one compiled body, so that its results are the same bits wherever it is
-// called
+// A function that is compiled once, so that it gives the same bits wherever it is called
 #ifdef __clang__
 #define FUNCTION_ONCE static __attribute__((noinline))
 #else
@@ -105,7 +105,7 @@ typedef REAL Pack;
 #define CONSTANT static const
 #define PREFETCH(address) __builtin_prefetch(address)
 #define ATOMIC_ADD(address, value) __atomic_fetch_add(address, value, __ATOMIC_RELAXED)
-#define COUNT(address) (*(address))++  // where no other block counts at the same time
+#define COUNT(address) (*(address))++  // not atomic: each block has its own counters
 
 #ifdef EMULATE_GPU
 
@@ -117,10 +117,10 @@ typedef REAL Pack;
 #define THREADS emulation::threads
 
 namespace emulation {
-static thread_local int block, threads, thread = -1;  // −1: all of them do the same
+static thread_local int block, threads, thread = -1;  // −1: outside a loop over threads
 static thread_local long epoch = 0;                   // BARRIERs so far
-static long races = 0;  // and other faults
-static int without = 0;  // the line of a BARRIER that is passed over, to prove that it is needed
+static long races = 0;  // and other faults, so far
+static int without = 0;  // the source line of a BARRIER that is skipped, to prove that it is needed
 enum { NOBODY = -4, MARKER = -3, SEVERAL = -2 };
 
 static void fault() { __atomic_fetch_add(&races, 1, __ATOMIC_RELAXED); }
@@ -131,11 +131,12 @@ static void barrier(int line) {
 }
 
 template <class T>
-static void spoil(T &value) {  // a number that is read at fault; whole ones would lead anywhere
+// a floating-point number read at fault; an integer might be used as an index
+static void spoil(T &value) {
     if ((T)0.5 != 0) memset((void *)&value, 0xff, sizeof value);
 }
 
-struct Touched {  // who wrote an element last and who read it last, and when
+struct Touched {  // who last wrote and who last read an element, and in which epoch
     long written = -1, seen = -1;
     int writer = NOBODY, reader = NOBODY;
     bool may_read() {
@@ -192,7 +193,7 @@ struct Array {
     }
 };
 
-// Memory of the launch through which threads of a block tell each other something.
+// Global memory through which threads of a block communicate.
 template <class T>
 struct Watched {
     T *from;
@@ -241,10 +242,10 @@ struct PixelArray {
 };
 }  // namespace emulation
 
-// Races and other faults so far, or since they were forgotten.
+// The number of races and other faults since the start, or since they were last reset.
 extern "C" long smoe_races() { return __atomic_load_n(&emulation::races, __ATOMIC_RELAXED); }
 extern "C" void smoe_forget_races() { __atomic_store_n(&emulation::races, 0, __ATOMIC_RELAXED); }
-// Pass over the BARRIER in a line of the source from now on; 0: over none.
+// Skip the BARRIER in this line of the source from now on; 0: none.
 extern "C" void smoe_without_barrier(int line) { emulation::without = line; }
 
 #define SHARED(type, name, size) emulation::Array<type, size> name
@@ -265,7 +266,7 @@ extern "C" void smoe_without_barrier(int line) { emulation::without = line; }
 #define LOAD(array, i) (REAL)(array)[i]
 #define STORE(array, i, value) (array)[i] = (value)
 
-#else  // the CPU at its best
+#else  // CPU, vectorized
 
 #ifdef __AVX512F__
 #define PACK_BYTES 64
@@ -276,7 +277,8 @@ extern "C" void smoe_without_barrier(int line) { emulation::without = line; }
 #endif
 #define LANES (PACK_BYTES / REAL_BYTES)
 typedef REAL Pack __attribute__((vector_size(PACK_BYTES)));
-#define LONG (NDIM > 1 ? 2 : 1)  // a pair costs less for a pixel where a tile has more of them
+// the cost of preparing a pair is spread over more pixels in a longer tile
+#define LONG (NDIM > 1 ? 2 : 1)
 static thread_local int block_of_this_thread;
 #define BLOCK block_of_this_thread
 #define THREADS 1
@@ -306,7 +308,8 @@ FUNCTION void store_pack(REAL *to, Pack pack) {
 }
 #endif
 
-// What the launcher calls: a kernel over some of its blocks, its arguments as CUDA takes them.
+// The entry points that the launcher calls: a kernel over some of its blocks, with an array of
+// pointers to its arguments, as in CUDA.
 template <class... Arguments, int... I>
 FUNCTION void call_kernel(
     void (*body)(Arguments...), void **arguments, Indices<I...>) {
@@ -340,7 +343,7 @@ FUNCTION void run_blocks(
 #endif  // ---------------------------------------------------------------------------- for both
 
 #define STRIDED(j, t, n) for (int j = (t); j < (n); j += THREADS)
-// ... that finds a maximum, a minimum, or a sum of integers, and nothing else
+// Variants of STRIDED whose body only reduces to a maximum, a minimum, or a sum of integers
 #ifdef SCALAR_PACKS
 #define FOR_EACH_PADDED(j, n) FOR_EACH(j, n)
 #define STRIDED_MAX(j, t, n, most) STRIDED(j, t, n)
@@ -348,7 +351,7 @@ FUNCTION void run_blocks(
 #define STRIDED_SUM(j, t, n, sum) STRIDED(j, t, n)
 #else
 #define OMP(text) _Pragma(#text)
-// ... of items up to the next multiple of 16: there is no remainder to be done one by one
+// n rounded up to a multiple of 16, so that vector loops leave no remainder
 #define FOR_EACH_PADDED(j, n) \
     for (int j##_ = 0; j##_ < (n); j##_ += 16) \
         OMP(omp simd) for (int j = j##_; j < j##_ + 16; j++)

@@ -1,7 +1,7 @@
-// The picture of a model, and the kernel that owns each pixel.
+// Rendering: the picture of a model, and the kernel that owns each pixel.
 #include "tile.cuh"
 
-// Where a pixel of a tile lies in a picture, or −1 if outside.
+// The index of pixel i of a tile in the picture (row-major), or −1 if it lies outside.
 FUNCTION long long place_in_picture(const int *grid, const int *corner, int i) {
     long long at = 0;
     int stride = PIXELS;
@@ -38,7 +38,8 @@ KERNEL(render, TILE_THREADS, const int *control, const double *settings, const i
     }
 }
 
-// The kernel with the largest gate at each pixel; of equal ones the first.
+// The kernel with the largest positive gate at each pixel; of equal ones the first in the list; −1
+// if there is none.
 KERNEL(gating, TILE_THREADS, const int *control, const double *settings, const int *grid,
        const double *records, const int *start, const int *list, const int *winners, int *owners)
 {

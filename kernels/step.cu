@@ -1,8 +1,8 @@
-// The fused step over tiles: the regression, its error, and the moments of every pair.
+// The fused training step over tiles: the regression, its error, and the moments of every pair.
 #include "tile.cuh"
 
-// The moments of pair j in a tile, over the pixels of one part: Σ g φ(u), and for each channel Σ w
-// r and Σ w r u, but for a factor; u round the centre of its kernel.
+// The moments of pair j in a tile, over the pixels of one part, without the factor 2 / (N C): Σ g
+// φ(x − μ), and for each channel Σ w r and Σ w r (x − μ).
 template <class Terms, class Offsets, class Gates, class Residuals, class Partial>
 FUNCTION void store_slopes(Terms &terms, Offsets &offsets, Gates &gates, Residuals &q,
                            const Bands &bands, int j, int part, Partial &partial) {
@@ -24,9 +24,10 @@ FUNCTION void store_slopes(Terms &terms, Offsets &offsets, Gates &gates, Residua
     store_moments(moments, offset, j, part, partial);
 }
 
-// One patch: of each of its tiles the pairs, start[tile] … start[tile + 1] of `list`, and the sum of
-// the squared errors; of each of its rows, from first_row[patch] − first_row[first_patch] on, the
-// moments round the centre of its kernel, if there is room.
+// One block per patch. Writes the sum of squared errors of each of its tiles, whose pairs are
+// entries start[tile] … start[tile + 1] − 1 of `list`. If `backward`, also writes the moments of
+// each of its rows round the centre of the row's kernel; the rows begin at row first_row[patch] −
+// first_row[first_patch] of `rows`, which has `room` rows.
 KERNEL(step, TILE_THREADS, int *control, const double *settings, const int *grid,
        const double *records, const int *start, const int *list, const int *winners,
        const REAL *target, int patch_level, int first_patch, const int *first_row,
@@ -34,7 +35,8 @@ KERNEL(step, TILE_THREADS, int *control, const double *settings, const int *grid
 {
     if (!GOES_ON(control)) return;
     ARRAYS_OF_A_TILE;
-    SHARED(REAL, q, (1 + NCHAN) * PIXELS);  // −Σ_c q_c y_c, then q_c = r_c / S but for 2 / (N C)
+    // −Σ_c q_c y_c, then q_c = r_c / S, without the factor 2 / (N C) of r
+    SHARED(REAL, q, (1 + NCHAN) * PIXELS);
     SHARED(REAL, squares, PIXELS);
     SHARED(REAL, partial, SUMS * CHUNK);
     const Rows own = rows_of_patch(first_row, first_patch, first_patch + BLOCK);

@@ -1,7 +1,7 @@
-// How much there is to do for pixels, for those who measure it.
+// Measurement of the work per pixel, for benchmarks.
 #include "pairs.cuh"
 
-// The pixels at which each tile looks at its pairs, added up over these.
+// For each tile, the number of (pair, pixel) combinations that are evaluated.
 KERNEL(survey, TILE_THREADS, const int *control, const double *settings, const int *grid,
        const double *records, const int *start, const int *list, const int *winners,
        double *looked_at)

@@ -1,9 +1,10 @@
-// What all kernels do that look at the pixels of a tile: the gates of its pairs, and sums over them.
+// What all kernels over pixels share: the gates of a tile's pairs, the regression, and sums over
+// pixels.
 #pragma once
 #include "pairs.cuh"
 
-// What a block needs to go through the pairs of its tile: of a chunk of them the polynomials, where
-// their kernels are, and their gates; of each pixel what `forward` says.
+// Working arrays of a block: for a chunk of pairs their polynomials, their offsets from the
+// kernels' centres, and their gates; for each pixel the results of `forward`.
 #define ARRAYS_OF_A_TILE                  \
     SHARED(REAL, terms, TERMS * CHUNK);   \
     SHARED(REAL, offsets, NDIM * CHUNK);  \
@@ -14,7 +15,8 @@
     PER_PIXEL(S);                         \
     PER_PIXEL_OF(y, NCHAN)
 
-// Sums of a pair over the pixels of a tile, by several threads each over a part of them.
+// Sums of a pair over the pixels of a tile. On a GPU, PARTS threads each sum over a part of the
+// pixels.
 #ifdef SCALAR_PACKS
 #define SUMS (WIDTH * PARTS)
 template <class Partial>
@@ -34,10 +36,14 @@ FUNCTION void store_sums(const Pack *sums, int j, int, REAL *partial) {
 }
 #endif
 
-#define STEEP 80.0  // a log2-gate above the winner's beyond which a pixel needs its own maximum
-#define TINY 1e-19  // a sum of signed gates, relative to the largest, that is not positive
+// If a log2-gate may exceed the winner's by more than this, 2^ of it could overflow in float, and
+// each pixel's own maximum is subtracted
+#define STEEP 80.0
+// least sum of signed gates, relative to the largest gate: a sum that is not positive counts as
+// this
+#define TINY 1e-19
 
-// The rows of a patch, of those of a batch of patches.
+// The rows of a patch: the index of the first among the rows of its batch, and their number.
 struct Rows {
     long long first;
     int count;
@@ -48,7 +54,7 @@ FUNCTION Rows rows_of_patch(const int *first_row, int first_patch, int patch) {
             first_row[patch + 1] - first_row[patch]};
 }
 
-// Whether there is room for the rows of a patch; else everything stops.
+// Whether there is room for the rows of a patch; if not, HALT is set to NO_ROOM.
 FUNCTION bool has_room(int *control, const Rows &own, int room) {
     if (own.first + own.count <= room) return true;
     ONE_THREAD { control[HALT] = NO_ROOM; }
@@ -57,16 +63,16 @@ FUNCTION bool has_room(int *control, const Rows &own, int room) {
 
 // ---- phases that several kernels share; a BARRIER ends each where it must
 
-// The gate of a pair but for their sum: 2^(log2-gate − top), times its sign. In a tile that IS_PLAIN
-// there are no signs, and every top is 0.
+// The unnormalised gate of a pair: 2^(log2-gate − top), times its sign. If IS_PLAIN, all signs are
+// 1 and all tops 0.
 template <bool IS_PLAIN>
 FUNCTION Pack gate_of(Pack log_gate, Pack top, double sign) {
     return IS_PLAIN ? exp2_of(log_gate) : exp2_of(log_gate - top) * (REAL)sign;
 }
 
-// The log2-gate of pair j at a pack in a steep tile. It may be a million, and its last digits are
-// what is left of it less the top: whoever asks must get the same ones, which code that is compiled
-// twice need not give.
+// The log2-gate of pair j at a pack in a steep tile. It may be as large as a million, so that the
+// difference to the top has few correct digits left. Top and gate must be computed from identical
+// bits, which only a function that is compiled once guarantees.
 template <class Terms>
 FUNCTION_ONCE Pack steep_log_gate(Terms &terms, int j, int i) {
     Pack u[NDIM];
@@ -75,9 +81,9 @@ FUNCTION_ONCE Pack steep_log_gate(Terms &terms, int j, int i) {
 }
 
 #ifndef SCALAR_PACKS
-// What `accumulate` does, with the pairs from `first` to `last` − 1 of `bands.order`. In a tile that
-// IS_PLAIN the log-gates of kernels that are not IS_SHARP are followed from pack to pack by
-// differences.
+// `accumulate` for pairs `first` to `last` − 1 of `bands.order`. If IS_PLAIN and not IS_SHARP,
+// log-gates are updated from pack to pack by first and second differences instead of being
+// evaluated anew.
 template <bool IS_SHARP, bool IS_PLAIN, class Terms, class Gates, class PerPixel, class PerChannel>
 FUNCTION void walk(const double *records, const int *list, const Bands &bands, int first, int last,
                    Terms &terms, Gates &gates, PerPixel &top, PerPixel &S, PerChannel &y) {
@@ -118,8 +124,8 @@ FUNCTION void walk(const double *records, const int *list, const Bands &bands, i
 }
 #endif
 
-// The gates of a chunk of pairs; what they add to the gates' sum S and to y, each channel's Σ gate ·
-// expert.
+// Compute the unnormalised gates of a chunk of pairs, and add them to their sum S and to y, each
+// channel's Σ gate · expert.
 template <bool IS_PLAIN, class Terms, class Gates, class PerPixel, class PerChannel>
 FUNCTION void accumulate(const double *records, const int *list, const Bands &bands, Terms &terms,
                          Gates &gates, PerPixel &top, PerPixel &S, PerChannel &y) {
@@ -148,15 +154,16 @@ FUNCTION void accumulate(const double *records, const int *list, const Bands &ba
     BARRIER;
 }
 
-// Sums over pixels: Σ g φ(u), and for each channel Σ h and Σ h u. Pixels are added by `add`, i of
-// the first one of a pack; `store_moments` ends it, with u round the centre of the kernel.
+// Sums over pixels: Σ g φ(u), and for each channel Σ h and Σ h u. `add` adds the pixels of a pack,
+// with i the first of them; `store_moments` finishes the sums, with u taken round the kernel's
+// centre.
 #if !defined(SCALAR_PACKS) && LANES >= LINE
-// Along axis 0, u = ADVANCE b + c, with b of the pack and c within it, both counted from the
-// middle. The lanes of a pack that differ in c are added up last; then there is a Line of sums
-// over the other axes.
+// Along axis 0, u = ADVANCE b + c, with b the place of the pack and c the place within it, both
+// counted from the middle. Lanes that differ in c are added up only at the end, which leaves a Line
+// of sums, one for each place along the other axes.
 typedef Lanes<LINE>::Vector Line;
 
-struct Places {  // of packs, from the middle one
+struct Places {  // place b of each pack, from the middle, and b²
     REAL of[PACKS], squared[PACKS];
     constexpr Places() : of(), squared() {
         for (int b = 0; b < PACKS; b++) {
@@ -182,11 +189,11 @@ FUNCTION void add(Moments &moments, int i, const Pack *, Pack g, const Pack *h) 
     }
 }
 
-struct Folded {  // Σ p and Σ c p over lanes that differ in c; Σ c² p
+struct Folded {  // Σ p, Σ c p and Σ c² p over the lanes that differ in c
     Line sum, once, twice;
 };
 
-// Line C of a pack. By way of memory, the compiler would keep all sums there.
+// Line C of a pack. Not through memory: the compiler would then keep all sums there.
 template <int C, int... I>
 FUNCTION Line line_of(Pack pack, Indices<I...>) {
 #if defined(__clang__) || __GNUC__ >= 12
@@ -269,7 +276,7 @@ FUNCTION void raise_top(Terms &terms, int i, int j, PerPixel &top) {
     AT(top, i) = most(AT(top, i), steep_log_gate(terms, j, i));
 }
 
-// The largest log2-gate at each pixel, of those that are in `top` and of a chunk of pairs.
+// Raise `top`, the largest log2-gate at each pixel, by those of a chunk of pairs.
 template <class Terms, class PerPixel>
 FUNCTION void find_top(const Bands &bands, Terms &terms, PerPixel &top) {
 #ifndef SCALAR_PACKS
@@ -283,14 +290,15 @@ FUNCTION void find_top(const Bands &bands, Terms &terms, PerPixel &top) {
     BARRIER;
 }
 
-// All pairs of a tile: the gates' sum S and y, each channel's Σ w e − level, and what is taken off
-// log2-gates before they become gates. `terms` and `gates` are left with the last chunk.
+// Forward pass over all pairs of a tile: the sum S of the unnormalised gates; y, each channel's Σ w
+// e less the level; and `top`, which is subtracted from log2-gates before exponentiation. `steep`
+// tells whether any top is not 0. `terms` and `gates` are left with the last chunk.
 template <class Terms, class Offsets, class Gates, class Flag, class PerPixel, class PerChannel>
 FUNCTION void forward(const double *records, const int *list, const Tile &tile, Terms &terms,
                       Offsets &offsets, Gates &gates, Flag &steep, Bands &bands, PerPixel &top,
                       PerPixel &S, PerChannel &y) {
     const int chunk = CHUNK, chunks = (tile.pairs + chunk - 1) / chunk;
-    ONE_THREAD { steep[0] = tile.is_signed; }  // before MARK there is a BARRIER of prepare_pairs
+    ONE_THREAD { steep[0] = tile.is_signed; }  // prepare_pairs has a BARRIER before the first MARK
     for (int c = 0; c < chunks; c++) {
         const int count = prepare_chunk(records, list, tile, c, terms, offsets, bands);
         FOR_THREADS(t) {
@@ -330,8 +338,9 @@ FUNCTION_CALLED void forward_called(const double *records, const int *list, cons
     forward(records, list, tile, terms, offsets, gates, steep, bands, top, S, y);
 }
 
-// The number of pairs of chunk c of a tile, after `forward`; their terms and gates, of which that
-// has left those of the last chunk.
+// Make `terms` and `gates` those of chunk c of a tile again, after `forward`; nothing to do if
+// there is only one chunk. Returns its number of pairs. S and y are spoilt where gates are
+// recomputed.
 template <class Terms, class Offsets, class Gates, class Flag, class PerPixel, class PerChannel>
 FUNCTION_CALLED int chunk_again(const double *records, const int *list, const Tile &tile, int c,
                          Terms &terms, Offsets &offsets, Gates &gates, Flag &steep, Bands &bands,
@@ -347,7 +356,8 @@ FUNCTION_CALLED int chunk_again(const double *records, const int *list, const Ti
     return count;
 }
 
-// Rows to which several tiles add begin at 0; where a patch is one tile, they are written instead.
+// Set the rows of a patch to 0, where several tiles add to them; where a patch is one tile, they
+// are written instead.
 FUNCTION void clear_rows(const Rows &own, REAL *rows) {
 #if PATCHES_ARE_BOXES
     memset(rows + own.first * ROW, 0, sizeof(REAL) * ROW * own.count);
@@ -356,7 +366,7 @@ FUNCTION void clear_rows(const Rows &own, REAL *rows) {
 #endif
 }
 
-// What fills up rows is added to them as well, and written by nobody.
+// Set to 0 once: the padding at the end of rows is added as well, but never written.
 template <class Partial>
 FUNCTION void clear_partial(Partial &partial) {
 #if PATCHES_ARE_BOXES
@@ -366,7 +376,7 @@ FUNCTION void clear_partial(Partial &partial) {
 #endif
 }
 
-// The sums of the pairs of chunk c of a tile into their rows.
+// Add the sums of the pairs of chunk c of a tile to their rows, or write them there.
 template <class Partial>
 FUNCTION void store_rows(const Tile &tile, int c, int count, const Bands &bands, Partial &partial,
                          const int *row_of_pair, REAL *rows) {

@@ -1,13 +1,15 @@
-// From moments to parameters: sums over the rows of patches, the loss, gradients, Adam, and who must
-// leave.
+// From moments to parameters: sums over the rows of patches, the loss, gradients, Adam steps, and
+// the removal of kernels.
 #include "adam.cuh"
 #include "bounds.cuh"
 
 #define UPDATE_THREADS 128
 #define JUDGE_THREADS 256
-#define AHEAD 16  // rows are asked for so long before; their list has as many spare entries
+// rows are prefetched this many ahead; the list of rows has as many spare entries at its end
+#define AHEAD 16
 
-// Where a run of ascending rows reaches `row`.
+// The index of the first of the ascending `rows`, from `first` to `last` − 1, that is `row` or
+// more; else `last`.
 FUNCTION int first_at_least(const int *rows, int first, int last, int row) {
     while (first < last) {
         const int middle = first + (last - first) / 2;
@@ -19,8 +21,9 @@ FUNCTION int first_at_least(const int *rows, int first, int last, int row) {
     return first;
 }
 
-// The moments of a kernel over a batch, which has the rows of patches first_patch to last_patch − 1;
-// they are added to those of the batches before.
+// One block per kernel of the model: the sum of its moments over a batch, the rows of patches
+// first_patch to last_patch − 1, added to the sums of earlier batches. The order of summation is
+// fixed.
 KERNEL(gather, 32, const int *control, const int *first_of_kernel, const int *rows_of_kernels,
        const int *first_row, int first_patch, int last_patch, const REAL *rows, double *sums)
 {
@@ -50,7 +53,8 @@ KERNEL(gather, 32, const int *control, const int *first_of_kernel, const int *ro
     }
 }
 
-// The numbers of a row of sums, whether patches are boxes of many tiles, and how long tiles are.
+// Tell the host the layout: numbers in a row of sums, whether patches are boxes of many tiles, and
+// the factor by which tiles are longer along axis 0.
 KERNEL(layout, 1, int *found)
 {
     found[0] = ROW;
@@ -58,7 +62,8 @@ KERNEL(layout, 1, int *found)
     found[2] = LONG;
 }
 
-// The loss of the parameters as they are, and whether they may be changed.
+// The loss of the current parameters, and whether the step may change them; else HALT is set to
+// EXPLODED.
 KERNEL(judge, JUDGE_THREADS, int *control, double *state, const double *settings,
        const double *errors, int tiles, const REAL *params, const double *records, int K)
 {
@@ -101,7 +106,7 @@ KERNEL(judge, JUDGE_THREADS, int *control, double *state, const double *settings
     }
 }
 
-// What rates are multiplied with after so many steps.
+// The factor of all learning rates after so many Adam steps.
 FUNCTION double fading(const double *settings, double steps) {
     const double pi = 3.141592653589793, from = settings[FADE_FROM], to = settings[FADE_TO];
     if (steps <= from) return 1;
@@ -109,15 +114,16 @@ FUNCTION double fading(const double *settings, double steps) {
     return settings[FADE_TO_PART] + (1 - settings[FADE_TO_PART]) * (0.5 + 0.5 * cos(pi * way));
 }
 
-// The gradient that a step follows, with the regularisers; it may be in the kernel's own frame.
+// The gradient that a step follows, regularisers included, and in the kernel's own frame if
+// WHITENED.
 FUNCTION void find_gradient(const double *settings, int longest, const double *sums,
                             const REAL *row, double *gradient) {
     if (settings[WHITENED] != 0) {
         chain_rule_whitened(sums, row, longest, gradient);
-        UNROLL for (int d = 0; d < NDIM; d++)  // of half the sum of squares, as the rest is
+        UNROLL for (int d = 0; d < NDIM; d++)  // of half the sum of squared errors, like the rest
             gradient[AT_A + TRIANGLE(d, d)] +=
                 0.5 * settings[BANDWIDTH] / settings[SCALE] * row[AT_A + TRIANGLE(d, d)];
-        if (settings[L1] != 0)  // which acts on π itself, not on its logarithm
+        if (settings[L1] != 0)  // the penalty acts on π itself, so π is trained, not its logarithm
             gradient[0] = gradient[0] / larger(row[0], LEAST_DIVISOR) +
                           settings[L1] / (2 * settings[SCALE]);
         return;
@@ -137,8 +143,9 @@ FUNCTION void find_gradient(const double *settings, int longest, const double *s
     }
 }
 
-// Put a step into effect: in the kernel's own frame, or number by number, and then A_dd stays
-// above 0.
+// Apply a step: in the kernel's own frame, or number by number. In the latter case a column of A
+// whose A_dd turns negative is negated, with its m, which leaves A Aᵀ as it is; and A_dd is kept at
+// LEAST_DIAGONAL or more.
 FUNCTION void move_kernel(const double *settings, const double *change, REAL *row, REAL *m) {
     const double least = settings[LEAST_DIAGONAL], most = settings[MOST_SHARPNESS];
     if (settings[WHITENED] != 0) {
@@ -162,8 +169,9 @@ FUNCTION void move_kernel(const double *settings, const double *change, REAL *ro
     }
 }
 
-// A kernel takes its step: gradients, clipping, Adam, along its axes if these are of `trained`
-// numbers and not of none; and what follows for the lists.
+// One step of one kernel: gradient, clipping, Adam (along the kernel's axes if `trained`, the
+// number of its trained parameters, is not 0); then its new record, and whether the lists still
+// hold.
 FUNCTION void take_step(int *control, const double *settings, double rate, int longest,
                         const double *sums, REAL *row, REAL *m, REAL *v, REAL *outer,
                         const REAL *axes, int trained, double *record, const double *anchor,
@@ -197,8 +205,8 @@ FUNCTION void take_step(int *control, const double *settings, double rate, int l
     }
 }
 
-// `corrections` has Adam's correction of bias for a kernel that has taken 0 … ages − 1 steps since
-// it was born; of more, that of the last.
+// One training step of all kernels. corrections[t] is Adam's bias correction for a kernel in its
+// t-th step since it was born; the last of the `ages` entries applies from there on.
 KERNEL(update, UPDATE_THREADS, int *control, const double *state, const double *settings,
        const int *grid, const double *sums, REAL *params, REAL *m, REAL *v, REAL *outer,
        const REAL *axes, int trained, double *records, const double *anchors, double *moved,
@@ -220,7 +228,7 @@ KERNEL(update, UPDATE_THREADS, int *control, const double *state, const double *
     }
 }
 
-// The gradients alone, of the mean squared error.
+// The gradients of the mean squared error alone, without regularisers.
 KERNEL(differentiate, UPDATE_THREADS, const double *settings, const int *grid, const double *sums,
        const double *rows, double *gradients, int K)
 {
@@ -233,8 +241,8 @@ KERNEL(differentiate, UPDATE_THREADS, const double *settings, const int *grid, c
     }
 }
 
-// Another model, or the same one elsewhere: its records, and whether the lists hold for it, which
-// does not matter in the first `life` steps.
+// Take in parameters from the host: their records, and whether the lists still hold for them, which
+// is ignored while the lists are younger than `life` steps.
 KERNEL(follow, UPDATE_THREADS, int *control, const int *grid, const double *rows, double *records,
        const double *anchors, double *moved, int listed, int life, int K)
 {
