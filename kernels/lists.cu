@@ -458,7 +458,7 @@ KERNEL(bound, LIST_THREADS, const int *control, const double *settings, const in
         double best = 0;
         for (int part = 0; part < parts; part++) {
             const double here = lower[child * parts + part];
-            if (part == 0 || here > best) {  // written so that NaN loses
+            if (part == 0 || here > best) {  // the first one counts even if it is NaN
                 best = here;
                 winners[number] = best_of[child * parts + part];
             }

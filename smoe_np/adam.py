@@ -1,4 +1,4 @@
-"""Adam with a rate for each parameter, and moments that come and leave with their kernels."""
+"""Adam with a learning rate for each parameter, and moments that follow kernels in and out."""
 
 import copy
 import math
@@ -10,11 +10,12 @@ from .backend import array_module
 from .params import NAMES, unchecked
 
 BETA1, BETA2 = 0.9, 0.999
-SMALLEST_DIAGONAL = 1e-12  # of A, in the unit of the picture: log A_dd and 1/A_dd stay finite
+# least A_dd, in units of 1 / the picture's longest side: keeps log A_dd and 1/A_dd finite
+SMALLEST_DIAGONAL = 1e-12
 
 
 def bias_corrections(beta2):
-    """√(1 − β₂ᵗ)/(1 − β₁ᵗ) for t = 0, 1, … until it is 1; of t = 0, where there is none, 0."""
+    """√(1 − β₂ᵗ)/(1 − β₁ᵗ) for t = 0, 1, … until it is 1 in float64; 0 for t = 0 (undefined)."""
     ages = math.ceil(max(math.log(2.0**-54) / math.log(beta) for beta in (BETA1, beta2)))
     t = np.arange(1, ages + 1)
     return np.append(0, np.sqrt(1 - beta2**t) / (1 - BETA1**t))
@@ -29,22 +30,23 @@ class Adam:
         m ← β₁ m + (1 − β₁) g,  v ← β₂ v + (1 − β₂) g²,
         p ← p − rate · √(1 − β₂ᵗ)/(1 − β₁ᵗ) · m / (√v + ε)
 
-    with t counted for each kernel from its birth.
+    with t, the number of steps, counted for each kernel from its birth.
 
     Parameters
     ----------
     params : SmoeParams
-        Gives shapes and dtype of the moments.
+        Determines the shapes and the dtype of the moments.
     beta2 : float
+        Decay rate β₂ of the mean squares.
 
     Attributes
     ----------
     steps : int
-        Taken so far.
+        Number of steps taken so far.
     born : (K,) int32 array
-        How many had been taken when a kernel was born.
+        The value of ``steps`` when each kernel was born.
     m, v : SmoeParams
-        Moments of the gradients. They may lie with an engine until somebody looks (``lend``).
+        Moments of the gradients. An engine may hold them until they are accessed (``lend``).
     """
 
     moments = "m", "v"
@@ -57,12 +59,12 @@ class Adam:
         self.v = params.map(xp.zeros_like)
 
     def lend(self, fetch):
-        """Leave the moments to who changes them; they are fetched when somebody looks at them.
+        """Leave the moments with an engine that changes them; they are fetched when accessed.
 
         Parameters
         ----------
         fetch : callable
-            Gives them by name, a dict; called once at most.
+            Returns the moments by name, a dict; called at most once.
         """
         for name in self.moments:
             vars(self).pop(name, None)
@@ -70,16 +72,16 @@ class Adam:
 
     @property
     def lent(self):
-        """Whether all moments are elsewhere."""
+        """Whether all moments are lent out."""
         return not any(name in vars(self) for name in self.moments)
 
     def settle(self):
-        """Have the moments here; those that were set meanwhile stay as they are."""
+        """Fetch lent moments; those that were assigned meanwhile stay as they are."""
         fetch = vars(self).pop("_fetch", None)
         for name, moment in ({} if fetch is None else fetch()).items():
             vars(self).setdefault(name, moment)
 
-    def __getattr__(self, name):  # called for what is not here
+    def __getattr__(self, name):  # called only for missing attributes: lent moments
         if name not in type(self).moments or "_fetch" not in vars(self):
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         self.settle()
@@ -90,7 +92,7 @@ class Adam:
         return vars(self)
 
     def changes(self, gradients, rates, eps, fading=1.0):
-        """What a step takes off the parameters, by name: −Δp.
+        """Take in the gradients of a step; return what it subtracts from the parameters.
 
         Parameters
         ----------
@@ -100,7 +102,12 @@ class Adam:
         eps : float
             ε.
         fading : float
-            What all rates are multiplied with.
+            Factor of all learning rates.
+
+            Returns
+            -------
+            dict of arrays
+                −Δp by name of parameter.
         """
         xp = array_module(gradients.pis)
         correction = self._next_correction() * fading
@@ -120,7 +127,7 @@ class Adam:
         return changes
 
     def _next_correction(self):
-        """Count a step: what its bias is corrected with, (K,)."""
+        """Count a step, and return its bias corrections: (K,)."""
         self.steps += 1
         table = _kept_corrections(self.beta2)
         return table[np.minimum(self.steps - self.born, len(table) - 1)]
@@ -161,12 +168,13 @@ class Adam:
             xp.maximum(A[:, d, d], SMALLEST_DIAGONAL, out=A[:, d, d])
 
     def keep(self, kernels):
-        """Go on with the kernels of a mask (K,); the moments of the others leave with them."""
+        """Keep only the kernels of a mask (K,), with their moments."""
         self.m, self.v = self.m.select(kernels), self.v.select(kernels)
         self.born = self.born[kernels]
 
     def add_born(self, kernels):
-        """Go on with those of ``kernels``, an array of numbers; where it is −1, with a new one."""
+        """Reorder to the kernel numbers in ``kernels``; −1 stands for a new kernel, with moments
+        0."""
         there = kernels >= 0
         index = np.where(there, kernels, 0)
         self.born = np.where(there, self.born[index], self.steps).astype(np.int32)
@@ -177,7 +185,7 @@ class Adam:
                 setattr(moment, name, chosen)
 
     def anew(self, params):
-        """One like it, of no step yet, for other parameters."""
+        """A new optimizer with the same settings, at step 0, for other parameters."""
         return type(self)(params, self.beta2)
 
     def copy(self):
@@ -188,7 +196,7 @@ class Adam:
         return copied
 
     def become(self, other):
-        """Go on as another one."""
+        """Take over the whole state of another optimizer."""
         other.settle()
         vars(self).pop("_fetch", None)
         vars(self).update(vars(other))
@@ -201,9 +209,9 @@ class Adam:
         return {**arrays, "adam_born": self.born}
 
     def restore(self, arrays, steps):
-        """Be what gave ``arrays``, after ``steps`` steps."""
+        """Restore the state that gave ``arrays``, after ``steps`` steps."""
         self.steps = steps
-        if "adam_born" in arrays:  # files of version 0.1.0 have none
+        if "adam_born" in arrays:  # checkpoints of version 0.1.0 lack it
             self.born = arrays["adam_born"].astype(np.int32)
         for moment in ("m", "v"):
             kept = {name: arrays[f"adam_{moment}_{name}"] for name in NAMES}
@@ -211,10 +219,10 @@ class Adam:
 
 
 def positive_diagonals(params):
-    """The model with every A_dd > 0, and the number of kernels of negative determinant among it.
+    """The model with every A_dd made positive, and its number of kernels with det A < 0.
 
-    Negating a column of A leaves the precision, but a kernel with det A < 0, which only files of
-    tf-smoe have, changes the sign of its gate.
+    Negating a column of A keeps the precision A Aᵀ. But a kernel with det A < 0, which only files
+    of tf-smoe have, has a negative gate, and this changes its sign.
     """
     xp = array_module(params.A)
     diagonal = xp.diagonal(params.A, axis1=1, axis2=2)

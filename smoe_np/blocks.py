@@ -1,4 +1,4 @@
-"""Pair lists cut into chunks of blocks, as the NumPy engine computes them; and its threads."""
+"""Pair lists cut into chunks of blocks for the NumPy engine; and its thread pool."""
 
 import itertools
 import os
@@ -10,26 +10,27 @@ from scipy import sparse
 
 from .machine import processors
 
-BLOCK = 1 << 19  # pairs × pixels of a block at most: smaller ones have threads wait for each other
-PADDING = 1 << 15  # pairs × pixels that may be padding in a block, rather than one block more
+BLOCK = 1 << 19  # most pairs × pixels of a block; with fewer, threads wait for each other
+PADDING = 1 << 15  # most padding in a block, in pairs × pixels, before another block is begun
 
 
 class Block(NamedTuple):
-    """Tiles that are computed together, each with as many pairs."""
+    """Tiles that are computed together, with equally many pairs n each, after padding."""
 
     tiles: np.ndarray  # (B,)
-    winner: np.ndarray  # (B,) slot
-    slots: np.ndarray  # (B, n) slot of each pair's kernel, that of nobody where there is none
+    winner: np.ndarray  # (B,) slot of each tile's winner
+    # (B, n) slot of each pair's kernel; padding has the slot of the absent kernel
+    slots: np.ndarray
     steep: bool
-    pairs: slice  # of the chunk's pairs
+    pairs: slice  # where its pairs are among the chunk's
 
     @property
     def size(self):
-        """Pairs."""
+        """Number of pairs, padding included."""
         return self.pairs.stop - self.pairs.start
 
     def view(self, rows):
-        """Of an array (rows, pairs) of the chunk the part (B, rows, n) of this block."""
+        """The part (B, rows, n) of this block of a chunk's array (rows, pairs)."""
         part = rows[:, self.pairs]
         return part.reshape(len(rows), len(self.tiles), -1).transpose(1, 0, 2)
 
@@ -39,15 +40,16 @@ class Chunk(NamedTuple):
 
     blocks: list
     tiles: np.ndarray  # (T,)
-    winner: np.ndarray  # (T,) slot
-    kernels: np.ndarray  # slots of the kernels that occur, the last one nobody's
-    index: np.ndarray  # (pairs,) int32 kernel of each pair, among these
-    tile: np.ndarray  # (pairs,) int32 its tile, among these
-    sum_by_kernel: sparse.csc_matrix  # (kernels, pairs) of 0 and 1
+    winner: np.ndarray  # (T,) slot of each tile's winner
+    kernels: np.ndarray  # slots of the kernels that occur, the absent one last
+    index: np.ndarray  # (pairs,) int32 index of each pair's kernel into ``kernels``
+    tile: np.ndarray  # (pairs,) int32 index of each pair's tile into ``tiles``
+    # (kernels, pairs) of 0 and 1: sums over the pairs of each kernel
+    sum_by_kernel: sparse.csc_matrix
 
 
 class Pairs(NamedTuple):
-    """What a chunk's pairs are made of, a contiguous row for each number (``gate``)."""
+    """The polynomials of a chunk's pairs, with a contiguous row for each number (see ``gate``)."""
 
     theta: np.ndarray  # (M, pairs)
     expert: np.ndarray  # (J, pairs)
@@ -55,7 +57,11 @@ class Pairs(NamedTuple):
 
 
 def chunk_of(lists, ends, first, last, nobody, pixels):
-    """The chunk of tiles first:last of the lists."""
+    """The chunk of tiles first:last of pair lists.
+
+    ``ends`` is the running total of the tiles' numbers of pairs, ``nobody`` the slot of the absent
+    kernel, ``pixels`` the number of pixels of a tile.
+    """
     counts, steep = lists.counts[first:last], lists.steep[first:last]
     start = ends[first:last] - counts
     slots = lists.kernels[start[0] : ends[last - 1]]
@@ -86,7 +92,7 @@ def chunk_of(lists, ends, first, last, nobody, pixels):
 
 
 def _block_bounds(counts, gentle, pixels):
-    """Where to cut tiles of falling counts into blocks; from ``gentle`` on they are steep."""
+    """Where to cut tiles of falling counts into blocks; tiles from ``gentle`` on are steep."""
     sums = np.concatenate([[0], np.cumsum(counts)])
     bounds = [0]
     for end in (gentle, len(counts)):
@@ -99,7 +105,7 @@ def _block_bounds(counts, gentle, pixels):
 
 
 def even_cuts(ends, parts):
-    """Where to cut things of running total ``ends`` into at most ``parts`` of about equal sums."""
+    """Where to cut items with the running total ``ends`` into at most ``parts`` of similar sums."""
     goals = ends[-1] * np.arange(1, parts) / parts
     return np.unique([0, *np.searchsorted(ends, goals), len(ends)]).tolist()
 
@@ -108,7 +114,7 @@ _pools = {}
 
 
 def pool():
-    """The threads of this process; a child that was forked has none of its parent's."""
+    """The thread pool of this process; a forked child gets its own, as threads do not survive."""
     if os.getpid() not in _pools:
         _pools.clear()
         _pools[os.getpid()] = ThreadPoolExecutor(processors(), thread_name_prefix="smoe")
@@ -116,5 +122,5 @@ def pool():
 
 
 def map_on_pool(function, parts):
-    """``map`` on all cores, in order."""
+    """``map`` on all cores; results come in order."""
     return map(function, parts) if len(parts) < 2 else pool().map(function, parts)

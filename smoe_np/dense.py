@@ -1,16 +1,17 @@
 """The definition of the model, its loss and its gradients: float64, dense, slow, plain.
 
-Every pixel meets every kernel. This is what the engines are tested against; it is never fast, and
-shares nothing with them. Shapes: N pixels, K kernels, D dimensions, C channels.
+Every kernel is evaluated at every pixel. The engines are tested against this module; it is slow,
+and shares no code with them. Shapes: N pixels, K kernels, D dimensions, C channels.
 """
 
 import numpy as np
 
-TINY = 1e-19  # a sum of gates, relative to the largest, that is not positive
+# least sum of gates, relative to the largest: a sum that is not positive counts as this
+TINY = 1e-19
 
 
 def pixel_centres(shape):
-    """(N, D) coordinates of the pixel centres, (i + ½)/n with n the size of the longest axis."""
+    """Coordinates of the pixel centres, (i + ½)/n with n the size of the longest axis: (N, D)."""
     grids = np.meshgrid(*(np.arange(n) + 0.5 for n in shape), indexing="ij")
     return np.stack([grid.ravel() for grid in grids], axis=1) / max(shape)
 
@@ -22,12 +23,12 @@ def _forward(params, x):
     diagonal = np.diagonal(A, axis1=1, axis2=2)  # (K, D)
     d = x[:, None, :] - musX  # (N, K, D)
     z = np.einsum("kde,nkd->nke", A, d)  # z = Aᵀ(x − μ)
-    # log|A_dd| by way of the square keeps the formula analytic, for complex steps
+    # log|A_dd| through the square keeps the formula analytic, for complex-step derivatives
     logs = np.log(pis) + 0.5 * np.log(diagonal**2).sum(1) - 0.5 * (z**2).sum(2)  # (N, K)
     sign = np.sign(diagonal.real.prod(1))  # a gate is negative where det A < 0
     gate = sign * np.exp(logs - logs.real.max(1, keepdims=True))
     total = gate.sum(1, keepdims=True)
-    # only with negative gates can it be so: it counts as tiny then, as in tf-smoe
+    # a sum of 0 or below, possible only with negative gates, counts as TINY, as in tf-smoe
     gate = gate / np.where(total.real > TINY, total, TINY)
     expert = nu_e + np.einsum("nd,kcd->nkc", x, gamma_e)  # (N, K, C)
     return d, z, gate, expert, np.einsum("nk,nkc->nc", gate, expert)
@@ -45,7 +46,7 @@ def gating(params, shape):
 
 
 def loss(params, target, l1reg=0.0, bandwidth_reg=0.0, initial_kernels=None):
-    """L of a target (*shape, C) in [0, 1]; complex parameters give a complex L."""
+    """The loss L for a target (*shape, C) in [0, 1]; complex parameters give a complex L."""
     y = render(params, target.shape[:-1])
     clipped = np.where(y.real < 0, 0, np.where(y.real > 1, 1, y))
     K0 = initial_kernels or params.num_kernels
@@ -59,7 +60,7 @@ def loss(params, target, l1reg=0.0, bandwidth_reg=0.0, initial_kernels=None):
 
 
 def gradients(params, target, l1reg=0.0, bandwidth_reg=0.0, initial_kernels=None):
-    """∂L by name, float64, in the shapes of the parameters."""
+    """The gradients of L by parameter name, float64, in the shapes of the parameters."""
     x = pixel_centres(target.shape[:-1])
     d, z, w, e, y = _forward(params, x)
     t = np.asarray(target, np.float64).reshape(y.shape)

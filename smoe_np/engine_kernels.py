@@ -1,20 +1,21 @@
-"""The model over a picture through the kernels of ``kernels/``, on a GPU or on a CPU.
+"""The compiled engines: the model over a picture through the compute kernels of ``kernels/``.
 
-One host side for both: the buffers, and the order of launches. What differs is the launcher
-(``launch_native``, ``launch_cuda``), which has arrays, records sequences of launches and runs them.
+The host side is the same for GPU and CPU: buffers, and the order of launches. Only the launcher
+(``launch_native``, ``launch_cuda``) differs, which allocates arrays, records sequences of launches
+and runs them.
 
 Parameters of all kernels, their Adam moments and their gradients are rows (K, W) of W numbers: π,
-μ, the lower triangle of A, then for each channel ν and γ; axes along which n of these step are
+μ, the lower triangle of A, then for each channel ν and γ; the axes along which n of them step are
 (K, n, n). A step of training is the sequence
 
     step, gather    of each batch of patches: moments of every kernel in each, then their sums
     judge           the loss, and whether it exploded
     update          the chain rule, regularisers, Adam; who leaves; whether the lists still hold
-    turn            of the axes along which kernels step, where these have axes of their own
+        turn            the axes along which kernels step, if they have their own
 
-and lists are built by another one where they do not hold. Both go on without the host until there
-are as many steps as it asked for: by ``control`` (control.cuh) the host tells kernels what to do,
-and kernels tell the host what has happened. Kernels of the model keep their row, their "slot", when
+and lists that no longer hold are rebuilt by another sequence. Both continue without the host until
+as many steps are taken as it requested; through ``control`` (control.cuh) the host instructs the
+compute kernels, and they report back. Kernels of the model keep their row, their "slot", when
 others leave.
 """
 
@@ -40,13 +41,13 @@ from .steps import NO_KERNEL, NOT_FINITE, OwnFrame, Progressed, explosion
 from .tiling import TAU
 from .turned_adam import TurnedAdam
 
-# A training lasts ``STEADY`` seconds where models and moments go to and fro in fewer than these,
-# else longer in proportion, but at most so many times.
+# ``advance`` trains for ``STEADY`` seconds if copying models and moments took less than ASIDE
+# seconds; else for longer in proportion, at most MOST_PATIENCE times as long.
 ASIDE, MOST_PATIENCE = 0.005, 20.0
 
 
 def _nobody():
-    """Instead of a weak reference to an Adam, where there is none."""
+    """Stand-in for a weak reference to an Adam, where none is borrowed from."""
 
 
 class KernelEngine(KernelBuffers):
@@ -59,36 +60,35 @@ class KernelEngine(KernelBuffers):
     target : (*shape, C) array of float, optional
         The picture to regress, in [0, 1]; without it there is no loss.
     dtype : {"float32", "float64"}
-        Precision of parameters and of everything that meets pixels. Arithmetic on kernels is
-        float64.
+        Precision of parameters and of arithmetic on pixels. Arithmetic on kernels is float64.
     batches : int, optional
-        Number of parts into which the patches are divided, the moments of only one of which are
-        held at a time. ``None`` chooses. The results do not depend on it.
+        Number of batches into which the patches are divided; the moments of only one batch are held
+        at a time. ``None`` chooses. The results do not depend on it.
 
     Attributes
     ----------
     tau : float
-        Lists may leave out pairs whose gate is below e^−tau wherever in the tile. Smaller than at
-        first, it makes what is computed cheaper and less exact.
+        Lists may leave out pairs whose gate is below e^−tau everywhere in the tile. A smaller value
+        than the initial one makes computation cheaper and less exact.
     list_life : int
-        Steps of ``advance`` for which lists are used even if kernels have moved so far that they
-        no longer hold; 0 at first.
+        Number of steps of ``advance`` for which lists are used even if kernels have moved so far
+        that the lists no longer hold; initially 0.
 
     Raises
     ------
     ValueError
-        If there are more dimensions or channels than kernels are made for.
+        If there are more dimensions or channels than the compute kernels support.
     """
 
     name = "kernels"
-    launcher = None  # of a subclass: makes a launcher of D, C and a dtype
+    launcher = None  # set by a subclass: called with D, C and a dtype
 
     def __init__(self, shape, target=None, dtype="float32", batches=None):
         self.shape, self.batches = tuple(shape), batches
         self.dtype = np.dtype(dtype)
         demand(why_not_these(len(self.shape), 1), self.name)
         self.build_seconds = 0.0  # spent on lists so far
-        self._aside = 0.0  # seconds of the last ``advance`` besides training
+        self._aside = 0.0  # seconds of the last ``advance`` outside training
         self.tau = self.listed_tau = TAU[self.dtype]
         self.list_life, self.may_be_overdue = 0, False
         self.channels = self.slots = self.target = self.list = self.spare = None
@@ -156,7 +156,8 @@ class KernelEngine(KernelBuffers):
                               sets=len(numbers))
 
     def _sum_rows(self, kernel, *arguments, sets=1):
-        """Sums by kernel of the rows that a kernel over patches makes: (sets, K, W)."""
+        """Sums for each kernel of the model of the rows that a launch over patches makes: (sets, K,
+        W)."""
         sums = self.launch.zeros((sets, self.num_slots, self.width), np.float64)
 
         def launches():
@@ -189,19 +190,19 @@ class KernelEngine(KernelBuffers):
         return number[self.launch.host(owners)]
 
     def advance(self, params, adam, settings, lowest_loss, steps):
-        """Take training steps, as many as are asked for or as take a moment; needs a target.
+        """Take training steps, as many as requested or as fit into a moment; needs a target.
 
         Parameters
         ----------
         params : SmoeParams
         adam : Adam
-            Its moments, which may stay here (``Adam.lend``), and its number of steps change; where
-            a step fails or an exception ends this, moments may be ahead of the parameters.
+            Its moments, which may stay here (``Adam.lend``), and its number of steps are updated.
+            If a step fails or an exception interrupts, the moments may be ahead of the parameters.
         settings : StepSettings
         lowest_loss : float
-            Of those seen so far.
+            The lowest loss so far.
         steps : int
-            At most.
+            Most steps to take.
 
         Returns
         -------
@@ -215,7 +216,8 @@ class KernelEngine(KernelBuffers):
             self._take_moments(adam)
         self._ask(steps)
         training = time.perf_counter()
-        held, self.held = self.held, None  # another model is left behind if this is broken off
+        # if interrupted, the parameters on the device are unknown
+        held, self.held = self.held, None
         halt = self._with_room(self._train_on)
         self.held = held
         trained = time.perf_counter()
@@ -229,7 +231,7 @@ class KernelEngine(KernelBuffers):
             failure = NOT_FINITE if halt == WORDS.NOT_FINITE else NO_KERNEL
         if failure is not None:
             self._settle()
-            self.slots = None  # what the kernels are now is of no use
+            self.slots = None  # the current parameters are useless
             return Progressed(params, taken, lowest_loss, failure)
         rows = self.launch.host(self.params)
         if control[WORDS.ALIVE] < len(self.slots):
@@ -245,7 +247,7 @@ class KernelEngine(KernelBuffers):
         return Progressed(params, taken, lowest_loss, None)
 
     def keep(self, kernels):
-        """Go on with some kernels only, the mask (K,): the others have left the model."""
+        """Keep only the kernels of a mask (K,): the others have left the model."""
         if self.slots is None:
             return
         self._settle()
@@ -260,12 +262,13 @@ class KernelEngine(KernelBuffers):
             self.control[WORDS.STALE] = 1
 
     def forget(self):
-        """Go on with a model that has nothing to do with those before."""
+        """Forget the current model: the next one is unrelated."""
         self._settle()
         self.slots = None
 
     def succeed(self, parents):
-        """Go on with another model, whose kernels stem from those of an array (K',) of indices."""
+        """Expect another model, each of whose kernels descends from a kernel in ``parents``
+        (K',)."""
         if self.slots is None:
             return
         rates = self.rates[self.launch.array(self.slots[parents])]
@@ -273,7 +276,7 @@ class KernelEngine(KernelBuffers):
         self.rates[...] = rates
 
     def state(self):
-        """Arrays by name from which ``restore`` goes on bit for bit."""
+        """Arrays by name from which ``restore`` continues bit for bit."""
         if self.slots is None or not self.listed:
             return {}
         anchors, moved, rates, control = (self.launch.host(array) for array in (
@@ -300,7 +303,7 @@ class KernelEngine(KernelBuffers):
         }
 
     def restore(self, state):
-        """Put the engine into the state that ``state`` gave."""
+        """Put the engine into the state in which ``state`` was called."""
         if "pis" not in state or is_forged(state):
             return
         K, D = state["musX"].shape
@@ -333,7 +336,7 @@ class KernelEngine(KernelBuffers):
         self.held, self.may_be_overdue = None, True
 
     def memory_needed(self, params):
-        """Bytes that an iteration takes at its peak, all arrays counted; needs a target."""
+        """Peak memory of an iteration in bytes, with all arrays of the engine; needs a target."""
         self._prepare(params)
         self._ask(1)
         self._with_room(lambda: self.launch.run(self._moments))
@@ -344,7 +347,7 @@ class KernelEngine(KernelBuffers):
 
     @property
     def threads(self):
-        """Processors that are used, where it is for us to choose; no result depends on it."""
+        """Number of processors to use; None on a GPU. Results do not depend on it."""
         return self.launch.threads
 
     @threads.setter
@@ -358,13 +361,13 @@ class KernelEngine(KernelBuffers):
 
     @property
     def pairs_per_pixel(self):
-        """Pairs that are computed for a pixel, on the average; before the first iteration 0."""
+        """Mean number of pairs that are computed per pixel; 0 before the first iteration."""
         if self.slots is None or not self.listed:
             return 0.0
         return self._num_pairs() * self.grid.pixels / math.prod(self.shape)
 
     def __getstate__(self):
-        """All but the launcher and what it recorded, which hold addresses."""
+        """The state without the launcher and its recorded sequences, which hold addresses."""
         self._settle()
         addresses = ("launch", "_lists", "_planned", "_build", "_step", "_moments", "_tile",
                      "_borrowed_from", "rows")
@@ -409,7 +412,7 @@ class KernelEngine(KernelBuffers):
         return found
 
     def _settle(self):
-        """Give moments back to whom they belong, before they are changed here."""
+        """Return borrowed moments to their optimizer, before they are overwritten here."""
         adam = self._borrowed_from()
         if adam is not None:
             adam.settle()

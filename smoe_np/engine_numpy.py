@@ -1,4 +1,4 @@
-"""The model over a picture in NumPy: blocks of tiles, matrix products, all cores.
+"""The NumPy engine: the model over a picture by matrix products over blocks of tiles, on all cores.
 
 A block is a few tiles with about the same number of kernels, padded to the largest. With B tiles of
 P pixels, n kernels each and J = 1 + C (D + 1) columns of an expert (``gate``), an iteration is
@@ -8,13 +8,13 @@ P pixels, n kernels each and J = 1 + C (D + 1) columns of an expert (``gate``), 
     g = p ∘ (E Q)           (B, n, P)   from Q (B, J, P) = (−Σ_c q_c y_c, q_c (1, u)), q = r/S
     G = g Φᵀ,  R = p Q'ᵀ    the moments of every pair; Q' is Q less its first row
 
-Here y is less a level of the picture near by, and r lacks its factor 2/(N C), which the chain rule
-supplies. The only passes over pairs × pixels besides matrix products are exp and one product. That
-is done block by block on all cores; a block is small enough for a core's cache and large enough
-that threads seldom wait for Python. What is computed for pairs alone comes before and after, for
-chunks of neighbouring tiles, in arrays with one contiguous row for each number of a pair. Nothing
-of size pixels × kernels is ever held, and of the size of all pairs only the lists: chunks are taken
-in batches.
+Here y is relative to a nearby level of the picture, and r lacks its factor 2/(N C), which the chain
+rule supplies. Besides matrix products, only exp and one multiplication pass over pairs × pixels.
+This is done block by block on all cores; a block is small enough for a core's cache, and large
+enough that threads seldom wait for Python's lock. What depends on pairs alone is computed before
+and after, for chunks of neighbouring tiles, in arrays with one contiguous row for each number of a
+pair. No array of pixels × kernels is ever held, and of all pairs at once only the lists: chunks are
+processed in batches.
 """
 
 import itertools
@@ -31,21 +31,23 @@ from .machine import processors
 from .steps import take_step
 from .tiling import TAU
 
-SIDE = {1: 64, 2: 16, 3: 4}  # pixels along an axis of a tile, by dimensions
-TINY = 1e-19  # a sum of signed gates, relative to the largest, that is not positive
-# 1 − gate below which nobody knows what the other kernels are like there
+SIDE = {1: 64, 2: 16, 3: 4}  # tile size along each axis in pixels, by number of dimensions
+# least sum of signed gates, relative to the largest: a sum that is not positive counts as this
+TINY = 1e-19
+# 1 − gate below which the sum of the other gates is lost in rounding
 ALONE = {np.dtype(np.float32): 1e-5, np.dtype(np.float64): 1e-12}
-# Log-gates below count as none: beside the largest gate, which is 1 or more, they are nothing, and
-# products near the least number of a precision would take a hundred times longer.
+# Gates whose log is below this count as 0. Beside the largest gate, which is 1 or more, they are
+# negligible, and products near the smallest normal number would take a hundred times longer.
 FAINTEST = {np.dtype(np.float32): -60.0, np.dtype(np.float64): -600.0}
-# That costs two passes, which are spared where hardly a kernel falls so far along an axis of a tile
-# at whose edge it ends.
+# That costs two passes over the gates. They are skipped if at most this fraction of kernels is so
+# sharp that log-gates fall so low across a tile.
 HARDLY_ANY = 0.01
-THREAD = 1 << 20  # pairs × pixels for which another thread is worth waking
-CHUNK = 1 << 13  # pairs of a chunk at most: its rows stay in a core's L2 cache
-BATCH = 1 << 18  # pairs of a batch at most
-LIST_BYTES, CHUNK_BYTES, BUILDING_BYTES = 4, 24, 100  # of a pair: listed, in a chunk, while found
-KERNEL_NUMBERS = 4  # arrays of all the numbers of all kernels that are alive at a time
+THREAD = 1 << 20  # pairs × pixels that justify another thread
+CHUNK = 1 << 13  # most pairs of a chunk: its rows stay in a core's L2 cache
+BATCH = 1 << 18  # most pairs of a batch
+# bytes per pair: in the lists, in a chunk, while lists are built
+LIST_BYTES, CHUNK_BYTES, BUILDING_BYTES = 4, 24, 100
+KERNEL_NUMBERS = 4  # number of arrays with all numbers of all kernels that exist at a time
 
 
 class NumpyEngine:
@@ -58,20 +60,20 @@ class NumpyEngine:
     target : (*shape, C) array of float, optional
         The picture to regress, in [0, 1]; without it there is no loss.
     dtype : {"float32", "float64"}
-        Precision of everything that meets pixels. Sums over pixels and all arithmetic on kernels
-        are float64.
+        Precision of arithmetic on pixels. Sums over pixels and all arithmetic on kernels are
+        float64.
     batches : int, optional
-        Number of parts into which the pairs are divided, at most one for each CHUNK of them; only
-        one is held at a time. ``None`` chooses. The results do not depend on it.
+        Number of batches into which the pairs are divided, at most one for each CHUNK of them; only
+        one batch is held in memory at a time. ``None`` chooses. The results do not depend on it.
 
     Attributes
     ----------
     tau : float
-        Lists may leave out pairs whose gate is below e^−tau wherever in the tile. Smaller than at
-        first, it makes what is computed cheaper and less exact.
+        Lists may leave out pairs whose gate is below e^−tau everywhere in the tile. A smaller value
+        than the initial one makes computation cheaper and less exact.
     list_life : int
-        Steps of ``advance`` for which lists are used even if kernels have moved so far that they
-        no longer hold; 0 at first.
+        Number of steps of ``advance`` for which lists are used even if kernels have moved so far
+        that the lists no longer hold; initially 0.
     """
 
     name = "numpy"
@@ -84,7 +86,7 @@ class NumpyEngine:
         self.phi = gate.monomials(self.grid.offsets()).astype(self.dtype)  # (M, P)
         self.live = LiveLists(self.grid, TAU[self.dtype], map_on_pool)
         self.chunks = []  # in batches
-        self.build_seconds = 0.0  # spent on lists so far
+        self.build_seconds = 0.0  # seconds spent on building lists so far
         self.target, self.faint = None, False
         if target is not None:
             self.target = self.grid.cut(np.asarray(target, self.dtype))  # (T, C, P)
@@ -94,7 +96,7 @@ class NumpyEngine:
 
     @staticmethod
     def why_not(D=2, C=1):
-        """Say in one sentence why this engine cannot be used here; ``None``: it always can."""
+        """Say in one sentence why this engine cannot be used here: never, so always ``None``."""
         return
 
     def loss_and_gradients(self, params):
@@ -130,13 +132,13 @@ class NumpyEngine:
         return self.grid.paste(self.target)
 
     def another(self, picture):
-        """An engine like this for another picture (*shape, C)."""
+        """A new engine with the same settings for another picture (*shape, C)."""
         return type(self)(picture.shape[:-1], picture, self.dtype, self.batches)
 
     def weigh(self, params):
-        """What each kernel is worth to the picture; needs a target.
+        """Each kernel's mass, its error, and the cost of leaving it out; needs a target.
 
-        A pixel's error ρ² = (t − clip(y))² is that of all its channels.
+        A pixel's error ρ² = (t − clip(y))² is summed over its channels.
 
         Parameters
         ----------
@@ -146,14 +148,15 @@ class NumpyEngine:
         Returns
         -------
         (K, 3) float64 array
-            Mass Σ w; error Σ w ρ²; and the cost of leaving the kernel out, Σ (ρ'² − ρ²), where
-            y' = (y − w e)/(1 − w). Where its gate is within 1e-5 of 1 (float64: 1e-12) nobody
-            knows what would be there instead: such a pixel costs C.
+            Mass Σ w; error Σ w ρ²; and the cost of leaving the kernel out, Σ (ρ'² − ρ²), where y' =
+            (y − w e)/(1 − w). Where the gate is within 1e-5 of 1 (float64: 1e-12), what would
+            replace the kernel is unknown: such a pixel costs C.
         """
         return self._sum_pairs(params, 3, self._weigh, moments=False)[0][0].T
 
     def halve(self, params, directions=()):
-        """What pixels say of the expert that they would like: all, and those of halves of kernels.
+        """Sums to fit corrections of the experts: over each kernel's pixels, and over halves of
+        them.
 
         Parameters
         ----------
@@ -165,8 +168,9 @@ class NumpyEngine:
         Returns
         -------
         (1 + R, K, M + C (D + 1)) float64 array
-            Of all pixels, then of the half in each direction: Σ w² φ(x − μ) with the monomials φ
-            of ``gate``; then for each channel Σ w ρ and Σ w ρ (x − μ); in pixels.
+            Over all pixels, then over the half in each direction: Σ w² φ(x − μ) with the monomials
+            φ of ``gate``; then for each channel Σ w ρ and Σ w ρ (x − μ), with ρ = t − clip(y); in
+            pixels.
         """
         def of_block(block, pairs, scratch, sums):
             A = self.live.in_slots().A[block.slots]
@@ -212,12 +216,12 @@ class NumpyEngine:
         ----------
         params : SmoeParams
         adam : Adam
-            Its moments and its number of steps change.
+            Its moments and its number of steps are updated.
         settings : StepSettings
         lowest_loss : float
-            Of those seen so far.
+            The lowest loss so far.
         steps : int
-            At most.
+            Most steps to take; this engine takes one.
 
         Returns
         -------
@@ -226,23 +230,24 @@ class NumpyEngine:
         return take_step(self, params, adam, settings, lowest_loss)
 
     def keep(self, kernels):
-        """Go on with some kernels only, the mask (K,): the others have left the model."""
+        """Keep only the kernels of a mask (K,): the others have left the model."""
         self.live.keep(kernels)
 
     def forget(self):
-        """Go on with a model that has nothing to do with those before."""
+        """Forget the current model: the next one is unrelated."""
         self.live.forget()
 
     def succeed(self, parents):
-        """Go on with another model, whose kernels stem from those of an array (K',) of indices."""
+        """Expect another model, each of whose kernels descends from a kernel in ``parents``
+        (K',)."""
         self.live.succeed(parents)
 
     def state(self):
-        """Arrays by name from which ``restore`` goes on bit for bit."""
+        """Arrays by name from which ``restore`` continues bit for bit."""
         return self.live.state()
 
     def restore(self, state):
-        """Put the engine into the state that ``state`` gave."""
+        """Put the engine into the state in which ``state`` was called."""
         self.live.restore(state)
         if self.live.lists is not None:
             self.chunks = self._cut_lists(self.live.lists)
@@ -272,12 +277,12 @@ class NumpyEngine:
 
     @property
     def pairs_per_pixel(self):
-        """Pairs that are computed for a pixel, on the average; before the first iteration 0."""
+        """Mean number of pairs that are computed per pixel; 0 before the first iteration."""
         rows = sum(len(chunk.index) for batch in self.chunks for chunk in batch)
         return rows * self.grid.pixels / int(np.prod(self.shape))
 
     def memory_needed(self, params):
-        """Bytes that an iteration takes at its peak, all arrays counted; needs a target."""
+        """Peak memory of an iteration in bytes, with all arrays of the engine; needs a target."""
         self._prepare(params)
         D, M, C = len(self.shape), len(self.phi), params.num_channels
         pairs, real = len(self.live.lists.kernels), self.dtype.itemsize
@@ -300,13 +305,13 @@ class NumpyEngine:
     # ---- batches of chunks of blocks
 
     def _prepare(self, params):
-        """The kernels in pixels, in slots of the lists, which are built anew if they are stale."""
+        """The PixelKernels by slot of the lists, which are rebuilt if they no longer hold."""
         started = time.perf_counter()
         if self.live.update(params):
             self.chunks = self._cut_lists(self.live.lists)
             self.build_seconds += time.perf_counter() - started
         kernels = self.live.in_slots()
-        end = math.sqrt(2 * self.tau) + 1  # ‖z‖ beyond which a kernel usually matters no longer
+        end = math.sqrt(2 * self.tau) + 1  # ‖z‖ beyond which a kernel usually no longer matters
         far = math.sqrt(-1.8 * math.log(np.finfo(self.dtype).tiny)) - end  # with a margin
         across = np.sqrt((kernels.A * kernels.A).sum(2)) * np.subtract(self.grid.tile, 1)
         self.faint = (across > far).any(axis=1).mean() > HARDLY_ANY
@@ -324,35 +329,36 @@ class NumpyEngine:
         return [chunks[a:b] for a, b in itertools.pairwise(bounds)]
 
     def _batches(self, kernels):
-        """Each batch with its chunks' pairs."""
+        """Yield each batch with the Pairs of its chunks."""
         columns = gate.PairColumns(kernels)
         for batch in self.chunks:
             yield batch, [self._pairs(chunk, columns, kernels) for chunk in batch]
 
     def _row_width(self, params):
-        """Numbers of a pair's moments."""
+        """The number of moments of a pair."""
         return len(self.phi) + params.num_channels * (len(self.shape) + 1)
 
     def _sum_pairs(self, params, width, function, sets=1, moments=True):
-        """Sums over each kernel's pairs of what ``function(block, pairs, scratch, sums)`` writes.
+        """Sum over each kernel's pairs what ``function(block, pairs, scratch, sums)`` writes.
 
         Parameters
         ----------
         params : SmoeParams
         width : int
-            Numbers of a set.
+            Number of sums in a set.
         function : callable
-            Its ``sums`` are (B, sets × width, n).
+            Writes to its ``sums``, (B, sets × width, n).
         sets : int
-            Of such numbers.
+            Number of sets.
         moments : bool
-            Whether they are moments round the tiles' centres, and are wanted round the kernels'.
+            Whether the sums are moments round the tiles' centres, to be moved to the kernels'
+            centres.
 
         Returns
         -------
         (sets, width, K) float64 array
         list
-            What the function has returned for each block.
+            What the function returned for each block.
         """
         kernels = self._prepare(params)
         total = np.zeros((sets, width, len(kernels.log_weight)))
@@ -371,7 +377,7 @@ class NumpyEngine:
         return total[..., self.live.slots], returned
 
     def _run_all(self, kernels, function):
-        """``function(block, pairs, scratch)`` of every block; the results in order."""
+        """Call ``function(block, pairs, scratch)`` for every block; the results, in order."""
         results = []
         for batch, pairs in self._batches(kernels):
             results += self._run(batch, lambda block, i, scratch, pairs=pairs:
@@ -379,12 +385,13 @@ class NumpyEngine:
         return results
 
     def _workers(self, batch):
-        """Threads that a batch is worth."""
+        """The number of threads to use for a batch."""
         enough = 1 + sum(len(chunk.index) for chunk in batch) * self.grid.pixels // THREAD
         return min(self.threads, sum(len(chunk.blocks) for chunk in batch), enough)
 
     def _run(self, batch, function):
-        """``function(block, number of its chunk, scratch)`` of a batch's blocks, on all cores."""
+        """Call ``function(block, number of its chunk, scratch)`` for a batch's blocks, on all
+        cores."""
         work = [(block, i) for i, chunk in enumerate(batch) for block in chunk.blocks]
         results = [None] * len(work)
         waiting = iter(range(len(work)))  # its next() is atomic
@@ -392,7 +399,8 @@ class NumpyEngine:
 
         def drain():
             scratch = np.empty((2, size), self.dtype)
-            with np.errstate(all="ignore"):  # of models gone wild; a thread has its own state
+            # diverged models may overflow; the setting is per thread
+            with np.errstate(all="ignore"):
                 for w in waiting:
                     results[w] = function(*work[w], scratch)
 
@@ -403,7 +411,7 @@ class NumpyEngine:
         return results
 
     def _pairs(self, chunk, columns, kernels):
-        """Polynomials of a chunk's pairs; log-gates less those of each tile's winner."""
+        """The polynomials of a chunk's pairs; log-gates are relative to each tile's winner."""
         origin = self.grid.centres(chunk.tiles).T  # (D, T)
         reference = self._reference(chunk.tiles, chunk.winner, kernels).T  # (C, T)
         expert = np.empty((1 + columns.C * (columns.D + 1), len(chunk.index)), self.dtype)
@@ -416,8 +424,13 @@ class NumpyEngine:
         return Pairs(theta.astype(self.dtype), expert, offset)
 
     def _reference(self, tiles, winner, kernels):
-        """(T, C) level of the picture in tiles; without a picture, of the winner's expert."""
-        if self.live.signed:  # the sum of gates may not be what their sum times a level needs
+        """The level to subtract in each tile: (T, C).
+
+        It is the mean of the picture; without a picture, the value of the winner's expert at its
+        centre.
+        """
+        # the sum of signed gates may be replaced, and a level could not be added back
+        if self.live.signed:
             return np.zeros((len(tiles), kernels.value.shape[1]), self.dtype)
         if self.target is not None:
             return self.level[tiles]
@@ -426,21 +439,24 @@ class NumpyEngine:
     # ---- what happens in a block
 
     def _gates(self, block, pairs, scratch):
-        """Expert columns (B, J, n), and p (B, n, P): gates but for their sum."""
+        """Expert columns (B, J, n), and p (B, n, P), the unnormalised gates."""
         theta = block.view(pairs.theta).transpose(0, 2, 1)  # (B, n, M)
         p = scratch[0, : block.size * self.grid.pixels].reshape(*theta.shape[:2], -1)
         np.matmul(theta, self.phi, out=p)
         if block.steep or self.live.signed or self.live.overdue:
-            # exp of an advantage over the tile's winner would overflow, or hide what is tiny
+            # exp of a difference to the tile's winner would overflow, or underflow everywhere at a
+            # pixel
             p -= p.max(axis=1, keepdims=True)
-        if self.faint and not self.live.signed:  # of large sums little may be left
+        # not for signed gates: their large terms may cancel, so that small ones matter
+        if self.faint and not self.live.signed:
             _exp_of_advantage(p)
         else:
             np.exp(p, out=p)
         return block.view(pairs.expert), p
 
     def _forward(self, block, pairs, scratch):
-        """Also the normaliser S (B, 1, P) and the regression less the reference, y (B, C, P)."""
+        """What ``_gates`` returns; also the normaliser S (B, 1, P) and y less the level (B, C,
+        P)."""
         columns, p = self._gates(block, pairs, scratch)
         D = len(self.shape)
         sums = np.matmul(columns, p)  # (B, J, P)
@@ -455,7 +471,8 @@ class NumpyEngine:
         return columns, p, S, y
 
     def _residual(self, block, y):
-        """clip(y) − t (B, C, P), 0 beyond the picture, and where the clip lets gradients pass."""
+        """clip(y) − t (B, C, P), 0 beyond the picture; and where the clip passes gradients
+        (bool)."""
         if not self.live.signed:
             y = y + self.level[block.tiles][..., None]
         clipped = np.minimum(np.maximum(y, 0), 1)
@@ -487,7 +504,7 @@ class NumpyEngine:
         return error
 
     def _weigh(self, block, pairs, scratch, sums):
-        """Write what ``weigh`` adds up, (B, 3, n)."""
+        """Write a block's part of the sums of ``weigh``, (B, 3, n)."""
         columns, p, S, y = self._forward(block, pairs, scratch)
         residual = self._residual(block, y)[0]
         square = (residual * residual).sum(1, keepdims=True)  # (B, 1, P)
@@ -512,7 +529,8 @@ class NumpyEngine:
         sums[:, 0], sums[:, 1], sums[:, 2] = p.sum(2), (p * square).sum(2), cost.sum(2)
 
     def _halve(self, block, pairs, scratch, sums, slopes):
-        """Write what ``halve`` adds up; ``slopes`` are for each direction n · Aᵀ, (B, n, D)."""
+        """Write a block's part of the sums of ``halve``; ``slopes`` has n · Aᵀ per direction, (B,
+        n, D)."""
         _, p, S, y = self._forward(block, pairs, scratch)
         residual = self._residual(block, y)[0]
         M, linear = len(self.phi), self.phi[: 1 + len(self.shape)]
@@ -536,7 +554,7 @@ class NumpyEngine:
 
 
 def _exp_of_advantage(p):
-    """Take exp of log-gates less some winner's, in place; of the faintest 0."""
+    """Exponentiate relative log-gates in place; those below FAINTEST give exactly 0."""
     faintest = np.full(1, FAINTEST[p.dtype], p.dtype)
     np.maximum(p, faintest, out=p)
     np.exp(p, out=p)

@@ -1,9 +1,9 @@
-"""Each kernel's own frame, z = Aᵀ(x − μ): gradients and steps that no size of anything enters.
+"""Gradients and steps in each kernel's own frame, z = Aᵀ(x − μ).
 
-A step in it is, by names of the parameters: ``pis`` a change of log π; ``musX`` a shift δ of the
-centre, in z; ``A`` a change Ω, lower triangular, of A ← A exp(Ω); ``nu_e`` and ``gamma_e`` a
-change of ν̂ and η, where the expert is ν̂ + η·z. Expert surfaces stay where they are in the picture
-while centres and A move.
+In this frame, a step does not depend on the size of the kernel or of the picture. By parameter
+name, a step is: for ``pis`` a change of log π; for ``musX`` a shift δ of the centre, in z; for
+``A`` a lower triangular Ω in A ← A exp(Ω); for ``nu_e`` and ``gamma_e`` a change of ν̂ and η in the
+expert ν̂ + η·z. Expert surfaces stay where they are in the picture while centres and A move.
 """
 
 import math
@@ -11,25 +11,27 @@ import math
 from .backend import array_module
 from .params import unchecked
 
-SMALLEST_WEIGHT, LARGEST_WEIGHT = 1e-30, 1e8  # beyond ``params.LARGEST`` a model is refused
-# where π itself steps, weights below this go with the first step, whatever their gradient, which
-# divided by less would have a square beyond float32
+# limits of π; within ``params.LARGEST``, beyond which a model is refused
+SMALLEST_WEIGHT, LARGEST_WEIGHT = 1e-30, 1e8
+# Where π itself is stepped, ∂L/∂π is ∂L/∂log π divided by π, or by this if π is less: otherwise the
+# square of the gradient would exceed float32. Such small weights leave with their first step
+# whatever their gradient is.
 LEAST_DIVISOR = 1e-15
 
 
 def whitened(gradients, params, scale):
-    """Gradients by the parameters as gradients in each kernel's frame.
+    """Convert gradients with respect to the parameters to gradients in each kernel's frame.
 
     Parameters
     ----------
     gradients, params : SmoeParams
     scale : float
-        A factor.
+        Factor of all gradients.
 
     Returns
     -------
     SmoeParams
-        float64.
+        In float64.
     """
     xp = array_module(params.A)
     A, musX = params.A.astype(float), params.musX.astype(float)
@@ -43,34 +45,34 @@ def whitened(gradients, params, scale):
 
 
 def balanced(pis):
-    """The same weights in another unit: they add up to 1, but none is below what a step leaves."""
+    """The weights scaled to add up to 1, but none below SMALLEST_WEIGHT, the least after a step."""
     xp = array_module(pis)
     return xp.maximum(pis / pis.sum(dtype=float), SMALLEST_WEIGHT).astype(pis.dtype)
 
 
 def retract(params, changes, least, most, beyond=math.inf, steepest=math.inf):
-    """The parameters after a step, −``changes`` by name, in each kernel's frame.
+    """The parameters after a step of −``changes`` in each kernel's frame.
 
-    Δμ = A⁻ᵀ δ; A ← A exp(Ω), to first order, but exactly on the diagonal.
+    Δμ = A⁻ᵀ δ; A ← A exp(Ω), with exp exact on the diagonal and to first order off it.
 
     Parameters
     ----------
     params : SmoeParams
     changes : dict
-        What the step takes off; a parameter that is not there is not trained.
+        Arrays by parameter name; a parameter that is missing is not trained.
     least : float
-        Below which no diagonal entry of A falls.
+        Lower limit of the diagonal entries of A.
     most : float
-        Of the sharpness along each axis, √(A Aᵀ)_dd: a row of A beyond it is shortened.
+        Upper limit of the sharpness along each axis, √(A Aᵀ)_dd: a row of A beyond it is shortened.
     beyond : float
-        By how much an expert's value at its centre may lie outside [0, 1], if ν is trained.
+        How far an expert's value at its centre may lie outside [0, 1], if ν is trained.
     steepest : float
-        Of an expert's slopes η along z, if γ is trained.
+        Upper limit of the magnitude of an expert's slopes η along z, if γ is trained.
 
     Returns
     -------
     SmoeParams
-        In the precision of ``params``.
+        In the dtype of ``params``.
     """
     xp, D = array_module(params.A), params.num_dims
     arrays = {name: array.astype(float) for name, array in params.arrays().items()}

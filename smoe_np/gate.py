@@ -2,12 +2,12 @@
 
 Over a tile, in pixels u from the tile's centre, a log-gate is a polynomial of degree 2,
 ℓ(u) = θ · φ(u) with M = (D+1)(D+2)/2 monomials φ = (1, u_i, u_i u_j), and an expert is one of
-degree 1. So all that a pair (tile, kernel) adds to any gradient are its moments Σ_u g φ(u) and
-Σ_u w r (1, u). Everything here is arithmetic on kernels and pairs, in float64, for NumPy and CuPy
-arrays alike; nothing here meets a pixel.
+So all that a pair (tile, kernel) contributes to any gradient is in its moments Σ_u g φ(u) and Σ_u w
+r (1, u). Everything here is arithmetic on kernels and pairs, in float64, for NumPy and CuPy arrays
+alike; nothing here handles single pixels.
 
 Indices: K kernels, D dimensions, C channels, J = 1 + C (D + 1) columns of an expert with a leading
-1 for the normaliser. A leading "..." is any shape of pairs.
+1 for the normaliser. A leading "..." stands for any shape of pairs.
 """
 
 from typing import NamedTuple
@@ -15,7 +15,7 @@ from typing import NamedTuple
 from .backend import array_module
 from .params import unchecked
 
-DEAD = -1e30  # log weight of a kernel that is not there: finite, so that differences stay finite
+DEAD = -1e30  # log weight of an absent kernel: finite, so that differences stay finite
 
 
 def quadratic_terms(D):
@@ -24,7 +24,7 @@ def quadratic_terms(D):
 
 
 def monomials(u):
-    """φ of points u (D, P): (M, P). Its first D + 1 rows are (1, u)."""
+    """The monomials φ of points u (D, P): (M, P). The first D + 1 rows are (1, u)."""
     xp = array_module(u)
     D = len(u)
     rows = [xp.ones_like(u[0]), *u, *(u[i] * u[j] for i, j in quadratic_terms(D))]
@@ -32,7 +32,7 @@ def monomials(u):
 
 
 class PixelKernels(NamedTuple):
-    """K kernels in units of pixels, float64, and one more, the last, that is not there."""
+    """K kernels in units of pixels, float64, followed by one absent kernel (log weight DEAD)."""
 
     log_weight: object  # (K+1,) log π + Σ log|A_dd|
     sign: object  # (K+1,) of det A
@@ -47,7 +47,7 @@ class PixelKernels(NamedTuple):
 
 
 def pixel_kernels(params, longest):
-    """The kernels of a model over a picture whose longest axis has ``longest`` pixels."""
+    """The PixelKernels of a model over a picture whose longest axis has ``longest`` pixels."""
     xp = array_module(params.pis)
     K, D = params.musX.shape
 
@@ -80,7 +80,7 @@ def precisions(A):
 
 
 class PairColumns:
-    """What pairs need of their kernels, one contiguous row for each number of a kernel.
+    """Kernel data for the pairs, with one contiguous row for each number of a kernel.
 
     Parameters
     ----------
@@ -102,7 +102,7 @@ class PairColumns:
             self.rows = xp.concatenate([self.rows, kernels.sign[None]])
 
     def polynomials(self, index, origin, reference, columns):
-        """Log-gates and experts of the kernels ``index`` round some points.
+        """Polynomials of log-gates and experts of the kernels ``index`` round given origins.
 
         Parameters
         ----------
@@ -110,10 +110,10 @@ class PairColumns:
         origin : (D, pairs) array
             In pixels.
         reference : (C, pairs) array
-            A level of the picture near by, taken off the experts: their differences, which are all
-            that matters, then stay exact in float32.
+            A nearby level of the picture, subtracted from the experts: the differences between
+            experts, which are all that matters, then stay accurate in float32.
         columns : (J, pairs) array, any float
-            Takes 1, then for each channel the expert's value at the origin and its D slopes per
+            Output: 1, then for each channel the expert's value at the origin and its D slopes per
             pixel; all of them times the sign of the gate.
 
         Returns
@@ -162,7 +162,7 @@ class PairColumns:
 
 
 def moments_at_kernels(moments, offset):
-    """Moments of pairs round the tile's centre, moved to round the kernel's centre.
+    """Move moments of pairs from round the tile's centre to round the kernel's centre.
 
     Parameters
     ----------
@@ -199,7 +199,7 @@ def chain_rule(moments, params, longest, scale):
     Parameters
     ----------
     moments : (M + C (D + 1), K) float64 array
-        Sums over the tiles of what ``moments_at_kernels`` gives.
+        Sums over the tiles of the results of ``moments_at_kernels``.
     params : SmoeParams
     longest : int
         Pixels along the longest axis of the picture.

@@ -1,6 +1,6 @@
-"""What kernels are given: a model's buffers, its pair lists, and the order of launches.
+"""The buffers of a compiled engine, its pair lists, and the order of launches.
 
-The other half of ``engine_kernels``, which says what an engine does with them.
+``engine_kernels`` builds the engine on top of this.
 """
 
 import math
@@ -15,27 +15,30 @@ from .kernel_files import constants
 from .param_rows import lower_entries, rows_of
 from .steps import LEAST_EXPLOSION
 
-WORDS = SimpleNamespace(**constants())  # by which the host and kernels tell each other things
-SIDE = {1: 64, 2: 8, 3: 4}  # pixels along an axis of a tile, by dimensions; axis 0: LONG times
+WORDS = SimpleNamespace(**constants())  # constants of the sources, such as places in ``control``
+# tile size along each axis in pixels, by dimensions; LONG times that along axis 0
+SIDE = {1: 64, 2: 8, 3: 4}
 MOST_CHANNELS = 8
-KERNEL_THREADS, FEW_THREADS = 32, 64  # of a block; the others are in the sources
+KERNEL_THREADS, FEW_THREADS = 32, 64  # threads of a block; other sizes are defined in the sources
 TILE_THREADS, UPDATE_THREADS, LIST_THREADS = (
     WORDS.TILE_THREADS, WORDS.UPDATE_THREADS, WORDS.LIST_THREADS)
-SHARE = 8 * LIST_THREADS  # rows that a block counts where there is one set of counters
-MANY_BOXES = 1024  # of which a block needs few threads each
-MOST_SHARES = 256  # of the boxes of a level
-ROWS_BYTES = 1 << 28  # of the sums of a batch
-SETS_BYTES = 1 << 23  # where there are several sets of them, which is seldom
-ROOM = 1.25  # times what is needed, for lists that were too short
-FIRST_PAIRS = 32  # of TILE_THREADS pixels, for which there is room at first
-FEW_PATCHES = 256  # that can be shared among processors; of boxes the largest that are as many ...
-HIGHEST_PATCH = 3  # ... up to this level
+SHARE = 8 * LIST_THREADS  # rows per block of ``tally`` where all blocks share one set of counters
+MANY_BOXES = 1024  # from so many boxes in a level, blocks have few threads
+MOST_SHARES = 256  # most shares of the boxes of a level in all
+ROWS_BYTES = 1 << 28  # most bytes of the rows of sums of a batch
+SETS_BYTES = 1 << 23  # the same with several sets of rows, which is rare
+ROOM = 1.25  # factor by which a list that was too short exceeds what it needed
+FIRST_PAIRS = 32  # pairs per TILE_THREADS pixels for which lists have room initially
+# On a CPU, patches are the largest boxes of which there are FEW_PATCHES or more, enough to share
+# among processors, and of level HIGHEST_PATCH at most.
+FEW_PATCHES = 256
+HIGHEST_PATCH = 3
 MOST_ENTRIES = 2**31 - 1
-LAUNCH_BYTES = 2200  # of a launch that is recorded: its arguments, as objects
+LAUNCH_BYTES = 2200  # bytes of host memory of a recorded launch: its arguments, as objects
 
 
 def why_not_these(D, C):
-    """Say why there are no kernels for so many dimensions and channels, or return ``None``."""
+    """Say why the kernels do not support D dimensions and C channels, or return ``None``."""
     if D not in SIDE:
         return f"kernels are made for 1 to 3 dimensions, here are {D}"
     if C > MOST_CHANNELS:
@@ -44,18 +47,18 @@ def why_not_these(D, C):
 
 
 def demand(why_not, name):
-    """Raise ValueError if there is a reason why the engine of a name cannot be used."""
+    """Raise ValueError if there is a reason ``why_not`` to use the engine ``name``."""
     if why_not is not None:
         raise ValueError(f'backend {name!r} cannot be used: {why_not}; backend="numpy" takes any')
 
 
 class KernelBuffers:
-    """The buffers of an engine of kernels, and what is in them; ``KernelEngine`` builds on it."""
+    """The buffers of a compiled engine and their contents; the base of ``KernelEngine``."""
 
     # ---- buffers
 
     def _start(self, channels):
-        """Have the kernels for a number of channels."""
+        """Load the compute kernels for a number of channels, and allocate what it determines."""
         self._settle()
         D = len(self.shape)
         demand(why_not_these(D, channels), self.name)
@@ -92,20 +95,20 @@ class KernelBuffers:
         self._correct_bias_of(BETA2)
 
     def _lay_out(self):
-        """Have tiles and rows as these kernels do, no rows yet; whether patches are boxes."""
+        """Adopt the layout of tiles and rows of these kernels; return whether patches are boxes."""
         layout = self.launch.zeros(3, np.int32)
         self._run("layout", 1, 1, layout)
         self.row_width, patches_are_boxes, long = map(int, self.launch.host(layout))
         sides = [SIDE[len(self.shape)]] * len(self.shape)
         sides[0] *= long
-        # all tiles whole, some beyond the picture
+        # only whole tiles; the last ones extend beyond the picture
         self.grid = Grid([-(-n // side) * side for n, side in zip(self.shape, sides)], sides)
         self.tiles = self.grid.num_tiles
         self.rows, self.room = self.launch.zeros(0, self.dtype), 0
         return patches_are_boxes
 
     def _begin(self, K):
-        """Make room for another model, of K kernels."""
+        """Allocate buffers for another model, of K kernels."""
         self._settle()
         zeros, D = self.launch.zeros, len(self.shape)
         lower = len(lower_entries(D))
@@ -133,13 +136,14 @@ class KernelBuffers:
                          max(rows, K + min(K, of_tile) * self.patches))
 
     def _make_axes(self):
-        """Have room for the axes along which kernels step, of ``trained`` numbers, 0 for none."""
+        """Allocate the axes along which the ``trained`` parameters of each kernel step; 0 for
+        none."""
         self.outer, self.axes = (
             self.launch.zeros((self.num_slots, self.trained, self.trained), self.dtype)
             for _ in range(2))
 
     def _make_lists(self, pairs, between, rows):
-        """Have room for so many pairs, entries of the lists of larger boxes, and rows."""
+        """Allocate lists for so many pairs, entries of the lists of larger boxes, and rows."""
         zeros, D = self.launch.zeros, len(self.shape)
         if max(pairs, between) > MOST_ENTRIES:
             raise MemoryError(f"{max(pairs, between):g} pairs of tiles and kernels; at most "
@@ -151,7 +155,7 @@ class KernelBuffers:
         kernel_of_row = row_of_pair = of_tiles  # where each pair has a row
         if self.patch_level:
             kernel_of_row, row_of_pair = zeros(rows, np.int32), zeros(pairs, np.int32)
-        # all at once: kernels are told of sizes that no buffer has, if memory ends in the middle
+        # set together, so that sizes match the buffers even if an allocation fails
         self.capacity, self.between, self.most_rows = pairs, between, rows
         self.list, self.lists_between, self.kept = of_tiles, of_boxes, kept
         self.kernel_of_row, self.row_of_pair, self.rows_of_kernels = (
@@ -159,7 +163,7 @@ class KernelBuffers:
         self._record()
 
     def _record(self):
-        """Record the sequences of launches anew: buffers are others, or there are other batches."""
+        """Record the sequences of launches, after buffers or batches have changed."""
         record, K = self.launch.record, self.num_slots
         plan = [
             ("pace", self._blocks(LIST_THREADS), LIST_THREADS, (
@@ -270,7 +274,7 @@ class KernelBuffers:
         ]
 
     def _patches_from(self, first):
-        """What a kernel over patches is told: the target, the patches, where a batch starts."""
+        """Arguments of a launch over patches: the target, the patches, the start of the batch."""
         return self.target, self.patch_level, first, self.first_row, self.row_of_pair
 
     def _gather(self, first, last, rows, sums):
@@ -283,7 +287,7 @@ class KernelBuffers:
         return -(-self.num_slots // threads)
 
     def _batch_bounds(self, sets=1):
-        """First and last + 1 of the patches of each batch, where there are so many sets of rows."""
+        """First and last + 1 of the patches of each batch, for ``sets`` sets of rows."""
         batches = self.batches
         if batches is None:
             row = self.row_width * self.dtype.itemsize
@@ -300,7 +304,8 @@ class KernelBuffers:
         return int(self.launch.host(self.first_row[self.patches :])[0])
 
     def _with_room(self, run, sets=1):
-        """Run, and again as long as some buffer was too short; what else halted it, or 0."""
+        """Run; lengthen buffers and run again while one is too short; return the other HALT, or
+        0."""
         while True:
             run()
             halt = int(self.launch.host(self.control)[WORDS.HALT])
@@ -345,7 +350,7 @@ class KernelBuffers:
     # ---- models in and out
 
     def _prepare(self, params):
-        """Have a model's records, and lists that hold for it."""
+        """Upload a model if it has changed, and make sure that the lists hold for it."""
         rows = rows_of(params, self.spare)
         if params.num_channels != self.channels:
             self._start(params.num_channels)
@@ -367,7 +372,7 @@ class KernelBuffers:
             self._build_lists(self._build)
 
     def _hold(self, rows):
-        """Remember the rows that are the model's now, in memory that is there, if it fits."""
+        """Remember the model's current rows, in existing memory if it fits."""
         held = self.held
         if held is None or (held.shape, held.dtype) != (rows.shape, rows.dtype):
             self.held = np.empty_like(rows)
@@ -401,11 +406,11 @@ class KernelBuffers:
         self.beta2, self.corrections = beta2, self.launch.array(bias_corrections(beta2))
 
     def _of_slots(self, rows):
-        """Rows of the kernels that are there, of rows of all slots; these themselves if all are."""
+        """The rows of the remaining kernels, from rows of all slots; not copied if all remain."""
         return rows if len(self.slots) == self.num_slots else rows[self.slots]
 
     def _in_slots(self, rows):
-        """Rows of the kernels that are there as rows of all slots; the others are 0."""
+        """Rows of all slots, from rows of the remaining kernels; the others are 0."""
         if len(rows) == self.num_slots:
             return rows
         spread = np.zeros((self.num_slots, *rows.shape[1:]), rows.dtype)

@@ -1,4 +1,4 @@
-"""The kernel sources: where they lie, as one text, and the signatures that they declare."""
+"""The kernel sources: their folder, their text, and the signatures that they declare."""
 
 import collections
 import re
@@ -22,8 +22,8 @@ class Parameter(NamedTuple):
 
     name: str
     dtype: np.dtype
-    array: bool  # or a number
-    const: bool  # what an array holds is not changed
+    array: bool  # array; otherwise a number
+    const: bool  # the kernel does not write to it
 
 
 def kernel_folder():
@@ -52,9 +52,9 @@ def kernel_folder():
 
 @cache
 def kernel_source():
-    """All kernels as one text; every file of the project that is included stands in it once.
+    """All kernel sources as one text, with each included file of the project in it once.
 
-    What is compiled is then known by its text alone: caches of compiled code cannot miss a change.
+    The text alone then determines what is compiled: caches of compiled code cannot miss a change.
     """
     folder, seen = kernel_folder(), set()
 
@@ -68,7 +68,7 @@ def kernel_source():
 
 @cache
 def constants():
-    """The numbers that the sources define: ``#define NAME number``, by name; if always the same."""
+    """The numbers that the sources define once, as ``#define NAME number``: dict by name."""
     often = collections.Counter(_DEFINED.findall(kernel_source()))
     return {name: float(value) if "." in value or "e" in value else int(value)
             for name, value in _NUMBER.findall(kernel_source()) if often[name] == 1}
@@ -76,12 +76,12 @@ def constants():
 
 @cache
 def signatures(dtype):
-    """What each kernel takes, as its ``KERNEL(name, threads, ...)`` declares it.
+    """The parameters of each kernel, as its ``KERNEL(name, threads, ...)`` declares them.
 
     Parameters
     ----------
     dtype : str
-        What REAL is.
+        The dtype that REAL stands for.
 
     Returns
     -------
@@ -100,14 +100,14 @@ def _parameter(text, types):
 
 
 def check_arguments(kernel, parameters, arguments, array_type):
-    """The arguments of a kernel as it declares them; numbers are cast.
+    """Check the arguments of a kernel against its declaration, and cast numbers.
 
-    Nothing else checks them: a kernel takes whatever bits it is given.
+    Nothing else checks them: a kernel interprets whatever bits it is given.
 
     Raises
     ------
     TypeError
-        If one is not of the declared kind. Such an error is one of this library.
+        If an argument is not of the declared type, which is a bug in this library.
     """
     if len(arguments) != len(parameters):
         raise TypeError(f"{kernel} takes {len(parameters)} arguments, got {len(arguments)}")

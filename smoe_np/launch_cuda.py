@@ -2,15 +2,14 @@
 
 CuPy is imported when a launcher is made, not before.
 
-Kernels run on a stream of their launcher's own, which waits for what the caller's stream was given
-before, and for which the caller's stream waits: whatever is done with the arrays between two
-launches is in order, and CUDA graphs, which the default stream cannot be captured into, can be had.
+Kernels run on the launcher's own stream. It waits for earlier work on the caller's stream, and the
+caller's stream waits for it, so arrays may be used between two launches without further
+synchronisation. The default stream could not be captured into CUDA graphs.
 
-The host does not follow the training of a model. Kernels that build lists, and those of a step, do
-nothing unless ``control`` asks for them, so rounds, one build and then a few steps, are enqueued
-blindly, as many as take about as long as is wanted; only then is ``control`` looked at. A round
-costs its launches even where they do nothing, so it has about as many steps as lists have lasted of
-late.
+During training, the host does not wait for each step. Launches of a build or of a step do nothing
+unless ``control`` asks for them, so the host enqueues rounds, each one build and then several
+steps, for about as long as wanted, and reads ``control`` only afterwards. A round costs its
+launches even if they do nothing, so it has about as many steps as lists have lasted recently.
 """
 
 import contextlib
@@ -24,26 +23,27 @@ from .backend import why_no_gpu
 from .kernel_files import check_arguments, constants, kernel_source, signatures
 from .launch_native import STEADY
 
-OPTIONS = ("-std=c++17", "-ftz=true")  # double keeps its denormals, and all divisions their digits
-ROUND_SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)  # steps of a round
-# Rounds of a sequence before one is captured. The first one must not be, as a kernel may be loaded
-# when it is first launched; a graph costs a millisecond, which the few rounds between two events of
-# a fit do not bring in again.
+# flush float denormals; double keeps them, and divisions stay exact
+OPTIONS = ("-std=c++17", "-ftz=true")
+ROUND_SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)  # possible numbers of steps of a round
+# Rounds of a sequence that are launched plainly before a graph is captured. The first must be, as a
+# kernel may be loaded at its first launch, which cannot be captured; and capturing takes about a
+# millisecond, which pays off only if more rounds follow than there are between two events of a fit.
 PLAIN_ROUNDS = 4
 
 
 class _Sequence:
-    """Launches one after the other; and graphs of rounds with these as their steps."""
+    """A sequence of launches; as a training step, also the CUDA graphs of rounds of it."""
 
     def __init__(self, launches):
         self.launches = launches
-        self.build = None  # the other sequence of the rounds
-        self.rounds = 0  # with that, so far
-        self.graphs = {}  # by the number of steps
+        self.build = None  # the sequence that builds lists in these rounds
+        self.rounds = 0  # number of rounds with that sequence so far
+        self.graphs = {}  # by number of steps of a round
 
 
 class CudaLauncher:
-    """Launches kernels of one specialisation on the GPU that is current when it is made.
+    """Launches the kernels for one D, C and dtype on the GPU that is current when it is made.
 
     Parameters
     ----------
@@ -56,11 +56,12 @@ class CudaLauncher:
     graphs : bool
         Whether rounds of training are captured in CUDA graphs; results do not depend on it.
     counter_sets : int
-        Of counters of rows: one, for all blocks.
+        Number of sets of row counters: one, shared by all blocks.
     least_share : int
-        Kernels of the model below which a block bounds all of a large box: blocks are many.
+        Least number of kernels in a share of a large box, which a block bounds. Small, as there are
+        many blocks to be used.
     lifetime : float
-        Steps that lists have lasted of late.
+        Number of steps that lists have lasted recently.
 
     Raises
     ------
@@ -81,7 +82,7 @@ class CudaLauncher:
         self.functions = load_kernels(D, C, self.dtype.name)
         self.stream = cupy.cuda.Stream(non_blocking=True)
         self.graphs, self.counter_sets = True, 1
-        self.threads = None  # which are for the device to choose
+        self.threads = None  # the device chooses
         self.lifetime = 4.0  # for a start
         self._step_seconds = None  # not known yet
 
@@ -91,7 +92,7 @@ class CudaLauncher:
             return self.xp.zeros(shape, dtype)
 
     def array(self, array, dtype=None):
-        """An array where kernels can read it; not copied if it is there."""
+        """A contiguous array that kernels can read; not copied if it is one already."""
         if isinstance(array, self.xp.ndarray):
             with self._memory(array.shape, dtype or array.dtype):
                 return self.xp.ascontiguousarray(array, dtype)
@@ -100,12 +101,12 @@ class CudaLauncher:
             return self.xp.asarray(array)
 
     def host(self, array):
-        """An array as a NumPy array, when all that was to be done with it is done."""
+        """An array as a NumPy array, after all work on it is done."""
         with self.device:
             return self.xp.asnumpy(array)
 
     def record(self, launches):
-        """A sequence of launches, to be run as often as one likes.
+        """Record a sequence of launches, to be run any number of times.
 
         Parameters
         ----------
@@ -152,7 +153,8 @@ class CudaLauncher:
         return 0.0
 
     def _learn(self, before, now, seconds):
-        """How long a step takes, and how long lists last, from what `control` was and is."""
+        """Estimate the seconds of a step and the life of lists from ``control`` before and
+        after."""
         taken = int(now[_STEP] - before[_STEP])
         self._step_seconds = seconds / taken
         # lists that still hold are not at their end
@@ -184,7 +186,7 @@ class CudaLauncher:
 
     @contextlib.contextmanager
     def _own_stream(self):
-        """Go over to the launcher's stream, in order with what the caller's is given."""
+        """Switch to the launcher's stream, in order with the caller's."""
         with self.device:
             callers = self.xp.cuda.get_current_stream()
             self._wait(self.stream, callers)
@@ -200,7 +202,7 @@ class CudaLauncher:
 
     @contextlib.contextmanager
     def _memory(self, shape, dtype):
-        """Make an array on the launcher's GPU, or say how large it was to be."""
+        """Allocate on the launcher's GPU; if memory runs out, say how much was wanted."""
         try:
             with self.device:
                 yield
@@ -257,7 +259,7 @@ def load_kernels(D, C, dtype):
 
 
 def compiler_options(D, C, dtype):
-    """What NVRTC is told for a specialisation."""
+    """The options of NVRTC for one D, C and dtype."""
     dtype = np.dtype(dtype)
     real = {"float32": "float", "float64": "double"}[dtype.name]
     return (*OPTIONS, f"-DNDIM={D}", f"-DNCHAN={C}", f"-DREAL={real}",

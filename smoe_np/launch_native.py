@@ -1,8 +1,8 @@
 """Kernels on a CPU: the kernel sources compiled by the machine's C++ compiler, and their launches.
 
-Compiled code is kept in a folder of the user, under a name made of all that it depends on: source,
-options, compiler, processor. A file is used only if it lies where nobody else can write, and has
-the digest that was noted beside it.
+Compiled code is cached in a folder of the user. Its file name has a hash of all that it depends on:
+source, options, compiler, processor. A file is used only if nobody else can write to it and its
+SHA-256 is the one noted beside it.
 """
 
 import contextlib
@@ -31,10 +31,10 @@ COMPILERS = ("c++", "g++", "clang++")
 # Not -ffinite-math-only, which would hide a NaN.
 OPTIONS = ("-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros",
            "-fopenmp-simd", "-fPIC", "-shared", "-pthread")
-MOST_COUNTERS = 16  # sets of counters, of one number for each kernel of the model
-STEADY = 0.1  # seconds of training, times a patience, between two looks at what the user wants
-TIME_LIMIT = 300  # seconds for a compilation
-UNUSED = 90 * 24 * 3600  # seconds after which a file of the cache is removed
+MOST_COUNTERS = 16  # most sets of row counters; a set has one number for each kernel of the model
+STEADY = 0.1  # seconds of training, times the patience, before control returns to Python
+TIME_LIMIT = 300  # seconds that a compilation may take
+UNUSED = 90 * 24 * 3600  # seconds without use after which a cached file is removed
 NOTE = ".sha256"
 
 
@@ -49,7 +49,7 @@ class _Launch(ctypes.Structure):
 
 
 class _Sequence:
-    """Launches one after the other, and what keeps their arguments alive."""
+    """A sequence of launches, with references that keep its arguments alive."""
 
     def __init__(self, launches, alive):
         self.launches = (_Launch * max(len(launches), 1))(*launches)
@@ -57,7 +57,7 @@ class _Sequence:
 
 
 class NativeLauncher:
-    """Launches kernels of one specialisation on the CPU.
+    """Launches the kernels for one D, C and dtype on the CPU.
 
     Parameters
     ----------
@@ -72,9 +72,10 @@ class NativeLauncher:
     threads : int
         Processors to use; results do not depend on it.
     counter_sets : int
-        Of counters of rows, each for a block of its own; or 1, where one thread does all.
+        Number of sets of row counters, each for one block.
     least_share : int
-        Kernels of the model below which a block bounds all of a large box: each finds its winners.
+        Least number of kernels in a share of a large box, which a block bounds. Large, as every
+        block finds the winners of the whole box.
 
     Raises
     ------
@@ -98,7 +99,7 @@ class NativeLauncher:
         return np.zeros(shape, dtype)
 
     def array(self, array, dtype=None):
-        """An array where kernels can read it; not copied if it is there."""
+        """A contiguous array that kernels can read; not copied if it is one already."""
         return np.ascontiguousarray(array, dtype)
 
     def host(self, array):
@@ -106,7 +107,7 @@ class NativeLauncher:
         return array
 
     def record(self, launches):
-        """A sequence of launches, to be run as often as one likes.
+        """Record a sequence of launches, to be run any number of times.
 
         Parameters
         ----------
@@ -128,7 +129,7 @@ class NativeLauncher:
         return _Sequence(found, alive)
 
     def profile(self):
-        """Add up the time that kernels take in the sequences that are recorded from now on.
+        """Measure the time of each kernel in sequences that are recorded from now on.
 
         Returns
         -------
@@ -262,7 +263,7 @@ def _for_this_processor():
 
 @cache
 def _processor():
-    """What tells the processors apart for which code is compiled."""
+    """A text that identifies the processor for which code is compiled."""
     with contextlib.suppress(OSError):
         text = Path("/proc/cpuinfo").read_text(errors="replace")
         lines = {line for line in text.splitlines()
@@ -298,7 +299,7 @@ def compile_kernels(compiler, options, source, path):
 
 
 def _brief(error):
-    if isinstance(error, subprocess.TimeoutExpired):  # which would tell the whole command
+    if isinstance(error, subprocess.TimeoutExpired):  # whose text has the whole command
         return f"it takes more than {error.timeout:g} s"
     return " ".join(str(error).split())[:200] or type(error).__name__
 
@@ -307,7 +308,7 @@ def _brief(error):
 
 
 def cache_folder():
-    """The folder of compiled kernels, or None where there can be none that is the user's alone."""
+    """The cache folder of compiled kernels; None if none can be private to the user."""
     if sys.platform == "win32":
         base = os.environ.get("LOCALAPPDATA")
     elif sys.platform == "darwin":
@@ -360,10 +361,10 @@ def _load_checked(path):
 
 @contextlib.contextmanager
 def _alone(path):
-    """Wait while another process compiles what is to lie at a path, and keep others waiting.
+    """Hold the lock for compiling the file at a path; wait while another process holds it.
 
-    They go on beside each other where there are no locks of files (Windows, some file systems),
-    and where one takes longer than a compilation may.
+    Processes compile concurrently where files cannot be locked (Windows, some file systems), and
+    where one holds the lock for longer than a compilation may take.
     """
     lock, beside = None, path.with_name(f".new-{path.stem}.lock")
     with contextlib.suppress(ImportError, OSError):
@@ -393,7 +394,7 @@ def _alone(path):
 
 
 def _keep(built, path):
-    """Put a library into the cache, where another process may do the same, as locks may lack."""
+    """Put a library into the cache atomically: without locks another process may do the same."""
     data = built.read_bytes()
     for target, content in ((path, data),
                             (_note_of(path), hashlib.sha256(data).hexdigest().encode())):
@@ -409,7 +410,7 @@ def _keep(built, path):
 
 
 def _drop_unused(folder):
-    """Remove what has not been loaded for long: kernels of other versions, or of a processor."""
+    """Remove cached files that have long been unused, such as those of other versions."""
     long_ago = time.time() - UNUSED
     for path in folder.iterdir():
         if path.name.startswith(("smoe_np-", ".new-")) and path.suffix != NOTE:

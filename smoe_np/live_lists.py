@@ -1,4 +1,4 @@
-"""Pair lists that follow kernels which move and leave, built anew when they no longer hold."""
+"""Pair lists of a model in training: kept while they hold, and rebuilt when they no longer do."""
 
 import numpy as np
 
@@ -6,31 +6,33 @@ from .gate import pixel_kernels
 from .params import SmoeParams
 from .tiling import build_lists, drift, lower_inverse, rebuild_lists
 
-# Building lists costs as much as BUILD + BUILD_AT_ALL / pairs iterations.
+# Building lists takes as long as BUILD + BUILD_AT_ALL / pairs iterations.
 BUILD, BUILD_AT_ALL = 0.5, 3000
-REACH = 5.0  # ‖z‖ beyond which a kernel usually matters no longer
-LONGEST = 20.0  # steps that lists are meant to last at most
-# Allowances, in the terms of ``drift``: what every kernel gets besides its own, and what the usual
-# kernel may get before bounds say nothing.
+REACH = 5.0  # ‖z‖ beyond which a kernel usually no longer matters
+LONGEST = 20.0  # most steps that lists are planned to last
+# Allowances, in the units of ``drift``: what every kernel gets besides its own motion, and the
+# largest median over all kernels, beyond which the bounds say little.
 LEAST, MOST = np.array([0.03, 0.15, 0.15]), np.array([0.5, 10.0, 10.0])
-FURTHEST = np.array([0.9, 10.0, 10.0])  # that compiled kernels allow any kernel
-WEAK = 0.5  # of its distance below the usual log weight a weak kernel gets besides: such kernels
-# come and go quickly, and reach too little to cost much
-FADING = 0.7  # of an earlier, faster motion is remembered at each build
+FURTHEST = np.array([0.9, 10.0, 10.0])  # the largest that the compiled engines allow any kernel
+# Extra allowance in log weight of a weak kernel, as a fraction of its distance below the median:
+# such kernels come and go quickly, and reach too little to cost much.
+WEAK = 0.5
+FADING = 0.7  # fraction of an earlier, faster motion that is kept at each build
 
 
 def too_loose(allowance):
-    """Whether most kernels may move so far that bounds are loose, and their winners arbitrary."""
+    """Whether the median kernel may move so far that bounds say little, and winners are
+    arbitrary."""
     return bool((np.median(allowance, axis=1) > MOST).any())
 
 
 def is_forged(state):
-    """Whether no engine has built lists with such an allowance, which could exhaust memory.
+    """Whether ``state`` holds allowances that no engine gives, which could exhaust memory.
 
-    Weak kernels may have more than the most, by as much as they are weaker than others.
+    Weak kernels may exceed FURTHEST by WEAK times their distance below other log weights.
     """
     diagonal = np.diagonal(state["A"], axis1=1, axis2=2)
-    with np.errstate(all="ignore"):  # of a forged model
+    with np.errstate(all="ignore"):  # a forged model may overflow
         log_weight = np.log(state["pis"]) + np.log(np.abs(diagonal)).sum(1)
     known = log_weight[np.isfinite(log_weight)]
     most = FURTHEST + [0, 0, WEAK * np.ptp(known) if known.size else 0]
@@ -38,17 +40,19 @@ def is_forged(state):
 
 
 class LiveLists:
-    """Lists that follow kernels which move and leave, and are built anew when they no longer hold.
+    """Pair lists that follow kernels which move and leave, and are rebuilt when they no longer
+    hold.
 
-    Kernels are numbered in "slots", by their place when the lists were built, so that lists survive
-    kernels that leave: unless a bound rests on one of these.
+    Kernels are numbered in "slots", their places when the lists were built, so that the lists
+    survive kernels that leave, unless a bound rests on one of these.
 
     Parameters
     ----------
     grid : Grid
     tau : float
-        See ``build_lists``. A model with negative gates is never cut: no bound holds there.
-        It and ``life``, the steps for which lists are used whether they hold or not, may change.
+        See ``build_lists``. For a model with negative gates it is infinite, as no bound holds
+        there. ``tau`` may be changed, and so may ``life``, the number of steps for which lists are
+        used whether they hold or not.
     pool : callable
         Maps a function over a list, in order.
     """
@@ -56,14 +60,14 @@ class LiveLists:
     def __init__(self, grid, tau, pool=map):
         self.grid, self.tau, self.pool, self.life = grid, tau, pool, 0
         self.lists = None
-        self.rate = None  # (3, K+1) motion of each kernel a step, or None before the first
+        self.rate = None  # (3, K+1) motion of each kernel per step; None: not yet known
         self.builds = 0
 
     def update(self, params):
-        """Take note of where the kernels are now; return whether the lists had to be built anew."""
+        """Take in the current kernels; return whether the lists had to be rebuilt."""
         self.now = pixel_kernels(params, self.grid.longest)
         if self.lists is not None and len(self.slots) != params.num_kernels:
-            self.lists = self.rate = None  # not kernels that moved, but another model
+            self.lists = self.rate = None  # another model, not the same kernels moved
         if self.lists is not None:
             moved = drift(self.anchor, self.inverse, self.now)
             if (moved != self.moved).any():
@@ -77,12 +81,12 @@ class LiveLists:
         return True
 
     def _allowance(self, K):
-        """How far each kernel may move.
+        """How far each kernel may move until the next build, in the units of ``drift``: (3, K+1).
 
-        If kernels usually move by m a step (in ‖z‖, where they stop to matter), lists that last h
-        steps are longer by a factor of about (1 + 2 h m/REACH)², and cost b/h iterations a step to
-        build, b = BUILD + BUILD_AT_ALL/pairs. The sum is least near h = √(b · REACH/4m); below 2,
-        lists for every step are best.
+        If kernels usually move by m a step (in ‖z‖, at the edge of their reach), lists that last h
+        steps are longer by a factor of about (1 + 2 h m/REACH)², and building costs b/h iterations
+        a step, b = BUILD + BUILD_AT_ALL/pairs. The sum is least near h = √(b · REACH/4m); below 2,
+        lists are built for every step, without allowances.
         """
         if self.rate is None:
             return np.zeros((3, K + 1))
@@ -96,7 +100,8 @@ class LiveLists:
         return np.zeros((3, K + 1)) if needless or too_loose(allowance) else allowance
 
     def _note_rate(self):
-        """Motion a step: that of these lists' time, or what is left of an earlier, faster one."""
+        """Update the motion per step: that since the last build, or a decayed earlier, faster
+        one."""
         rate = self.moved / max(self.age, 1)
         self.rate = rate if self.rate is None else np.maximum(rate, FADING * self.rate)
 
@@ -116,26 +121,27 @@ class LiveLists:
         self.num_slots = params.num_kernels
         self.slots = np.arange(self.num_slots)
         self.anchor, self.inverse = kernels, lower_inverse(kernels.A)
-        self.moved = drift(self.anchor, self.inverse, kernels)  # 0 but for rounding
+        self.moved = drift(self.anchor, self.inverse, kernels)  # 0 except for rounding
         self.allowance = np.maximum(allowance, self.moved)
         self.age, self.stale, self.overdue = 0, False, False
         self.num_pairs = len(lists.kernels)
         self.builds += 1
 
     def _numbers(self):
-        """For each slot the number of its kernel now; the number of kernels where it has left."""
+        """For each slot the current number of its kernel; K, the number of kernels, if it has
+        left."""
         number = np.full(self.num_slots + 1, len(self.slots))
         number[self.slots] = np.arange(len(self.slots))
         return number
 
     def in_slots(self):
-        """The kernels of the last update, numbered in slots."""
+        """The kernels of the last update, indexed by slot."""
         if len(self.slots) == self.num_slots:
             return self.now
         return self.now.take(self._numbers())
 
     def keep(self, kernels):
-        """Go on with the kernels of a mask (K,)."""
+        """Keep only the kernels of a mask (K,)."""
         mask = np.append(kernels, True)
         if self.rate is not None:
             self.rate = self.rate[:, mask]
@@ -149,17 +155,18 @@ class LiveLists:
         self.stale = self.stale or bool(wins[lost].any())
 
     def forget(self):
-        """Go on with a model that has nothing to do with those before."""
+        """Forget the current model: the next one is unrelated."""
         self.lists = self.rate = None
 
     def succeed(self, parents):
-        """Go on with another model, whose kernels stem from those of an array of indices."""
+        """Expect another model, each of whose kernels descends from a kernel in ``parents``
+        (K',)."""
         if self.rate is not None:
             self.rate = self.rate[:, np.append(parents, -1)]
         self.lists = None
 
     def state(self):
-        """Arrays by name from which ``restore`` makes the same lists."""
+        """Arrays by name from which ``restore`` rebuilds the same lists."""
         state = {} if self.rate is None else {"rate": self.rate}
         if self.lists is not None:
             params, allowance = self.built_from
@@ -169,7 +176,7 @@ class LiveLists:
         return state
 
     def restore(self, state):
-        """Build the lists again that gave ``state``, so that results go on bit for bit."""
+        """Rebuild the lists that gave ``state``, so that results continue bit for bit."""
         if "pis" not in state or is_forged(state):
             return
         self.rate = state.get("rate")

@@ -1,10 +1,13 @@
-"""The terms of the loss besides the error, sparsity and bandwidth; the clipping of gradients."""
+"""The loss terms for sparsity and bandwidth, with their gradients; gradient clipping."""
 
 from .backend import array_module
 
 
 def penalty(params, l1reg, bandwidth_reg, initial_kernels):
-    """λ_S/K₀ Σ π + λ_U Σ|A_dd|, a float."""
+    """The regularisation term of the loss, λ_S/K₀ Σ π + λ_U Σ|A_dd|: float.
+
+    λ_S is ``l1reg``, λ_U ``bandwidth_reg``, and K₀ ``initial_kernels``.
+    """
     value = 0.0
     if l1reg:
         value += l1reg / initial_kernels * float(params.pis.sum(dtype=float))
@@ -14,7 +17,7 @@ def penalty(params, l1reg, bandwidth_reg, initial_kernels):
 
 
 def add_penalty_gradients(gradients, params, l1reg, bandwidth_reg, initial_kernels):
-    """Add the gradients of ``penalty`` to those of the error, in place."""
+    """Add the gradients of ``penalty`` to the gradients of the error, in place."""
     xp = array_module(params.A)
     if l1reg:
         gradients.pis += l1reg / initial_kernels
@@ -25,14 +28,14 @@ def add_penalty_gradients(gradients, params, l1reg, bandwidth_reg, initial_kerne
 
 
 def tie_radial(gradients):
-    """Make radial kernels stay so: ∂L/∂α is the trace of ∂L/∂A, for every A_dd alike; in place."""
+    """Keep radial kernels radial, A = α I: every A_dd gets ∂L/∂α, the trace of ∂L/∂A; in place."""
     xp = array_module(gradients.A)
     alpha = _diagonals(gradients.A).sum(axis=1)
     gradients.A = alpha[:, None, None] * xp.eye(gradients.num_dims)
 
 
 def clip_gradients(gradients, grad_clip):
-    """Clip every element to ±``grad_clip``, as tf-smoe does; in place."""
+    """Clip every element of the gradients to ±``grad_clip``, as tf-smoe does; in place."""
     xp = array_module(gradients.A)
     for array in gradients.arrays().values():
         xp.clip(array, -grad_clip, grad_clip, out=array)

@@ -1,14 +1,15 @@
-"""Tiles of a picture, and for each the kernels that matter there, with a bound.
+"""Pair lists: for each tile of a picture, the kernels that matter there, with an error bound.
 
-The gate is normalised, so what matters is how far a kernel stays behind the winner: a kernel is
-listed for a tile T unless its log-gate is everywhere in T at least ``tau`` below
-min_S max_k min_{x∈S} ℓ_k(x), S the parts of T: whoever wins at a pixel is at least as high. Every
-kernel left out then has a gate below e^−tau at every pixel of T. The lists are found by descending
-a tree of boxes, which halve at every level: a kernel is dropped where the bound first allows it.
-Lists that are a little stale find their successors faster.
+The gates at a pixel add up to 1, so a kernel matters only if its log-gate ℓ_k is close to the
+largest one, the winner's. A kernel is listed for a tile T unless its log-gate is everywhere in T at
+least ``tau`` below min_S max_k min_{x∈S} ℓ_k(x), with S the parts of T: at any pixel, the winner's
+log-gate is at least that. Every kernel that is left out therefore has a gate below e^−tau at every
+pixel of T. The lists are found by descending a tree of boxes of tiles, which halve along each axis
+at every level; a kernel is dropped from a box as soon as the bound allows it. Lists that are
+slightly out of date make the search for new ones faster (``rebuild_lists``).
 
-Lists outlive the parameters they were built from: they are built with an allowance for each kernel,
-and hold while no kernel has moved further than its own (``drift``).
+Lists outlive the parameters from which they were built: each kernel gets an allowance, and the
+lists hold while no kernel has moved further than its own (``drift``).
 """
 
 import itertools
@@ -19,19 +20,21 @@ import numpy as np
 
 from .gate import precisions
 
-STEEP = 60.0  # a spread of log-gates in a tile above which exp needs the pixel's own maximum
-PIECE = 16384  # pairs that are bounded at a time: about 20 arrays of it fit a core's L2 cache
-FEW = 1 << 15  # kernels × tiles that are bounded all at once rather than searched
-TAU = {np.dtype(np.float32): 12.0, np.dtype(np.float64): 30.0}  # see build_lists, by precision
-ROUNDING = 1e-9  # relative error of a bound, far above that of float64
+# if log-gates in a tile may exceed the winner's by more, exp needs each pixel's own maximum
+STEEP = 60.0
+PIECE = 16384  # pairs bounded at a time: about 20 arrays of this length fit into a core's L2 cache
+FEW = 1 << 15  # up to so many kernels × tiles, every pair is bounded, without a search
+# by precision of the pixels; see build_lists
+TAU = {np.dtype(np.float32): 12.0, np.dtype(np.float64): 30.0}
+ROUNDING = 1e-9  # bound on the relative rounding error of a bound, with a wide margin
 
 
 def drift(kernels, inverse, now):
-    """How far kernels have moved from where they were, (3, K+1).
+    """How far kernels have moved from where they were: (3, K+1).
 
     With z(x) = Aᵀ(x − μ), B = A_nowᵀ A⁻ᵀ and d = A_nowᵀ (μ − μ_now), z_now = B z + d. So ‖z‖
-    changes by a factor of at most 1 ± ‖B − I‖_F, and then by at most ± ‖d‖; these are the first two
-    rows. The third is the change of the log weight, log π + Σ log A_dd.
+    changes by a factor of at most 1 ± ‖B − I‖_F, and then by at most ± ‖d‖; these two norms are the
+    first two rows. The third row is the absolute change of the log weight, log π + Σ log A_dd.
 
     Parameters
     ----------
@@ -64,21 +67,22 @@ def lower_inverse(A):
 
 
 class PairLists(NamedTuple):
-    """The kernels that matter in each tile. Pairs of a tile stand together, kernels ascending.
+    """The kernels that matter in each tile. The pairs of a tile are contiguous, kernels ascending.
 
-    The bound by which kernels were left out of a tile is that of the winners of its parts.
+    The threshold below which kernels were left out of a tile comes from the winners of its parts.
     """
 
-    tiles: np.ndarray  # (T,) number of the tile
-    counts: np.ndarray  # (T,) kernels of the tile
+    tiles: np.ndarray  # (T,) tile numbers
+    counts: np.ndarray  # (T,) number of kernels listed for each tile
     kernels: np.ndarray  # (pairs,) int32
-    winner: np.ndarray  # (T,) of the winners of its parts the best one over the whole tile
+    winner: np.ndarray  # (T,) the winner of a part with the largest lower bound over the whole tile
     winners: np.ndarray  # (T, parts) the kernel with the largest lower bound over each part
-    steep: np.ndarray  # (T,) bool: log-gates spread over more than STEEP
+    steep: np.ndarray  # (T,) bool: log-gates may exceed the winner's by more than STEEP
 
 
 def build_lists(kernels, grid, tau, allowance=None, pool=map):
-    """List the kernels that matter in each tile: about K + pairs bounds at each level of the tree.
+    """List the kernels that matter in each tile; costs about K + pairs bounds per level of the
+    tree.
 
     Parameters
     ----------
@@ -87,9 +91,9 @@ def build_lists(kernels, grid, tau, allowance=None, pool=map):
     tau : float
         Kernels are left out where their gate is below e^−tau; ``inf`` leaves none out.
     allowance : (3, K+1) array, optional
-        How far each kernel may move while the lists must hold, in the terms of ``drift``.
+        How far each kernel may move while the lists must hold, in the units of ``drift``.
     pool : callable
-        Maps a function over a list, in order: ``map``, or that of a thread pool.
+        Maps a function over a list, in order: ``map``, or the ``map`` of a thread pool.
 
     Returns
     -------
@@ -101,7 +105,7 @@ def build_lists(kernels, grid, tau, allowance=None, pool=map):
     levels = (max(grid.counts) - 1).bit_length()
     work = [_Boxes(levels, np.zeros((1, D), int), np.array([K]), np.arange(K, dtype=np.int32))]
     bounds = _Bounds(kernels, grid, tau, allowance)
-    # breadth first until there is work for everyone, then each piece to its end
+    # breadth first until there is work for all threads, then each piece down to the tiles
     while work[0].level > 0 and sum(len(boxes.kernels) for boxes in work) < 4 * PIECE:
         work = [piece for boxes in work for piece in bounds.descend(boxes)]
     done = list(pool(bounds.finish, work))
@@ -109,22 +113,22 @@ def build_lists(kernels, grid, tau, allowance=None, pool=map):
 
 
 def rebuild_lists(kernels, grid, tau, allowance, old, pool=map):
-    """What ``build_lists`` does, from the winners of lists of the same kernels a few steps ago.
+    """Build the same lists as ``build_lists``, starting from lists built a few steps ago.
 
-    The old winners give every tile a lower bound; that bounds how far each kernel can matter, and
-    with it a box of tiles; the pairs in these boxes are the candidates. Of a few kernels in a few
-    tiles all pairs are.
+    The old winners give every tile a lower bound of its winner's log-gate. That bounds how far from
+    its centre each kernel can matter, and so a box of tiles; the pairs in these boxes are the
+    candidates. With few kernels and few tiles, all pairs are candidates.
 
     Parameters
     ----------
     old : PairLists
-        Of the same grid; kernels that have left the model have the number K.
+        Lists of the same grid; kernels that have left the model have the number K.
 
     Returns
     -------
-    PairLists, or None if there are far more candidates than before: ``build_lists`` is better then.
-    None as well in three dimensions and more: ``_nearest`` is not exact there, and the ellipses
-    here would leave out other pairs than the boxes there.
+    PairLists, or None if there are far more candidates than pairs before, so that ``build_lists``
+    is faster. Also None in three dimensions and more: ``_nearest`` is not exact there, and the
+    ellipses used here would leave out other pairs than the boxes of ``build_lists``.
     """
     if len(grid.shape) > 2:
         return None
@@ -147,15 +151,15 @@ def rebuild_lists(kernels, grid, tau, allowance, old, pool=map):
 
 
 class _Boxes(NamedTuple):
-    """Boxes of one level of the tree with the kernels that may matter in each."""
+    """Boxes of one level of the tree, with the kernels that may matter in each."""
 
     level: int  # a box has 2^level tiles along each axis
-    corner: np.ndarray  # (boxes, D) its number along each axis
-    counts: np.ndarray  # (boxes,) kernels of each
+    corner: np.ndarray  # (boxes, D) index of the box along each axis
+    counts: np.ndarray  # (boxes,) number of kernels of each
     kernels: np.ndarray  # (pairs,) int32
 
     def pieces(self):
-        """The boxes in parts of at most PIECE pairs (or one box)."""
+        """Yield the boxes in parts of at most PIECE pairs (or of one box)."""
         for boxes, pairs in _pieces(self.counts, PIECE):
             yield _Boxes(self.level, self.corner[boxes], self.counts[boxes], self.kernels[pairs])
 
@@ -174,7 +178,7 @@ class _Bounds:
         self.children = np.array(list(itertools.product((0, 1), repeat=D)))
 
     def finish(self, boxes):
-        """The pairs of all tiles below some boxes: a list of what ``by_tile`` takes."""
+        """The pairs of all tiles below some boxes: a list of parts as ``by_tile`` takes them."""
         if boxes.level == 0:
             return [self.tiles(piece) for piece in boxes.pieces()]
         found = []
@@ -183,7 +187,7 @@ class _Bounds:
         return found
 
     def descend(self, boxes):
-        """The children of boxes, with the kernels that the bound leaves them, in pieces."""
+        """The children of boxes, with the kernels that the bound does not exclude, in pieces."""
         found = []
         for piece in boxes.pieces():
             keep = self.bound(piece)[0]
@@ -200,15 +204,17 @@ class _Bounds:
         return found
 
     def tiles(self, boxes):
-        """The pairs of boxes that are single tiles: what ``by_tile`` takes."""
+        """The pairs of boxes that are single tiles: a part as ``by_tile`` takes it."""
         keep, upper, best = self.bound(boxes)
         tile = np.repeat(np.ravel_multi_index(boxes.corner.T, self.grid.counts), boxes.counts)
         return boxes.kernels[keep], tile[keep], upper[keep], (upper >= best)[keep]
 
     def of_winners(self, old):
-        """The least of the lower bounds of the parts of each tile, by winners of older lists: (T,).
+        """For each tile, a lower bound of its winner's log-gate, from older lists: (T,).
 
-        Where one has left, all that are left of the tile's list are looked at; −inf without any.
+        It is the least over the tile's parts of the lower bound of the part's old winner. Where
+        such a winner has left the model, all remaining kernels of the tile's list are tried; −inf
+        if none remain.
         """
         K, (middles, halves) = len(self.log_weight) - 1, self.grid.parts()
         there = old.winners < K
@@ -229,7 +235,8 @@ class _Bounds:
         return lower.min(axis=1)
 
     def everywhere(self, best):
-        """The pairs of all kernels that matter, tile by tile: what ``by_tile`` takes."""
+        """The pairs that matter, from bounds of all kernels in all tiles: a part for
+        ``by_tile``."""
         order = self.grid.order
         centres = self.grid.centres(order).T[:, :, None]  # (D, T, 1)
         upper = self.upper(np.arange(len(self.log_weight) - 1), list(centres),
@@ -240,11 +247,11 @@ class _Bounds:
         return kernels, order[place], upper, upper >= best[place, 0]
 
     def tile_ranges(self, best):
-        """How far each kernel may matter: ‖z‖ (K,), and boxes of tiles, first and last + 1 (D, K).
+        """How far each kernel may matter: ‖z‖ (K,), and a box of tiles, first and last + 1 (D, K).
 
-        A kernel that matters in a tile has ‖z‖² ≤ ρ² = 2 (log weight + tau − best) somewhere in it.
-        Of the tiles that may be, the lowest best gives ρ, which gives a box around the ellipse
-        ‖z‖ ≤ ρ, which leaves fewer tiles; and so on.
+        A kernel that matters in a tile has ‖z‖² ≤ ρ² = 2 (log weight + tau − best) somewhere in it,
+        with ``best`` the tile's lower bound. The lowest ``best`` of the candidate tiles gives ρ;
+        the ellipse ‖z‖ ≤ ρ has a bounding box with fewer tiles; this is done twice.
         """
         D, K = best.ndim, len(self.log_weight) - 1
         log_weight = self.log_weight[:K] + self.allowance[2, :K]
@@ -263,7 +270,7 @@ class _Bounds:
         return reach, first, last
 
     def tiles_between(self, axis, low, high, first, last):
-        """Of tiles first to last − 1 along an axis those with a pixel centre from low to high."""
+        """Limit a range of tiles along an axis to those with a pixel centre from low to high."""
         tile = self.grid.tile[axis]  # pixel centres of tile t: t · tile + ½ to (t + 1) · tile − ½
         low = np.nan_to_num(np.ceil((low + 0.5) / tile - 1e-9) - 1, nan=-np.inf, neginf=-np.inf)
         high = np.nan_to_num(np.floor((high - 0.5) / tile + 1e-9) + 1, nan=np.inf, posinf=np.inf)
@@ -271,11 +278,11 @@ class _Bounds:
         return first, np.maximum(np.minimum(last, np.maximum(high, 0)), first).astype(np.int64)
 
     def among(self, part, reach, first, last, best):
-        """The pairs of some kernels that matter: what ``by_tile`` takes.
+        """The pairs of some kernels that matter: a part as ``by_tile`` takes it.
 
         Candidates are found axis by axis, the last one first. As x − μ = A⁻ᵀ z with A⁻ᵀ upper
-        triangular, the z_j, j ≥ i, that go with a tile's interval along the axes so far bound what
-        is left of ‖z‖² ≤ reach², and with it the interval along the next axis.
+        triangular, the z_j, j ≥ i, that are possible in a tile's interval along the axes so far
+        bound what is left of ‖z‖² ≤ reach², and with it the interval along the next axis.
         """
         D = len(first)
         k, left = part, reach[part] ** 2
@@ -312,7 +319,8 @@ class _Bounds:
         return k[keep], tile[keep], upper[keep], (upper >= best)[keep]
 
     def bound(self, boxes):
-        """Which pairs to keep; the upper bound of ℓ of each, and the best lower one of its box."""
+        """For each pair: whether to keep it, its upper bound, and the best lower bound in its
+        box."""
         counts, size = boxes.counts, 2**boxes.level
         tile, grid = self.grid.tile, self.grid.counts
         low = [c * (size * t) + 0.5 for c, t in zip(boxes.corner.T, tile, strict=True)]
@@ -326,17 +334,18 @@ class _Bounds:
         return upper >= best - self.tau, upper, best
 
     def by_tile(self, found):
-        """PairLists of pairs that come as parts of (kernel, tile, upper bound, able).
+        """Assemble PairLists from parts of (kernel, tile, upper bound, able).
 
-        Able are all that may be the best of a part of their tile. The bounds that the pairs were
-        kept by may have been looser: each tile is judged once more by the best of its own, in each
-        of its parts. So lists are a function of kernels and allowance alone, however they were
-        found.
+        ``able`` marks all pairs that may be the best of a part of their tile. The thresholds by
+        which the pairs were kept may have been looser than possible, so each tile is judged once
+        more by the winners of its parts. Lists are therefore a function of kernels and allowance
+        alone, however they were found.
         """
         grid = self.grid
         kernels, tiles, upper, able = (np.concatenate(part) for part in zip(*found, strict=True))
         rank = grid.rank[tiles]
-        order = _stable_order(rank)  # kernels of a tile come in ascending order, and stay so
+        # kernels of a tile arrive in ascending order, and a stable sort keeps it
+        order = _stable_order(rank)
         kernels, upper, able = kernels[order], upper[order], able[order]
         counts = np.bincount(rank, minlength=grid.num_tiles)
         starts = _starts(counts)
@@ -364,11 +373,11 @@ class _Bounds:
             grid.order, np.add.reduceat(keep, starts, dtype=np.int64),
             kernels[keep].astype(np.int32, copy=False), winner, winners.T, steep)
 
-    # ``middle`` and ``half`` hold for each axis the middle and half the extent of the pixel centres
-    # of a box, (pairs,) or a number; k (pairs,) are kernels.
+    # In the methods below, ``middle`` and ``half`` hold for each axis the middle, and half the
+    # extent, of the pixel centres of boxes, (pairs,) or a number; k (pairs,) are kernel numbers.
 
     def upper(self, k, middle, half):
-        """Upper bounds of log-gates over boxes: at the nearest point."""
+        """Upper bounds of log-gates over boxes: at the point nearest to the kernel."""
         middle, A, precision, z = self._seen_from(k, middle)
         relative, shift, weight = (a[k] for a in self.allowance)
         nearest = _nearest(middle, half, A, precision, z)
@@ -380,9 +389,9 @@ class _Bounds:
         return np.subtract(self.log_weight[k] + weight, nearest, out=nearest)
 
     def lower(self, k, middle, half):
-        """Lower bounds of log-gates over boxes: at the farthest point.
+        """Lower bounds of log-gates over boxes: at the point farthest from the kernel.
 
-        That is ‖z‖² in the middle, and the most that half a box can add.
+        The bound is ‖z‖² at the middle plus the most that moving by half the box can add.
         """
         _, A, precision, z = self._seen_from(k, middle)
         relative, shift, weight = (a[k] for a in self.allowance)
@@ -398,7 +407,8 @@ class _Bounds:
         return self.log_weight[k] - weight - 0.5 * farthest * farthest
 
     def _seen_from(self, k, middle):
-        """Middles of boxes from the centres of kernels k, their A, precision, and z = Aᵀ middle."""
+        """Middles of boxes relative to the centres of kernels k; their A, precision, and z = Aᵀ
+        middle."""
         D = len(middle)
         middle = [m - self.centre[i][k] for i, m in enumerate(middle)]
         A = {ij: a[k] for ij, a in self.A.items()}
@@ -407,11 +417,11 @@ class _Bounds:
 
 
 def _nearest(middle, half, A, precision, z):
-    """A lower bound of ‖z‖ over boxes, exact where the descent has converged, as in two dimensions.
+    """A lower bound of ‖z‖ over boxes; exact if the descent has converged, as in two dimensions.
 
-    A step of coordinate descent along each axis finds a point y near the minimum of the convex
-    ‖Aᵀy‖² over the box; then for any w, ‖z(x)‖ ≥ w·z(x)/‖w‖, which is linear in x; w = Aᵀy makes it
-    tight.
+    One step of coordinate descent along each axis finds a point y near the minimum of the convex
+    ‖Aᵀy‖² over the box. For any w, ‖z(x)‖ ≥ w·z(x)/‖w‖, which is linear in x, so its minimum over
+    the box is known; w = Aᵀy makes it tight.
     """
     D = len(middle)
     low = [m - h for m, h in zip(middle, half, strict=True)]
@@ -437,7 +447,7 @@ def _nearest(middle, half, A, precision, z):
 
 
 class _Lowest:
-    """The lowest of an array (D axes) over boxes, or a little less: the lowest of a cover of it."""
+    """Lower bounds of the minimum of an array (D axes) over boxes, from a pyramid of minima."""
 
     def __init__(self, values):
         self.levels = [values]
@@ -451,7 +461,8 @@ class _Lowest:
             self.levels.append(values)
 
     def __call__(self, first, last):
-        """Of boxes first to last − 1 (D, K): (K,); +inf of an empty one."""
+        """For boxes first to last − 1 (D, K), a value not above their minimum: (K,); +inf if
+        empty."""
         lowest = np.full(first.shape[1], np.inf)
         longest = (last - first).max(axis=0)
         there = (last > first).all(axis=0)
@@ -478,7 +489,7 @@ def _first_of_run(mask, starts):
 
 
 def _pieces(counts, most):
-    """Slices of runs of ``counts`` entries, and of their entries: ``most`` of these, or one run."""
+    """Yield slices of runs and of their entries, with at most ``most`` entries, or one run."""
     ends = np.cumsum(counts)
     first = 0
     while first < len(ends):
@@ -489,7 +500,7 @@ def _pieces(counts, most):
 
 
 def _stable_order(keys):
-    """``np.argsort(keys, kind="stable")`` by radix sort, which NumPy has for 16 bits."""
+    """``np.argsort(keys, kind="stable")`` by radix sort, which NumPy offers for 16 bits only."""
     order = np.argsort(keys.astype(np.uint16), kind="stable")
     if keys.max() >> 16:
         order = order[np.argsort((keys[order] >> 16).astype(np.uint16), kind="stable")]
@@ -497,7 +508,7 @@ def _stable_order(keys):
 
 
 def _starts(counts):
-    """Where each run of ``counts`` entries starts."""
+    """The index at which each run of ``counts`` entries starts."""
     starts = np.zeros(len(counts), np.int64)
     np.cumsum(counts[:-1], out=starts[1:])
     return starts

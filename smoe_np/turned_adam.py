@@ -1,48 +1,52 @@
-"""Adam along axes of each kernel's own, so that its numbers need not be independent."""
+"""Adam along each kernel's own axes, for parameters whose gradients are correlated."""
 
 import numpy as np
 
 from .adam import BETA1, Adam
 from .param_rows import names_of_row, params_of_rows, rows_of
 
-LEAST_PART = 1e-3  # of the root mean square along all axes, below which none counts
-DAMPING = 1e-6  # of the mean square, added along each axis when axes turn
+# Floor of an axis's √v, as a fraction of the root mean square over the kernel's axes
+LEAST_PART = 1e-3
+# Multiple of the identity added to S when axes turn, as a fraction of its mean diagonal entry: axes
+# without any gradient stay independent
+DAMPING = 1e-6
 
 
 class TurnedAdam(Adam):
     """Adam along the principal axes of each kernel's gradients (SOAP, Vyas et al. 2024).
 
-    The numbers of a kernel are not independent: Adam, which takes each for itself, goes zigzag
-    where two of them do nearly the same. With g the gradients by a kernel's n trained numbers, each
-    times its rate, and rows of the orthogonal Q as axes:
+    The parameters of a kernel are not independent. Adam scales each by itself, and zigzags where
+    two of them have nearly the same effect. With g the gradients of a kernel's n trained numbers,
+    each times its learning rate, and the rows of the orthogonal Q as axes:
 
         m ← β₁ m + (1 − β₁) g,  S ← β₂ S + (1 − β₂) g gᵀ,  v ← β₂ v + (1 − β₂) (Q g)²,
         p ← p − rates · fading · √(1 − β₂ᵗ)/(1 − β₁ᵗ) · Qᵀ [ Q m / (√v + ε + 0.001 √mean(v)) ]
 
-    Every so many steps of a kernel's life, axes turn towards the eigenvectors of S by one step of
-    orthogonal iteration, and v is what it would be had they always been these: the diagonal of
-    Q S Qᵀ.
+    Every ``turn_every`` steps of a kernel's life, its axes turn towards the eigenvectors of S by
+    one step of orthogonal iteration, and v becomes the diagonal of Q S Qᵀ: its value had the axes
+    always been these.
 
     Parameters
     ----------
     params : SmoeParams
-        Gives shapes and dtype.
+        Determines the shapes and the dtype of the moments.
     beta2 : float
+        Decay rate β₂ of the mean squares.
     turn_every : int
-        Steps of a kernel's life after which its axes turn.
+        Number of steps of a kernel's life between two turns of its axes.
     trained : sequence of str
-        The parameters, by name, that are trained.
+        Names of the parameters that are trained.
 
     Attributes
     ----------
     steps, born
         See ``Adam``.
     m : SmoeParams
-        The mean of the gradients.
+        Running mean of the gradients times the learning rates.
     v : SmoeParams
-        Mean squares along the axes: that along axis i where the i-th of the trained numbers is.
+        Mean squares along the axes: that along axis i is at the place of the i-th trained number.
     outer, axes : (K, n, n) arrays
-        S, and Q, in the order of ``rows_of``.
+        S and Q, with the trained numbers in the order of ``rows_of``.
     """
 
     moments = "m", "v", "outer", "axes"
@@ -57,7 +61,7 @@ class TurnedAdam(Adam):
         self.axes = self.outer + np.eye(n, dtype=params.dtype)
 
     def changes(self, gradients, rates, eps, fading=1.0):
-        """What a step takes off the parameters, by name: see ``Adam.changes``."""
+        """What a step subtracts from the parameters, by name: see ``Adam.changes``."""
         self.check(rates)
         D, columns = gradients.num_dims, self.columns
         names = names_of_row(D, gradients.num_channels)
@@ -87,7 +91,7 @@ class TurnedAdam(Adam):
         return {name: change[name] for name in rates}
 
     def check(self, rates):
-        """Raise ValueError unless the parameters that have rates are those that have axes."""
+        """Raise ValueError unless exactly the parameters with axes have learning rates."""
         if set(rates) != set(self.trained):
             raise ValueError(f"axes are of {', '.join(self.trained)}, rates of {', '.join(rates)}")
 
@@ -104,7 +108,7 @@ class TurnedAdam(Adam):
         self.outer[kernels < 0], self.axes[kernels < 0] = 0, np.eye(len(self.columns))
 
     def anew(self, params):
-        """One like it, of no step yet, for other parameters."""
+        """A new optimizer with the same settings, at step 0, for other parameters."""
         return type(self)(params, self.beta2, self.turn_every, self.trained)
 
     def copy(self):
@@ -128,7 +132,7 @@ class TurnedAdam(Adam):
 
 
 def turn(axes, outer):
-    """One step of orthogonal iteration towards the eigenvectors of S, by Gram and Schmidt.
+    """One step of orthogonal iteration towards the eigenvectors of S, by QR decomposition.
 
     Parameters
     ----------
@@ -138,7 +142,7 @@ def turn(axes, outer):
     Returns
     -------
     (K, n, n) float64 array
-        The axes again where S is 0.
+        The new axes; the given ones where S is 0.
     """
     axes, outer = axes.astype(float), outer.astype(float)
     n = axes.shape[1]
