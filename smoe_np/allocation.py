@@ -1,4 +1,4 @@
-"""Which numbers of a model need how many bits, when it is to be written in few bytes."""
+"""Bit allocation: the bit depth of each kind of numbers of a model that is saved in few bytes."""
 
 import bisect
 import math
@@ -10,37 +10,44 @@ from .engine import check_number, check_params, render
 from .packed import FEWEST_BITS, MOST_BITS, arrays_of, kinds_of, packed_bytes
 from .params import SmoeParams
 
-STEP = 0.25  # bits by which kinds of numbers differ
-FEW_KERNELS = 100  # of which numbers may not be coded, so that fractions of bits are not spared
-PROBE_BITS = 12  # at which the error of a kind falls by 4 with each bit, and can still be seen
+STEP = 0.25  # step in bits in which the bit depth of a kind is raised
+# with fewer kernels whole bits are allocated: their numbers may be stored uncoded, where a fraction
+# of a bit saves nothing
+FEW_KERNELS = 100
+# bit depth at which errors are measured: fine enough for an error V 4⁻ᵇ, coarse enough to be seen
+PROBE_BITS = 12
 
 
 def allocate_bits(params, average, shape=None, backend="auto", outliers=0.0, remaining=None):
-    """Bits for each kind of numbers of a model, so many in the mean, for the least error.
+    """The bit depths of the kinds of numbers of a model, of a given mean, with the least error.
 
     Rounding to b bits adds an error to the picture whose mean square is V 4⁻ᵇ. V is measured for
-    each kind by drawing the model with errors in that kind; then a quarter of a bit after the other
-    (of few kernels, a bit) goes where it takes away most of the error for the numbers that get it.
+    each kind by rendering the model with random errors in that kind. Then steps of a quarter of a
+    bit (with few kernels, one bit) go one by one to the kind in which a step reduces the error most
+    per number that gets it.
 
     Parameters
     ----------
     params : SmoeParams
     average : float
-        Bits of a number, in the mean over all numbers of the model, 4 to 24; no more are used.
+        Mean bits per number, over all numbers of the model, 4 to 24; an upper limit.
     shape : tuple of D ints, optional
-        Of the picture in which errors count, by default that of ``params.image_shape``.
+        Size of the picture in which errors are measured, by default that of ``params.image_shape``.
     backend : str
         As for ``render``.
     outliers : float
-        Part of the pixels, those of the largest errors, that do not count. A few kernels that are
-        hard to round would get bits for all, where others can make up for them.
+        Fraction of the pixels, those of the largest errors, that is ignored. Otherwise a few
+        kernels that are hard to round would raise the bit depth for all, although others can
+        compensate.
     remaining : dict of str to float, optional
-        Part of the error of a kind that remains where others make up for it; all by default.
+        Fraction of the error of each kind that remains after other parameters compensate; default
+        1.
 
     Returns
     -------
     dict of str to float
-        What ``SmoeParams.save`` takes as ``bits``; of many kernels multiples of a quarter.
+        Bits by kind, as ``SmoeParams.save`` takes them; multiples of a quarter, or with fewer than
+        100 kernels of 1.
 
     Raises
     ------
@@ -59,7 +66,7 @@ def allocate_bits(params, average, shape=None, backend="auto", outliers=0.0, rem
 
 
 def check_bits(bits, name="bits"):
-    """Bits of a number in the mean, as a float; else an error that says what they may be."""
+    """A mean number of bits, checked, as a float; an error says what is allowed."""
     bits = check_number(name, bits)
     if not FEWEST_BITS <= bits <= MOST_BITS:
         raise ValueError(f"{name} must be {FEWEST_BITS} to {MOST_BITS}, got {bits:g}")
@@ -67,7 +74,7 @@ def check_bits(bits, name="bits"):
 
 
 class BitsByBytes:
-    """Bits for each kind of numbers of a model, as many as a packed file of some size has room for.
+    """The bit depths of a model's kinds of numbers that fit into a packed file of a given size.
 
     Parameters
     ----------
@@ -93,7 +100,7 @@ class BitsByBytes:
         return _most_useful(bits, self.errors, counts, self.step)
 
     def within(self, most):
-        """The most bits by kind with which a file takes so many bytes at most.
+        """The largest bit depths by kind with which the file takes at most ``most`` bytes.
 
         Raises
         ------
@@ -107,7 +114,7 @@ class BitsByBytes:
                              f"{len(self.arrays['pis'])} kernels, with {FEWEST_BITS} bits a "
                              f"number, got {most}; smoe fit --bytes N takes fewer kernels")
         bits, counts = self.choices[fitting - 1], dict(self.counts)
-        # where the next step has no room, that of another kind, of fewer numbers, may have
+        # where the next step does not fit, that of another kind, with fewer numbers, may
         while (kind := self._next(bits, counts)) is not None:
             more = {**bits, kind: bits[kind] + self.step}
             if packed_bytes(self.arrays, more) <= most:
@@ -118,7 +125,7 @@ class BitsByBytes:
 
 
 def _errors_of(params, shape, backend, outliers, remaining):
-    """What remains of V of each kind of numbers, and how many of them a kernel has: two dicts."""
+    """The remaining V of each kind, and how many numbers of it a kernel has: two dicts."""
     params = check_params(params)
     outliers = check_number("outliers", outliers)
     if outliers >= 1:
@@ -137,7 +144,8 @@ def _errors_of(params, shape, backend, outliers, remaining):
 
     exact, errors = drawn(found), {}
     for kind, numbers in found.items():
-        # errors as of rounding; rounding itself may change nothing, if these were rounded before
+        # random errors of the size of rounding errors; rounding itself would change nothing if the
+        # numbers were rounded before
         step = np.ptp(numbers) / ((1 << PROBE_BITS) - 1)
         wrong = numbers + step * generator.uniform(-0.5, 0.5, numbers.shape)
         square = np.sort(np.square(drawn({**found, kind: wrong}).astype(float) - exact), axis=None)
@@ -151,7 +159,7 @@ def _step(params):
 
 
 def _most_useful(bits, errors, counts, step, left=math.inf):
-    """The kind that some more bits do most for, of those that may have one; None: there is none."""
+    """The kind for which one more step reduces the error most per number; None: there is none."""
     gains = {kind: errors[kind] * 4.0**-bits[kind] / count for kind, count in counts.items()
              if step * count <= left and bits[kind] < MOST_BITS}
     return max(gains, key=gains.get) if gains else None

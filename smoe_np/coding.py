@@ -1,38 +1,39 @@
-"""Whole numbers in about as few bits as how often each occurs allows.
+"""Adaptive entropy coding of integers.
 
-Asymmetric numeral systems (J. Duda, arXiv:1311.2540): a state x takes in a symbol that occurs f
-times in 2ⁿ, of which F symbols are before it, by x → ⌊x/f⌋ 2ⁿ + F + (x mod f), and gives it back
-last in, first out. States lie in [2¹⁶, 2³²); what would go beyond leaves in words of 16 bits.
-Several states take turns, the "lanes", so that NumPy has something to do at a time.
+Asymmetric numeral systems (J. Duda, arXiv:1311.2540): a state x takes in a symbol of frequency f
+out of 2ⁿ, with F the sum of the frequencies of the symbols before it, by x → ⌊x/f⌋ 2ⁿ + F + (x mod
+f). Symbols come out last in, first out. States lie in [2¹⁶, 2³²); what would exceed that is written
+in words of 16 bits. Several states, the "lanes", take turns, so that NumPy processes whole arrays.
 
-How often a symbol occurs is not in the file: both sides count those that have gone by. They do so
-in arithmetic of integers, so that every machine reads what another one wrote.
+Frequencies are not in the file: writer and reader both count the symbols so far. They do so in
+integer arithmetic, so that every machine can read what another one wrote.
 """
 
 import numpy as np
 
-PRECISION = 14  # n of learned symbols
-LEARNED = 7  # bits of a number, the first ones, how often each of which occurs is learned
-FIRST = 16  # numbers after which tables are made anew; then after as many as there were so far
-UNSEEN = 2  # what a class has that was not seen yet, where one that was seen has 16
-KERNELS_OF_LANE, MOST_LANES = 128, 4096  # a lane costs two bytes
+PRECISION = 14  # n: frequencies of classes add up to 2ⁿ
+LEARNED = 7  # leading bits of a number that make its class, whose frequency is learned
+# numbers after which frequencies are first updated; then whenever their count has doubled
+FIRST = 16
+UNSEEN = 2  # weight of a class not yet seen, where one occurrence weighs 16 in all
+KERNELS_OF_LANE, MOST_LANES = 128, 4096  # a lane costs about two bytes
 WORD = 16  # bits
-_FULL = 1 << WORD  # a state has at least this
+_FULL = 1 << WORD  # least value of a state
 
 
 class Damaged(ValueError):
-    """What is read was not written by a ``Writer`` of the same columns."""
+    """The data was not written by a ``Writer`` of the same columns."""
 
 
 class Column:
-    """Numbers of a column, and classes of neighbouring ones, which are learned.
+    """A column of integers, divided into classes of neighbouring values with learned frequencies.
 
     Parameters
     ----------
     values : (K,) int64 array
-        From 0 to below the sum of 2^width; a ``Reader`` fills it.
+        0 or more, below the sum of 2^width over the classes; a ``Reader`` fills it.
     widths : (classes,) int array
-        Bits that tell numbers of a class apart, not learned; at most 58.
+        Bits that distinguish the values within a class, stored as they are; at most 58.
     """
 
     def __init__(self, values, widths):
@@ -41,7 +42,7 @@ class Column:
         self.counts = np.zeros(len(self.widths), np.int64)
 
     def frequencies(self):
-        """How often each class is expected among 2ⁿ: (classes,) int64, 1 or more."""
+        """The expected frequency of each class out of 2ⁿ: (classes,) int64, 1 or more."""
         near = np.pad(self.counts, 2, mode="edge")
         weights = near[:-4] + 4 * near[1:-3] + 6 * near[2:-2] + 4 * near[3:-1] + near[4:] + UNSEEN
         frequencies = 1 + weights * ((1 << PRECISION) - len(weights)) // weights.sum()
@@ -49,7 +50,7 @@ class Column:
         return frequencies
 
     def go(self, coder, begin, end):
-        """Have a coder write some of the numbers, or read them."""
+        """Have a ``Writer`` write the numbers begin:end, or a ``Reader`` read them."""
         values = self.values[begin:end]
         classes = np.searchsorted(self.first, values, side="right") - 1
         rest = values - self.first[classes]
@@ -63,20 +64,20 @@ class Column:
 
 
 def even(bits):
-    """Widths of classes for numbers of so many bits, all of which may occur alike."""
+    """Class widths for numbers of ``bits`` bits, if all values are about equally likely."""
     return np.full(1 << min(bits, LEARNED), max(bits - LEARNED, 0))
 
 
 def falling(bits):
-    """Widths of classes for numbers of so many bits, small ones of which are frequent.
+    """Class widths for numbers of ``bits`` bits, if small values are frequent.
 
-    Four classes to an octave.
+    There are four classes per octave.
     """
     return np.repeat(np.arange(bits - 2), [8, *[4] * (bits - 3)])
 
 
 def go_through(coder, columns):
-    """Have a coder write columns of equally many numbers, or read them."""
+    """Have a ``Writer`` write columns of equal length, or a ``Reader`` read them."""
     K, begin, end = len(columns[0].values), 0, FIRST
     while begin < K:
         for column in columns:
@@ -85,29 +86,29 @@ def go_through(coder, columns):
 
 
 class Writer:
-    """What takes in symbols of K numbers to a column.
+    """Encodes the symbols of columns of K numbers.
 
-    Symbols come back in the order in which they were given, so they are taken in at the end.
+    The coder returns symbols in reverse order, so they are collected, and encoded at the end.
     """
 
     def __init__(self, K):
         self.lanes, self.taken = _lanes_of(K), []
 
     def symbols(self, classes, frequencies):
-        """Take in classes, and give them back."""
+        """Collect classes of the given frequencies, and return them."""
         before = np.cumsum(frequencies) - frequencies
         self.taken.append((before[classes], frequencies[classes],
                            np.full(len(classes), PRECISION)))
         return classes
 
     def bits(self, values, widths):
-        """Take in numbers of so many bits each, 16 at most, and give them back."""
+        """Collect numbers of ``widths`` bits each, 16 at most, and return them."""
         values = values & (1 << widths) - 1
         self.taken.append((values, np.ones(len(values), np.int64), widths))
         return values
 
     def data(self):
-        """All that was taken in."""
+        """The encoded bytes of all that was collected."""
         state, words = np.full(self.lanes, _FULL, np.int64), []
         for before, frequencies, widths in reversed(self.taken):
             for begin in reversed(range(0, len(before), self.lanes)):
@@ -123,12 +124,12 @@ class Writer:
 
 
 class Reader:
-    """What gives back the symbols of K numbers to a column, from the bytes of a ``Writer``.
+    """Decodes the symbols of columns of K numbers, from the bytes of a ``Writer``.
 
     Raises
     ------
     Damaged
-        Where these bytes cannot be a ``Writer``'s.
+        If the bytes cannot come from a ``Writer``.
     """
 
     def __init__(self, K, data):
@@ -140,7 +141,7 @@ class Reader:
         self.at = 0
 
     def symbols(self, classes, frequencies):
-        """As many classes as are given."""
+        """Decode as many classes as ``classes`` has; its values are ignored."""
         found, before = np.empty_like(classes), np.cumsum(frequencies) - frequencies
         class_of = np.repeat(np.arange(len(frequencies)), frequencies)
         for begin in range(0, len(found), self.lanes):
@@ -152,7 +153,7 @@ class Reader:
         return found
 
     def bits(self, values, widths):
-        """As many numbers as are given, of so many bits each."""
+        """Decode as many numbers as ``values`` has, of ``widths`` bits each."""
         found = np.empty_like(values)
         for begin in range(0, len(found), self.lanes):
             part = slice(begin, begin + self.lanes)
@@ -171,7 +172,7 @@ class Reader:
         self.at += len(words)
 
     def check_end(self):
-        """Raise ``Damaged`` unless all was given back."""
+        """Raise ``Damaged`` unless all data was consumed."""
         if self.at < len(self.words) or (self.state != _FULL).any():
             raise Damaged
 

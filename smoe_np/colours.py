@@ -1,18 +1,18 @@
-"""Colours: a map in which neighbours differ, and scales from dark to light."""
+"""Colours: maps of regions in which neighbours differ, and scales from dark to light."""
 
 from itertools import product
 
 import numpy as np
 
-# Twelve hues, dark, middle and light in turn: as OKLab (Ottosson 2020) measures it, any two are
-# 0.1 or more apart, where 0.02 can just be told.
+# Twelve hues, alternately dark, middle and light: in OKLab (Ottosson 2020) any two are 0.1 or more
+# apart, where a difference of 0.02 is just visible.
 _HUES, _LIGHTNESS, _CHROMA = 12, (0.58, 0.71, 0.84), (0.125, 0.115, 0.095)
 USUAL_COLOURS = _HUES
 _GOLDEN = (5**0.5 - 1) / 2
 _SPREAD = 0x9E3779B97F4A7C15  # 2^64 / golden ratio: multiples of it are spread evenly
 
-# Nine colours of the scales of that name by Smith, van der Walt and Firing (CC0), evenly spaced;
-# between them is a straight line.
+# Nine evenly spaced colours of the scales of these names by Smith, van der Walt and Firing (CC0);
+# colours between them are interpolated linearly.
 MAGMA = ("#000004", "#1d1147", "#51127c", "#832681", "#b73779", "#e75263", "#fc8961", "#fec488",
          "#fcfdbf")
 VIRIDIS = ("#440154", "#472d7b", "#3b528b", "#2c728e", "#21918c", "#28ae80", "#5ec962", "#addc30",
@@ -20,7 +20,7 @@ VIRIDIS = ("#440154", "#472d7b", "#3b528b", "#2c728e", "#21918c", "#28ae80", "#5
 
 
 def in_colours(gating):
-    """A map of kernel numbers as a picture in which neighbours differ.
+    """Colour a map of kernel numbers so that neighbours differ.
 
     Parameters
     ----------
@@ -30,8 +30,8 @@ def in_colours(gating):
     Returns
     -------
     (H, W, 3) uint8
-        Kernels that own pixels side by side or corner to corner have colours that differ. The same
-        map is always given the same colours, and most kernels keep theirs while a map changes.
+        Kernels that own pixels side by side or corner to corner have different colours. The same
+        map always gets the same colours, and most kernels keep theirs while a map changes.
 
     Raises
     ------
@@ -43,7 +43,7 @@ def in_colours(gating):
 
 
 def in_indexed_colours(gating):
-    """What ``in_colours`` gives, as indices (H, W) and the colours (n, 3) that they are of."""
+    """The result of ``in_colours`` as indices (H, W) into a table of colours (n, 3)."""
     gating = np.asarray(gating)
     if gating.dtype.kind not in "iu":
         raise TypeError(f"gating must hold kernel numbers, got dtype {gating.dtype}")
@@ -74,7 +74,7 @@ def neighbours(regions):
     count = int(regions.max(initial=0)) + 1
     pairs = []
     for step in product((-1, 0, 1), repeat=regions.ndim):
-        if step <= (0,) * regions.ndim:  # of a step and its opposite, one
+        if step <= (0,) * regions.ndim:  # only one of a step and its opposite
             continue
         here = tuple(slice(max(0, -s), n - max(0, s)) for s, n in zip(step, regions.shape))
         there = tuple(slice(max(0, s), n - max(0, -s)) for s, n in zip(step, regions.shape))
@@ -87,15 +87,15 @@ def neighbours(regions):
 
 
 def colour_graph(edges, wanted):
-    """Colours of the nodes of a graph, no edge between two of the same (Jones and Plassmann 1993).
+    """Colour the nodes of a graph so that no edge joins equal ones (Jones and Plassmann 1993).
 
     Parameters
     ----------
     edges : (E, 2) array of int
         Pairs of nodes.
     wanted : (n,) array of int
-        What each node would have, in 0 … USUAL_COLOURS − 1: it is given the first free one from
-        there on, round the usual ones, and one beyond them where all are taken.
+        The colour that each node prefers, in 0 … USUAL_COLOURS − 1. It gets the first free one from
+        there on, cyclically, and one beyond the usual ones where all of these are taken.
 
     Returns
     -------
@@ -105,7 +105,7 @@ def colour_graph(edges, wanted):
     a = np.concatenate([edges[:, 0], edges[:, 1]])  # both directions
     b = np.concatenate([edges[:, 1], edges[:, 0]])
     degree = np.bincount(a, minlength=n)
-    rank = np.empty(n, np.int64)  # who comes first: the most neighbours, then the mixed-up number
+    rank = np.empty(n, np.int64)  # priority: most neighbours first, then a scrambled number
     mixed = np.arange(n, dtype=np.uint64) * np.uint64(_SPREAD)
     rank[np.lexsort((mixed, degree))] = np.arange(n)
     colours = np.full(n, -1, np.int64)
@@ -136,13 +136,13 @@ def _first_free(nodes, taken, wanted, n):
 
 
 def palette(count):
-    """Colours that are far apart, and pleasant: (count, 3) uint8; as many as are wanted.
+    """``count`` distinct colours: (count, 3) uint8.
 
-    Those beyond the usual ones are different, but less so.
+    The first USUAL_COLOURS are far apart; those beyond are different, but less so.
     """
     index = np.arange(4 * max(count, USUAL_COLOURS))
     usual = index < USUAL_COLOURS
-    # five twelfths of the circle from one to the next: neither in order, nor one twice
+    # hues advance by five twelfths of the circle, which visits each once, and not in order
     hue = np.where(usual, index * 5 % _HUES / _HUES, index * _GOLDEN % 1)
     lightness = np.where(usual, np.take(_LIGHTNESS, index % 3),
                          0.45 + 0.45 * (index * 2**0.5 % 1))
@@ -154,7 +154,7 @@ def palette(count):
 
 
 def from_oklab(lab):
-    """OKLab (…, 3) as sRGB uint8."""
+    """Convert OKLab (…, 3) to sRGB, uint8."""
     to_cones = np.array([[1, 0.3963377774, 0.2158037573], [1, -0.1055613458, -0.0638541728],
                          [1, -0.0894841775, -1.2914855480]])
     to_rgb = np.array([[4.0767416621, -3.3077115913, 0.2309699292],
@@ -167,7 +167,7 @@ def from_oklab(lab):
 
 
 def scaled(values, scale):
-    """Numbers in [0, 1] as the colours of a scale: (…, 3) uint8."""
+    """Map numbers in [0, 1] to the colours of a scale: (…, 3) uint8."""
     return steps_of(scale)[to_bytes(values)]
 
 
@@ -180,5 +180,5 @@ def steps_of(scale):
 
 
 def to_bytes(values):
-    """Numbers in [0, 1] as uint8."""
+    """Quantize numbers in [0, 1] to uint8, 0 to 255."""
     return np.rint(255 * np.clip(values, 0, 1)).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""How figures are drawn: lengths in inches, text in points."""
+"""The drawing of figures with Matplotlib: lengths in inches, text sizes in points."""
 
 import math
 from typing import Any, NamedTuple
@@ -11,17 +11,19 @@ from .numerals import counted, decibels, labels, limits_of, number, round_factor
 from .scene import check_dimensions, colours_of, faded, flat, highest_error
 
 QUALITIES = {"psnr": "PSNR (dB)", "mse": "MSE (0–255 scale)"}
-LEAST_WEIGHT = 1e-40  # of the largest: what is less is counted with that
-FAR = 1e6  # pixels: what is farther away cannot be drawn
-FEW = 25  # points of a line that are marked
+# smallest weight shown, relative to the largest; smaller ones are counted there
+LEAST_WEIGHT = 1e-40
+# largest coordinate in pixels; outlines are clipped to it, as larger ones cannot be drawn
+FAR = 1e6
+FEW = 25  # lines of at most so many points have markers
 INK, GREY, RULE = "#1b1f24", "#5f6973", "#d3d9de"
 BLUE, ORANGE, GREEN, RED = "#1f6fb4", "#d9730d", "#2f8f5b", "#c2334d"
-LEAST_WIDTH = 2.7  # inches, which a caption takes
+LEAST_WIDTH = 2.7  # least width of a panel in inches, for its caption
 HEADING, CAPTION, MARGIN, GAP, BETWEEN, CURVE = 0.85, 0.3, 0.6, 0.7, 0.3, 3.0  # inches
 
 
 def compose_loss(page, history, quality, title):
-    """Loss, quality and number of kernels over the iterations."""
+    """Draw loss, quality and number of kernels over the iterations."""
     page.begin(9.0, 5.6, title or "Training", _facts_of(history[-1]))
     above = page.axes(0.95, 2.15, 7.2, 2.55)
     beside = above.twinx()
@@ -32,7 +34,7 @@ def compose_loss(page, history, quality, title):
                                       (beside, quality, QUALITIES[quality], ORANGE),
                                       (below, "kernels", "Kernels", GREEN)):
         values = np.array([getattr(record, name) for record in history], float)
-        values[~np.isfinite(values)] = np.nan  # a PSNR without any error
+        values[~np.isfinite(values)] = np.nan  # an infinite PSNR
         if name != "kernels":
             _scale(axes, values, name in ("loss", "mse"))
         lines.append(_line(axes, iterations, values, colour, label))
@@ -57,7 +59,7 @@ def _facts_of(record):
 
 
 def compose_sheet(page, scene, panels, total, title, facts):
-    """Panels of a scene, side by side."""
+    """Draw panels of a scene side by side."""
     draw = {"original": _draw_original, "reconstruction": _draw_reconstruction,
             "error": _draw_error, "gating": _draw_gating, "kernels": _draw_kernels,
             "weights": lambda panel, scene: _draw_weights(panel, scene.params.pis, total)}
@@ -130,7 +132,7 @@ def _draw_weights(panel, pis, total):
 
 
 def compose_sparsity(page, scenes, title):
-    """Models of fewer and fewer kernels side by side: the gating map of each over its picture."""
+    """Draw models of fewer and fewer kernels side by side: gating maps above reconstructions."""
     places = _panels(page, 2 * len(scenes), len(scenes), scenes[0].size, title or "Sparsity",
                      "×".join(map(str, scenes[0].shape)))
     for scene, above, below in zip(scenes, places, places[len(scenes):]):
@@ -141,7 +143,7 @@ def compose_sparsity(page, scenes, title):
 
 
 def compose_denoising(page, noisy, denoised, clean, reference, reference_name, curve, title):
-    """A noisy picture, what was made of it, and PSNR over the iterations."""
+    """Draw a noisy picture, its denoised version, and PSNR over the iterations."""
     check_dimensions(noisy.shape[:-1])
     pictures = [(name, image) for name, image in (
         ("Clean", clean), ("Noisy", noisy), ("Denoised", denoised), (reference_name, reference))
@@ -173,7 +175,7 @@ def compose_denoising(page, noisy, denoised, clean, reference, reference_name, c
 
 
 def _draw_levels(axes, curve, others):
-    """PSNR over the iterations, and as dashed lines that of other pictures (name, level)."""
+    """Draw PSNR over the iterations, and that of other pictures (name, level) as dashed lines."""
     iterations, values = curve[0], np.where(np.isfinite(curve[1]), curve[1], np.nan)
     _scale(axes, [*values, *(level for _, level in others)], False)
     _line(axes, iterations, values, BLUE, "Denoised")
@@ -187,11 +189,11 @@ def _draw_levels(axes, curve, others):
             text.set_parse_math(False)
 
 
-# ---- its parts
+# ---- parts of figures
 
 
 class Page:
-    """A figure, and places on it in inches from the lower left.
+    """A figure with positions in inches from its lower left corner.
 
     Parameters
     ----------
@@ -200,20 +202,20 @@ class Page:
     Attributes
     ----------
     width, height : float
-        In inches; in a window that was made larger or smaller all goes with it.
+        In inches; if a window is resized, everything scales with it.
     is_sized : bool
-        Whether the figure is left as large as it is.
+        Whether the figure keeps its size.
     """
 
     def __init__(self, figure):
         self.figure, self.is_sized = figure, False
 
     def begin(self, width, height, title, facts):
-        """Give the page its size and its heading."""
+        """Set the size of the page, and write its heading."""
         self.width, self.height = width, height
         if not self.is_sized:
             self.figure.set_size_inches(width, height)
-        most = int((width - 2 * MARGIN) / 0.13)  # characters that have room
+        most = int((width - 2 * MARGIN) / 0.13)  # number of characters that fit
         title = " ".join(str(title).encode("utf-8", "replace").decode().split())
         if len(title) > most:
             title = title[:most // 2] + "…" + title[len(title) - most // 2 + 1:]
@@ -221,24 +223,24 @@ class Page:
         self.text(MARGIN, height - 0.66, facts, fontsize=10.5, color=GREY)
 
     def axes(self, left, bottom, width, height):
-        """Axes at a place."""
+        """Add axes at a position."""
         return self.figure.add_axes((left / self.width, bottom / self.height, width / self.width,
                                      height / self.height))
 
     def text(self, left, bottom, text, **style):
-        """Text at a place, as it is."""
+        """Add text at a position, without interpreting it as mathematics."""
         self.figure.text(left / self.width, bottom / self.height, text, parse_math=False, **style)
 
 
 class _Panel(NamedTuple):
-    """A place for a picture, and for a line above it."""
+    """A position for a picture and for a caption above it."""
 
     page: Page
     axes: Any
     left: float
     top: float
     width: float
-    of_picture: float  # width
+    of_picture: float  # width of the picture itself, which may be narrower than the panel
 
 
 def _panels(page, count, columns, size, title, facts, foot=0.0):
@@ -247,7 +249,7 @@ def _panels(page, count, columns, size, title, facts, foot=0.0):
     Parameters
     ----------
     foot : float
-        What is to be left free below them.
+        Height to leave free below the panels.
     """
     usual, steepness = {1: 5.2, 2: 4.6, 3: 3.9}.get(columns, 3.4), size[0] / size[1]
     highest = 1.5 * usual
@@ -285,8 +287,8 @@ def _draw_picture(panel, picture, size, title, remark):
 
 
 def _bar(panel, scale, highest):
-    """A scale of colours from 0 to the highest value, beside a picture."""
-    axes = panel.axes  # axes of its own would take longer to draw than all the rest
+    """Draw a colour scale from 0 to the highest value, beside a picture."""
+    axes = panel.axes  # separate axes would take longer to draw than all the rest
     limits = axes.get_xlim(), axes.get_ylim()
     left, right, text = (1 + inches / panel.of_picture for inches in (0.08, 0.2, 0.26))
     axes.imshow(scaled(np.linspace(0, 1, 256)[:, None], scale), extent=(left, right, 0, 1),
@@ -312,7 +314,7 @@ def _style(axes, label="", colour=INK):
 
 
 def _iterations(axes, iterations):
-    """An axis of iterations that ends where they do."""
+    """Set up the horizontal axis to cover the iterations."""
     first, last = iterations[0], iterations[-1]
     margin = 0.02 * (last - first) or 1
     axes.set_xlim(first - margin, last + margin)

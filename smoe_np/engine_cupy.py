@@ -1,4 +1,4 @@
-"""The engine of compiled kernels on a GPU, through CuPy."""
+"""The compiled engine on a GPU, through CuPy."""
 
 import functools
 import inspect
@@ -8,7 +8,7 @@ from .launch_cuda import CudaLauncher, why_no_cuda
 
 
 class CupyEngine(KernelEngine):
-    """``KernelEngine`` on the GPU that is current when it is made; see there."""
+    """``KernelEngine`` on the GPU that is current when it is created; see there."""
 
     name = "cupy"
     launcher = CudaLauncher

@@ -1,4 +1,4 @@
-"""The engine of compiled kernels on the CPU."""
+"""The compiled engine on the CPU."""
 
 from .engine_kernels import KernelEngine, why_not_these
 from .launch_native import NativeLauncher, why_no_native

@@ -1,26 +1,26 @@
-"""A folder to which one process at a time writes."""
+"""A lock on a folder, so that only one process at a time writes to it."""
 
 import errno
 import os
 
-_held = {}  # by device and number of a folder: what keeps it, and how often it is held
+_held = {}  # by device and inode of a folder: its open descriptor, and how often it is held
 
 
 def hold(path):
-    """Keep other processes from holding a folder, until ``let_go`` or the end of this process.
+    """Lock a folder against other processes, until ``let_go`` or the end of this process.
 
-    This process may hold it several times. Where there are no such locks (Windows, some file
-    systems), nobody is kept from anything.
+    This process may lock it several times. Where folders cannot be locked (Windows, some file
+    systems), this does nothing.
 
     Parameters
     ----------
     path : str
-        A folder that is there.
+        An existing folder.
 
     Returns
     -------
     object
-        What ``let_go`` is given, once for each time.
+        The key for ``let_go``, which is to be called once for each ``hold``.
 
     Raises
     ------
@@ -54,7 +54,7 @@ def hold(path):
 
 
 def let_go(key):
-    """Hold a folder once less."""
+    """Release a folder once; the lock ends with the last release."""
     if key not in _held:
         return
     folder, times = _held.pop(key)

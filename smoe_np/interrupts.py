@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM during a loop that must end between two steps."""
+"""Handling of Ctrl-C and SIGTERM in a loop that must end between two steps."""
 
 import signal
 import threading
@@ -7,13 +7,13 @@ import threading
 class Interrupts:
     """Note the first SIGINT or SIGTERM instead of acting on it; leave the second to act as before.
 
-    A context manager. Handlers are Python's own business of the main thread: elsewhere this does
-    nothing and signals act as they do.
+    A context manager. Python allows signal handlers to be set in the main thread only: in other
+    threads this does nothing, and signals act as usual.
 
     Attributes
     ----------
     received : int or None
-        The signal that came.
+        Number of the signal that was received.
     """
 
     def __init__(self):
@@ -42,5 +42,5 @@ class Interrupts:
         self._restore()
 
     def act(self):
-        """Do now what the signal would have done when it came."""
+        """Raise the received signal again, so that it acts as it would have without this class."""
         signal.raise_signal(self.received)

@@ -1,4 +1,4 @@
-"""Numbers in writing, and where the axes of a figure have them."""
+"""Numbers as text, and the ticks and limits of axes."""
 
 import math
 
@@ -6,36 +6,38 @@ import numpy as np
 
 
 def decibels(value):
-    """A PSNR in writing."""
+    """A PSNR as text: ``31.25 dB``."""
     return f"{value:.2f} dB" if math.isfinite(value) else "∞ dB"
 
 
 def counted(count, noun):
-    """A number and its noun: ``1 kernel``, ``1,024 kernels``."""
+    """A count with its noun: ``1 kernel``, ``1,024 kernels``."""
     return f"{count:,} {noun}" + ("" if count == 1 else "s")
 
 
 def size_in_words(shape):
-    """The size of a picture."""
+    """The size of a picture as text: ``512×768``."""
     return "×".join(map(str, shape))
 
 
 def labels(ticks):
-    """The ticks of an axis in writing; evenly spaced ones with as many digits as that takes."""
+    """The ticks of an axis as text, if evenly spaced all with the digits that their step needs."""
     steps = np.diff(ticks)
     even = len(steps) > 0 and np.ptp(steps) < 1e-6 * steps[0]
     return [number(tick, steps[0] if even else None) for tick in ticks]
 
 
 def number(value, step=None):
-    """A number in writing, such as ``0.002``, ``1,500``, ``2·10⁻⁶``.
+    """A number as text, such as ``0.002``, ``1,500``, ``2·10⁻⁶``.
 
-    It has the digits that tell it from the next one a step away, else three at most.
+    It has the digits that distinguish it from its neighbours ``step`` away; without a step, three
+    at most.
     """
     if value == 0:
         return "0"
     size = math.floor(math.log10(abs(value)))
-    last = size - 2 if step is None else math.floor(math.log10(step) + 1e-9)  # place of a digit
+    # decimal place of the last digit
+    last = size - 2 if step is None else math.floor(math.log10(step) + 1e-9)
     if -3 <= size < 7:
         text = f"{value:,.{max(0, -last)}f}"
         return text if step is not None or "." not in text else text.rstrip("0").rstrip(".")
@@ -46,7 +48,7 @@ def number(value, step=None):
 
 
 def round_numbers(low, high, most):
-    """Round numbers from low to high, evenly spaced, at most about so many."""
+    """Evenly spaced round numbers from low to high, about ``most`` at most: list."""
     raw = (high - low) / most
     power = 10.0 ** math.floor(math.log10(raw))
     step = power * next(factor for factor in (1, 2, 5, 10) if factor * power >= raw * 0.999)
@@ -55,7 +57,7 @@ def round_numbers(low, high, most):
 
 
 def round_factors(low, high, most):
-    """Round numbers from low to high for a logarithmic scale, at most about so many."""
+    """Round numbers from low to high for a logarithmic scale, about ``most`` at most: list."""
     decades = math.log10(high / low)
     if decades < 0.5:
         return round_numbers(low, high, most)
@@ -68,7 +70,7 @@ def round_factors(low, high, most):
 
 
 def limits_of(values, logarithmic=False):
-    """Where an axis of these values begins and ends, or None if none of them can be shown."""
+    """Lower and upper limit of an axis of these values; None if none of them can be shown."""
     values = np.asarray(values, float)
     values = values[np.isfinite(values) & ((values > 0) | (not logarithmic))]
     if not len(values):

@@ -1,15 +1,16 @@
-"""Models in few bytes: every number as so many bits over the range that its kind has in the model.
+"""The packed file format: every number of a model quantized to b bits over its kind's range.
 
-A file has a header, then whole numbers i of b bits that stand for low + i/(2ᵇ − 1) · (high − low).
-Not all of them need occur: "11.5 bits" are 2896 levels, numbers of 12 bits up to 2895, and coding
-spares the others. ``whole_numbers`` makes bytes of them: coded (version 2), or one after the other,
-kind after kind (version 1), where that is shorter. Kernels are sorted; their order means nothing.
-The kinds, in a kernel's own frame, in which an error means the same whatever the kernel's size:
+A file has a header, then integers i of b bits that stand for low + i/(2ᵇ − 1) · (high − low). Not
+all of them need occur: "11.5 bits" are 2896 levels, the 12-bit integers from 0 to 2895, and coding
+saves what the others would cost. ``whole_numbers`` turns the integers into bytes: entropy-coded
+(version 2), or plain, kind after kind (version 1), where that is shorter. Kernels are sorted; their
+order has no meaning. The kinds of numbers, in each kernel's own frame, where an error has the same
+effect whatever the kernel's size:
 
     weights  log π             extents  log A_dd              values  s(ν̂ − ½), ν̂ = ν + γ·μ
     centres  s(μ − ½)          shears   s(A_ij/A_ii), i > j   slopes  s(η), γ = A η
 
-where s(v) = v within ±1 and ±(1 + log|v|) beyond it, lest a few outliers make all others coarse.
+where s(v) = v within ±1 and ±(1 + log|v|) beyond, so that a few outliers do not coarsen the rest.
 The header, little endian, in bytes: ``SMoE`` (4), version (1), D (1), C (1), whether there are
 slopes (1) and whether kernels are radial (1), K (4), the picture's sizes or zeros (4 D); then bits
 (1), low and high (4 each, float32) of each kind; at the end the CRC-32 of the rest of the file (4).
@@ -30,26 +31,29 @@ from .whole_numbers import coded, decoded, from_plain, order_along_curve, plain
 MAGIC, ENDING = b"SMoE", ".smoe"
 PLAIN, CODED = 1, 2  # versions
 KINDS = ("weights", "centres", "extents", "shears", "values", "slopes")
-FEWEST_BITS, USUAL_BITS, MOST_BITS = 4, 16, 24  # of a number; float32 can tell no more apart
-MOST_DIMENSIONS, MOST_CHANNELS = 8, 255  # with more of the first, A would outgrow any file
-MOST_STORED = 100.0  # magnitude of a logarithm, and of what s gives; float32 has no larger ones
-# Bits that coding usually spares a number; of channels, one of the first, and one of the others.
+# bits per number; float32 has a precision of 24 bits
+FEWEST_BITS, USUAL_BITS, MOST_BITS = 4, 16, 24
+MOST_DIMENSIONS, MOST_CHANNELS = 8, 255  # with more dimensions, A would outgrow any file
+MOST_STORED = 100.0  # largest magnitude of a logarithm, and of s(v); float32 has none beyond
+# Bits per number that coding usually saves, by kind: in the first channel, and in the others.
 SPARED = {"weights": (0.9, 0), "centres": (0, 0), "extents": (0.6, 0), "shears": (0.8, 0),
           "values": (0.8, 3.0), "slopes": (2.3, 4.6)}
-UNTIL_LEARNED = 100  # kernels after which half of that is spared
-CHANNELS = ("values", "slopes")  # kinds of which every channel has its own
-ORDER = 0.7  # bits by which log₂ K exceeds what is spared of a centre
-LEAST_CODED = 1  # bits of a number, in the mean; fewer would be a trap for who unpacks it
+# number of kernels with which half of that is saved, as frequencies are learned
+UNTIL_LEARNED = 100
+CHANNELS = ("values", "slopes")  # kinds that have numbers for every channel
+ORDER = 0.7  # bits by which log₂ K exceeds what coding saves per kernel by its order
+# least mean bits per number that is accepted; fewer could expand without limit on reading
+LEAST_CODED = 1
 _HEAD, _RANGE, _CHECKSUM = struct.Struct("<4sBBBBBI"), struct.Struct("<Bff"), struct.Struct("<I")
 
 
 def bits_of(kinds, bits):
-    """The bits of each kind, fractions allowed, from one number for all or from a dict.
+    """The bits of each kind, fractions allowed, from one number for all or a dict by kind.
 
     Raises
     ------
     TypeError, ValueError
-        If that is neither, or a number is not among 4 to 24.
+        If ``bits`` is neither, or a number is not in 4 to 24.
     """
     given = bits if isinstance(bits, dict) else dict.fromkeys(kinds, bits)
     unknown = sorted(set(given) - set(KINDS))
@@ -62,11 +66,11 @@ def bits_of(kinds, bits):
             raise TypeError(f"bits must be numbers, got {number!r} for {kind}")
         if not FEWEST_BITS <= number <= MOST_BITS:
             raise ValueError(f"bits must be {FEWEST_BITS} to {MOST_BITS}, got {number} for {kind}")
-    return {kind: float(given[kind]) for kind in kinds}  # of NumPy, JSON could not write them
+    return {kind: float(given[kind]) for kind in kinds}  # JSON cannot write NumPy numbers
 
 
 def width_of(bits):
-    """Whole bits that hold as many levels as there are in ``bits``."""
+    """Bits of the integers that hold the round(2**bits) levels of ``bits``."""
     return (_levels(bits) - 1).bit_length()
 
 
@@ -75,7 +79,7 @@ def _levels(bits):
 
 
 def numbers_of(D, C, has_slopes, is_radial=False):
-    """How many numbers of each kind a kernel has: dict of those that it has."""
+    """The number of numbers of each kind per kernel: dict, without kinds that are absent."""
     counts = {"weights": 1, "centres": D, "extents": 1 if is_radial else D,
               "shears": 0 if is_radial else D * (D - 1) // 2, "values": C,
               "slopes": C * D if has_slopes else 0}
@@ -83,7 +87,7 @@ def numbers_of(D, C, has_slopes, is_radial=False):
 
 
 def _check_packable(arrays):
-    """A ValueError says why a packed file cannot hold these arrays."""
+    """Raise ValueError, with the reason, if a packed file cannot hold these arrays."""
     pis, A = arrays["pis"], arrays["A"]
     D, C = A.shape[1], arrays["nu_e"].shape[1]
     if not (pis > 0).all():
@@ -132,7 +136,7 @@ def kinds_of(arrays):
 
 
 def arrays_of(found, D, C):
-    """The arrays of a model from its numbers by kind; ``kinds_of`` the other way."""
+    """The arrays of a model from its numbers by kind: the inverse of ``kinds_of``."""
     K = len(found["weights"])
     musX = _straight(found["centres"]) + 0.5
     diagonal = np.exp(np.broadcast_to(found["extents"], (K, D)))
@@ -151,24 +155,25 @@ def arrays_of(found, D, C):
 
 
 def expected_bytes(K, D, C, has_slopes, bits):
-    """Bytes that the file of a fit of K kernels takes, about, with so many bits a number.
+    """Estimated bytes of the packed file of K kernels at ``bits`` bits per number.
 
-    With ``FEWEST_BITS`` it takes no more in any case.
+    With ``FEWEST_BITS`` it is an upper bound.
     """
     counts = numbers_of(D, C, has_slopes)
-    spared = max(math.log2(max(K, 1)) - ORDER, 0)  # log₂ K! bits are those of the order of kernels
+    # the order of kernels is worth log₂ K! bits in all
+    spared = max(math.log2(max(K, 1)) - ORDER, 0)
     for kind, count in counts.items():
         of_first, of_others = SPARED[kind]
         first = count // C if kind in CHANNELS else count
         spared += (of_first * first + of_others * (count - first)) * K / (K + UNTIL_LEARNED)
     numbers = sum(counts.values())
     each = max(numbers * bits - spared, numbers * FEWEST_BITS)
-    # a kind of numbers that are not coded begins with a byte of its own, and may waste one
+    # each uncoded kind begins at a whole byte, and may waste one
     return header_bytes(D, len(counts)) + len(counts) + math.ceil(K * each / 8)
 
 
 def rounded(found, bits):
-    """The numbers by kind as a file of so many bits gives them back."""
+    """The numbers by kind after quantization to ``bits``, as a packed file returns them."""
     result = {}
     for kind, numbers in found.items():
         low, high = _range(numbers, bits[kind])
@@ -178,7 +183,7 @@ def rounded(found, bits):
 
 
 def header_bytes(D, kinds):
-    """Bytes of a file besides those of its numbers, with its checksum."""
+    """Bytes of the header and the checksum of a file."""
     return _HEAD.size + 4 * D + kinds * _RANGE.size + _CHECKSUM.size
 
 
@@ -188,24 +193,24 @@ def packed_bytes(arrays, bits):
 
 
 def save_packed(path, arrays, image_shape, bits):
-    """Write a model in few bytes, whole or not at all.
+    """Write a packed model, atomically.
 
     Parameters
     ----------
     path : str or os.PathLike
     arrays : dict
-        Those of a ``SmoeParams``, of NumPy.
+        The NumPy arrays of a ``SmoeParams``, by name.
     image_shape : tuple of D ints or None
     bits : float or dict
-        Of each number, 4 to 24; a dict has them by kind.
+        Bits per number, 4 to 24; or a dict of bits by kind.
 
     Raises
     ------
     ValueError
-        If the model has kernels of weight 0 or below or of negative gates, which have no place in
-        such a file, or ``bits`` are not as they must be.
+        If the model has kernels of weight 0 or below or with negative gates, which a packed file
+        cannot hold, or ``bits`` are out of range.
     TypeError
-        If ``bits`` are no numbers.
+        If ``bits`` are not numbers.
     OSError
         If the file cannot be written.
     """
@@ -240,7 +245,7 @@ def _packed(arrays, image_shape, bits):
 
 
 def _plain_bytes(counts, widths, K):
-    """Bytes that numbers of each kind take where they are not coded."""
+    """Bytes by kind if the numbers are not coded."""
     return {kind: -(-K * count * widths[kind] // 8) for kind, count in counts.items()}
 
 
@@ -249,7 +254,7 @@ def _least_coded_bytes(counts, K):
 
 
 def model_ending(path):
-    """How the name of a model's file ends, ``.npz`` or ``.smoe``; ValueError for any other."""
+    """The ending of a model file's name, ``.npz`` or ``.smoe``; ValueError for any other."""
     ending = os.path.splitext(path_text(path))[1].lower()
     if ending not in (".npz", ENDING):
         raise ValueError(f"the model is written as .npz or {ENDING}; give a name that ends so "
@@ -258,12 +263,12 @@ def model_ending(path):
 
 
 def is_packed_name(path):
-    """Whether the file of a model is to be packed; ValueError if it has no name of one."""
+    """Whether a model file is packed by its name; ValueError if its ending is not a model's."""
     return model_ending(path) == ENDING
 
 
 def is_packed(path):
-    """Whether a file begins as ``save_packed`` has them begin."""
+    """Whether a file begins like those of ``save_packed``."""
     with open_to_read(path) as stream:
         return stream.read(len(MAGIC)) == MAGIC
 
@@ -329,7 +334,7 @@ def _unpacked(data):
 
 
 def _bits_that_occur(integers, width):
-    """Of how many bits the levels are that numbers of a width have been rounded to."""
+    """The bits, fractions included, to which integers of a width were quantized."""
     levels = 1 + int(integers.max(initial=0))
     if levels <= 1 << width - 1:
         return width
@@ -339,7 +344,7 @@ def _bits_that_occur(integers, width):
 
 
 def _plain_integers(body, counts, widths, K):
-    """Whole numbers by kind from the body of a file of version 1; None if it cannot be one."""
+    """Integers by kind from the body of a file of version 1; None if it is malformed."""
     lengths = _plain_bytes(counts, widths, K)
     if len(body) != sum(lengths.values()):
         return None
@@ -352,7 +357,7 @@ def _plain_integers(body, counts, widths, K):
 
 
 def _coded_integers(body, counts, ranges, widths, D, K):
-    """Whole numbers by kind from the body of a file of version 2; None if it cannot be one."""
+    """Integers by kind from the body of a file of version 2; None if it is malformed."""
     if len(body) < _least_coded_bytes(counts, K):
         return None
     zeros = {kind: np.zeros((K, count), np.uint32) for kind, count in counts.items()}
@@ -378,15 +383,15 @@ def _bent(v):
 
 
 def _straight(v):
-    """``_bent`` the other way."""
+    """The inverse of ``_bent``."""
     size = np.maximum(np.abs(v), 1)
     return np.where(np.abs(v) <= 1, v, np.sign(v) * np.exp(size - 1))
 
 
 def _range(numbers, bits):
-    """Where 0 and the largest of ``width_of(bits)`` bits lie, as float32 can hold them.
+    """The values of 0 and of the largest integer of ``width_of(bits)`` bits, exact in float32.
 
-    That is beyond the largest number where there are fewer levels.
+    The latter is above the largest number where there are fewer levels than integers.
     """
     if not numbers.size:
         return 0.0, 0.0
@@ -403,7 +408,7 @@ def _integers(numbers, low, high, width):
 
 
 def _varied(integers, ranges):
-    """Those by kind of which not all are the same, and the centres: others need not be told."""
+    """The kinds whose numbers are not all equal, and the centres: others need no coding."""
     return {kind: numbers for kind, numbers in integers.items()
             if kind == "centres" or ranges[kind][0] < ranges[kind][1]}
 

@@ -1,10 +1,10 @@
-"""Parameters as rows, one for each kernel, as kernels/ takes them: see gate.cuh."""
+"""Parameters as rows, one per kernel: the layout of the compute kernels, see gate.cuh."""
 
 import numpy as np
 
 from .params import unchecked
 
-PART = 2048  # rows
+PART = 2048  # rows copied at a time: they stay in the cache while their columns are copied
 
 
 def lower_entries(D):
@@ -13,7 +13,7 @@ def lower_entries(D):
 
 
 def names_of_row(D, C):
-    """The name of the parameter that each number of a row belongs to."""
+    """The parameter to which each number of a row belongs: list of W names."""
     return ["pis", *["musX"] * D, *["A"] * len(lower_entries(D)),
             *["nu_e", *["gamma_e"] * D] * C]
 
@@ -25,7 +25,7 @@ def rows_of(params, spare=None):
     ----------
     params : SmoeParams
     spare : array, optional
-        Taken for them if it is of their shape and dtype: new memory costs more than to fill it.
+        Memory to reuse if it has the right shape and dtype: new memory costs more than filling it.
 
     Returns
     -------
@@ -44,7 +44,7 @@ def rows_of(params, spare=None):
 
 
 def params_of_rows(rows, D, image_shape=None):
-    """The SmoeParams, not checked, of ``rows_of`` a model of D dimensions; all is copied."""
+    """The SmoeParams of rows, the inverse of ``rows_of``; not checked; all is copied."""
     (K, W), dtype = rows.shape, rows.dtype
     C = (W - 1 - D - len(lower_entries(D))) // (D + 1)
     params = unchecked({"pis": np.empty(K, dtype), "musX": np.empty((K, D), dtype),
@@ -59,7 +59,7 @@ def params_of_rows(rows, D, image_shape=None):
 
 
 def _columns(params):
-    """Views of what makes up the columns of ``rows_of``: (K,) each."""
+    """The views of ``params`` that are the columns of ``rows_of``: W of (K,) each."""
     D = params.num_dims
     columns = [params.pis, *params.musX.T, *(params.A[:, i, j] for i, j in lower_entries(D))]
     for nu_e, gamma_e in zip(params.nu_e.T, params.gamma_e.transpose(1, 2, 0)):
@@ -68,5 +68,5 @@ def _columns(params):
 
 
 def _parts(K):
-    """Slices of K rows, each of which stays in the cache while its columns are copied."""
+    """Slices of at most PART of K rows."""
     return [slice(first, first + PART) for first in range(0, K, PART)]

@@ -1,4 +1,4 @@
-"""Pictures as PNG, without any other library."""
+"""A PNG encoder that needs no image library."""
 
 import struct
 import zlib
@@ -9,15 +9,15 @@ COMPRESSION = 4
 
 
 def encoded(pixels, palette=None, level=COMPRESSION):
-    """A picture as PNG (ISO/IEC 15948).
+    """Encode a picture as PNG (ISO/IEC 15948).
 
     Parameters
     ----------
     pixels : (H, W) or (H, W, 3) uint8, or (H, W) of indices
     palette : (n, 3) uint8, optional
-        What the indices stand for.
+        RGB colours of the indices.
     level : int
-        Of compression, 1 to 9.
+        zlib compression level, 1 (fast) to 9 (small).
 
     Returns
     -------
@@ -28,7 +28,7 @@ def encoded(pixels, palette=None, level=COMPRESSION):
     pixels = np.ascontiguousarray(pixels, np.uint8)
     height, width = pixels.shape[:2]
     rows = pixels.reshape(height, -1)
-    if palette is None:  # each row less the one above (filter 2): it packs better
+    if palette is None:  # each row minus the one above (filter 2), which compresses better
         rows = np.diff(rows, axis=0, prepend=np.zeros((1, rows.shape[1]), np.uint8))
     kind = 3 if palette is not None else 2 if pixels.ndim == 3 else 0
     filters = np.full((height, 1), 0 if kind == 3 else 2, np.uint8)

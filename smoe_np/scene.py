@@ -1,4 +1,4 @@
-"""What there is to see of a model and its picture: pictures, errors, gates, ellipses."""
+"""What figures show of a model and its picture: pictures, errors, gating maps, ellipses."""
 
 from functools import cached_property
 
@@ -10,14 +10,14 @@ from .engine import check_image, check_kind, check_params, gating, render
 from .metrics import PEAK, psnr
 from .numerals import counted, decibels
 
-MOST_PIXELS = 1024  # of a picture in a figure, along an axis
+MOST_PIXELS = 1024  # largest size of a picture in a figure, along an axis, in pixels
 
 
 class Scene:
-    """A model beside its picture, as what a flat page can show of them.
+    """A model and its picture, reduced to what a two-dimensional figure can show.
 
-    Of a volume it is the middle slice; of channels that are not three, the first. Pictures larger
-    than ``MOST_PIXELS`` are shrunk.
+    Of a volume that is the middle slice; of channels other than three, the first. Pictures larger
+    than ``MOST_PIXELS`` are downscaled.
 
     Parameters
     ----------
@@ -25,16 +25,16 @@ class Scene:
         Of 2 dimensions or more.
     shape : tuple of D ints
     target : (*shape, C) array in [0, 1] or None
-        The picture that the model is of.
+        The picture to which the model was fitted.
     draw, find : callables
-        They give the model's picture (*shape[, C]) and its gating map (*shape).
+        Return the model's picture (*shape[, C]) and its gating map (*shape).
     decibels : float, optional
-        The PSNR, where it is known.
+        The PSNR in dB, if known.
 
     Raises
     ------
     ValueError
-        If there is but one dimension.
+        If there is only one dimension.
     """
 
     def __init__(self, params, shape, target, draw, find, decibels=None):
@@ -50,7 +50,7 @@ class Scene:
 
     @property
     def size(self):
-        """Height and width, in pixels of the picture."""
+        """Height and width of the picture, in pixels."""
         return self.shape[-2:]
 
     @cached_property
@@ -70,21 +70,21 @@ class Scene:
 
     @cached_property
     def psnr(self):
-        """In dB, over all of the volume and its channels; None if there is no picture."""
+        """PSNR in dB, over the whole volume and all channels; None without a picture."""
         if self._decibels is None and self.target is not None:
             self._decibels = psnr(self.target, self.rendered)
         return self._decibels
 
     @cached_property
     def error(self):
-        """Root of the mean square over the channels, on the 0–255 scale: (h, w)."""
+        """Root mean square error over the channels, on the 0–255 scale: (h, w)."""
         step = shrinking(self.size)
         a, b = (middle(array)[::step, ::step] for array in (self.target, self.rendered))
         return PEAK * np.sqrt(np.square(a - b).mean(axis=-1))
 
     @cached_property
     def owners(self):
-        """The kernel that has the largest gate: (h, w) int."""
+        """The number of the kernel with the largest gate at each pixel: (h, w) int."""
         step = shrinking(self.size)
         return middle(to_numpy(self._find())[..., None])[::step, ::step, 0]
 
@@ -94,8 +94,8 @@ class Scene:
         Returns
         -------
         kernels : (n,) int64
-            Their numbers, the largest first. Those that do not reach the slice are left out, and
-            those of weight 0 or below.
+            Kernel numbers, largest ellipses first. Kernels that do not reach the slice, and those
+            of weight 0 or below, are left out.
         centres : (n, 2) float64
             Row and column, in pixels from the picture's corner.
         frames : (n, 2, 2) float64
@@ -125,13 +125,13 @@ class Scene:
                 np.clip(values[shown], 0, 1))
 
     def facts(self):
-        """Quality and size in words."""
+        """PSNR and number of kernels as text."""
         found = [] if self.psnr is None else [decibels(self.psnr)]
         return " · ".join([*found, counted(self.params.num_kernels, "kernel")])
 
 
 def scene_of_model(params, image=None, channel_axis="auto", backend="auto"):
-    """The scene of a model, and of the picture that it is of, if that is given.
+    """The scene of a model, and of its picture if that is given.
 
     Raises
     ------
@@ -148,7 +148,7 @@ def scene_of_model(params, image=None, channel_axis="auto", backend="auto"):
         shape = target.shape[:-1]
         check_kind(params, target)
     params = params.map(to_numpy)
-    params.image_shape = shape  # in whose longest axis kernels are measured
+    params.image_shape = shape  # the unit of the kernels is its longest axis
     return Scene(params, shape, target, lambda: render(params, shape, backend),
                  lambda: gating(params, shape, backend))
 
@@ -165,12 +165,12 @@ def middle(array):
 
 
 def shrinking(size):
-    """By how much a picture is shrunk to be shown."""
+    """The integer factor by which a picture is downscaled in a figure."""
     return -(-max(size) // MOST_PIXELS)
 
 
 def flat(array):
-    """Of (*shape, C) what a page shows: (h, w), or (h, w, 3) of three channels."""
+    """What a figure shows of (*shape, C): (h, w), or (h, w, 3) with three channels."""
     picture = middle(array)
     picture = picture if picture.shape[-1] == 3 else picture[..., 0]
     step = shrinking(picture.shape[:2])
@@ -184,16 +184,16 @@ def flat(array):
 
 
 def faded(picture):
-    """A picture in middle greys, on which dark and light can be drawn."""
+    """A picture in middle greys, as a background for dark and light drawings."""
     grey = picture if picture.ndim == 2 else picture @ (0.299, 0.587, 0.114)
     return 0.22 + 0.36 * grey
 
 
 def colours_of(values):
-    """Colours of expert values (n, C): their own if there are three channels: (n, 3) uint8."""
+    """Colours of expert values (n, C), as RGB if C is 3, else by a scale: (n, 3) uint8."""
     return to_bytes(values) if values.shape[1] == 3 else scaled(values[:, 0], VIRIDIS)
 
 
 def highest_error(error):
-    """Where the scale of an error map ends: beyond it are few pixels; (0–255 scale)."""
+    """The upper end of the scale of an error map, which few pixels exceed (0–255 scale)."""
     return max(1.0, float(np.percentile(error, 99.5)))

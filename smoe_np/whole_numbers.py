@@ -1,26 +1,27 @@
-"""Whole numbers of kernels, by kind, as bytes: one after the other, or coded.
+"""The integers of a packed model, by kind, as bytes: plain or entropy-coded.
 
-Coded, kernels are sorted along a curve that fills space (Morton's: the bits of all axes in turn),
-and of where they are only the steps along it are told: the order of kernels means nothing, and
-log₂ K! bits are spared. Of values and slopes the first channel is told, and of others how they
-differ from the one before. All of these are columns of ``coding``.
+For coding, kernels are sorted along a space-filling curve (Morton: the bits of all axes
+interleaved), and only the steps along it are stored of their centres: the order of kernels has no
+meaning, which saves log₂ K! bits. Values and slopes are stored for the first channel, and as
+differences from the channel before for the others. All of these are columns of ``coding``.
 """
 
 import numpy as np
 
 from .coding import Column, Reader, Writer, even, falling, go_through
 
-CURVE_BITS = 60  # at most, of a place on the curve
-BLOCK = 1 << 15  # numbers that are taken apart into bits at a time; whole bytes
+CURVE_BITS = 60  # most bits of a position on the curve
+# numbers converted to bits at a time; a multiple of 8, so that each block ends at a whole byte
+BLOCK = 1 << 15
 
 
 def order_along_curve(centres, bits):
-    """The indices that sort kernels along the curve, from whole numbers (K, D) of so many bits."""
+    """The indices that sort kernels along the curve, from their centres (K, D) of ``bits`` bits."""
     return np.argsort(_places(centres, bits), kind="stable")
 
 
 def coded(integers, bits, D):
-    """Bytes of whole numbers by kind.
+    """Entropy-coded bytes of integers by kind.
 
     Parameters
     ----------
@@ -39,12 +40,12 @@ def coded(integers, bits, D):
 
 
 def decoded(data, counts, bits, D, K):
-    """The whole numbers (K, n) by kind, of n as ``counts`` tells, that ``coded`` made bytes of.
+    """The inverse of ``coded``: integers (K, n) by kind, with n from ``counts``.
 
     Raises
     ------
     coding.Damaged
-        If these bytes cannot be such.
+        If the bytes cannot come from ``coded``.
     """
     integers = {kind: np.zeros((K, count), np.int64) for kind, count in counts.items()}
     reader = Reader(K, data)
@@ -56,7 +57,7 @@ def decoded(data, counts, bits, D, K):
 
 
 def _columns(integers, bits, D):
-    """The columns that tell whole numbers by kind, in the order in which they are coded."""
+    """Yield the columns that represent the integers, in the order in which they are coded."""
     axis_bits = _axis_bits(bits["centres"], D)
     places = _places(integers["centres"], bits["centres"])
     yield Column(np.diff(places, prepend=0), falling(axis_bits * D))
@@ -72,7 +73,7 @@ def _columns(integers, bits, D):
 
 
 def _from_columns(integers, bits, D, columns):
-    """Set whole numbers by kind to what columns tell."""
+    """Set integers by kind from their columns, in place: the inverse of ``_columns``."""
     columns = iter(columns)
     axis_bits = _axis_bits(bits["centres"], D)
     spare = bits["centres"] - axis_bits
@@ -91,31 +92,31 @@ def _from_columns(integers, bits, D, columns):
 
 
 def _channel_before(kind, n, D):
-    """Which number of a kind is the same as number n, of the channel before; ``None``: none."""
+    """The index of the same number in the channel before; None if there is none."""
     step = {"values": 1, "slopes": D}.get(kind)
     return None if step is None or n < step else n - step
 
 
 def _added(numbers, others, bits):
-    """The sum in so many bits, and half of their range, so that what differs little is near it.
+    """The sum modulo 2^bits, plus half of that range, so that small differences lie at its middle.
 
-    That half is its own opposite: a difference is undone by a sum.
+    Half the range is its own negative: the same function undoes a difference by a sum.
     """
     return numbers + others + (1 << bits - 1) & (1 << bits) - 1
 
 
 def _axis_bits(bits, D):
-    """Bits of each axis, the first ones, that tell a place on the curve."""
+    """The number of leading bits of each axis that make up a position on the curve."""
     return min(bits, CURVE_BITS // D)
 
 
 def _in_turn(axis_bits, D):
-    """Of each bit of a place, from the last one on: its number, its axis, and its number there."""
+    """For each bit of a position, from the lowest: its index, its axis, its index on that axis."""
     return [(bit, D - 1 - bit % D, bit // D) for bit in range(axis_bits * D)]
 
 
 def _places(centres, bits):
-    """Where on the curve kernels are: (K,) int64."""
+    """The positions of kernels on the curve: (K,) int64."""
     D = centres.shape[1]
     axis_bits = _axis_bits(bits, D)
     places = np.zeros(len(centres), np.int64)
@@ -125,7 +126,7 @@ def _places(centres, bits):
 
 
 def plain(integers, bits):
-    """Bytes of whole numbers of so many bits each, most significant bit first."""
+    """Bytes of integers of ``bits`` bits each, most significant bit first."""
     shifts = np.arange(bits - 1, -1, -1, dtype=np.uint32)
     flat, parts = integers.astype(np.uint32).reshape(-1, 1), []
     for begin in range(0, len(flat), BLOCK):
@@ -134,7 +135,7 @@ def plain(integers, bits):
 
 
 def from_plain(data, count, bits):
-    """The whole numbers that ``plain`` made bytes of: (count,) uint32."""
+    """The inverse of ``plain``: (count,) uint32."""
     integers = np.empty(count, np.uint32)
     factors = np.uint32(1) << np.arange(bits - 1, -1, -1, dtype=np.uint32)
     stored = np.frombuffer(data, np.uint8)
