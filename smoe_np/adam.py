@@ -173,8 +173,7 @@ class Adam:
         self.born = self.born[kernels]
 
     def add_born(self, kernels):
-        """Reorder to the kernel numbers in ``kernels``; −1 stands for a new kernel, with moments
-        0."""
+        """Reorder to the kernel numbers in ``kernels``; −1 is a new one, with moments 0."""
         there = kernels >= 0
         index = np.where(there, kernels, 0)
         self.born = np.where(there, self.born[index], self.steps).astype(np.int32)

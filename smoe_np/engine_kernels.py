@@ -156,8 +156,7 @@ class KernelEngine(KernelBuffers):
                               sets=len(numbers))
 
     def _sum_rows(self, kernel, *arguments, sets=1):
-        """Sums for each kernel of the model of the rows that a launch over patches makes: (sets, K,
-        W)."""
+        """Sum, for each kernel of the model, the rows of a launch over patches: (sets, K, W)."""
         sums = self.launch.zeros((sets, self.num_slots, self.width), np.float64)
 
         def launches():
@@ -267,8 +266,7 @@ class KernelEngine(KernelBuffers):
         self.slots = None
 
     def succeed(self, parents):
-        """Expect another model, each of whose kernels descends from a kernel in ``parents``
-        (K',)."""
+        """Expect another model, whose kernels descend from ``parents``, numbers (K',)."""
         if self.slots is None:
             return
         rates = self.rates[self.launch.array(self.slots[parents])]

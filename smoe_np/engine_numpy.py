@@ -238,8 +238,7 @@ class NumpyEngine:
         self.live.forget()
 
     def succeed(self, parents):
-        """Expect another model, each of whose kernels descends from a kernel in ``parents``
-        (K',)."""
+        """Expect another model, whose kernels descend from ``parents``, numbers (K',)."""
         self.live.succeed(parents)
 
     def state(self):
@@ -390,8 +389,7 @@ class NumpyEngine:
         return min(self.threads, sum(len(chunk.blocks) for chunk in batch), enough)
 
     def _run(self, batch, function):
-        """Call ``function(block, number of its chunk, scratch)`` for a batch's blocks, on all
-        cores."""
+        """Call ``function(block, number of its chunk, scratch)`` for the blocks of a batch."""
         work = [(block, i) for i, chunk in enumerate(batch) for block in chunk.blocks]
         results = [None] * len(work)
         waiting = iter(range(len(work)))  # its next() is atomic
@@ -455,8 +453,7 @@ class NumpyEngine:
         return block.view(pairs.expert), p
 
     def _forward(self, block, pairs, scratch):
-        """What ``_gates`` returns; also the normaliser S (B, 1, P) and y less the level (B, C,
-        P)."""
+        """The result of ``_gates``; the normaliser S (B, 1, P); y less the level (B, C, P)."""
         columns, p = self._gates(block, pairs, scratch)
         D = len(self.shape)
         sums = np.matmul(columns, p)  # (B, J, P)
@@ -471,8 +468,7 @@ class NumpyEngine:
         return columns, p, S, y
 
     def _residual(self, block, y):
-        """clip(y) − t (B, C, P), 0 beyond the picture; and where the clip passes gradients
-        (bool)."""
+        """clip(y) − t (B, C, P), 0 beyond the picture; and where gradients pass the clip."""
         if not self.live.signed:
             y = y + self.level[block.tiles][..., None]
         clipped = np.minimum(np.maximum(y, 0), 1)
@@ -529,8 +525,7 @@ class NumpyEngine:
         sums[:, 0], sums[:, 1], sums[:, 2] = p.sum(2), (p * square).sum(2), cost.sum(2)
 
     def _halve(self, block, pairs, scratch, sums, slopes):
-        """Write a block's part of the sums of ``halve``; ``slopes`` has n · Aᵀ per direction, (B,
-        n, D)."""
+        """Write a block's part of the sums of ``halve``; ``slopes`` are n · Aᵀ, (B, n, D) each."""
         _, p, S, y = self._forward(block, pairs, scratch)
         residual = self._residual(block, y)[0]
         M, linear = len(self.phi), self.phi[: 1 + len(self.shape)]

@@ -136,8 +136,7 @@ class KernelBuffers:
                          max(rows, K + min(K, of_tile) * self.patches))
 
     def _make_axes(self):
-        """Allocate the axes along which the ``trained`` parameters of each kernel step; 0 for
-        none."""
+        """Allocate the axes of each kernel's ``trained`` parameters; 0: there are none."""
         self.outer, self.axes = (
             self.launch.zeros((self.num_slots, self.trained, self.trained), self.dtype)
             for _ in range(2))
@@ -304,8 +303,7 @@ class KernelBuffers:
         return int(self.launch.host(self.first_row[self.patches :])[0])
 
     def _with_room(self, run, sets=1):
-        """Run; lengthen buffers and run again while one is too short; return the other HALT, or
-        0."""
+        """Run, again with longer buffers while one is too short; return any other HALT, or 0."""
         while True:
             run()
             halt = int(self.launch.host(self.control)[WORDS.HALT])

@@ -153,8 +153,7 @@ class CudaLauncher:
         return 0.0
 
     def _learn(self, before, now, seconds):
-        """Estimate the seconds of a step and the life of lists from ``control`` before and
-        after."""
+        """Estimate the seconds of a step and the life of lists from ``control`` then and now."""
         taken = int(now[_STEP] - before[_STEP])
         self._step_seconds = seconds / taken
         # lists that still hold are not at their end

@@ -21,8 +21,7 @@ FADING = 0.7  # fraction of an earlier, faster motion that is kept at each build
 
 
 def too_loose(allowance):
-    """Whether the median kernel may move so far that bounds say little, and winners are
-    arbitrary."""
+    """Whether the median kernel may move so far that bounds say little."""
     return bool((np.median(allowance, axis=1) > MOST).any())
 
 
@@ -100,8 +99,7 @@ class LiveLists:
         return np.zeros((3, K + 1)) if needless or too_loose(allowance) else allowance
 
     def _note_rate(self):
-        """Update the motion per step: that since the last build, or a decayed earlier, faster
-        one."""
+        """Update the motion per step: that since the last build, or a faster one that decays."""
         rate = self.moved / max(self.age, 1)
         self.rate = rate if self.rate is None else np.maximum(rate, FADING * self.rate)
 
@@ -128,8 +126,7 @@ class LiveLists:
         self.builds += 1
 
     def _numbers(self):
-        """For each slot the current number of its kernel; K, the number of kernels, if it has
-        left."""
+        """For each slot the current number of its kernel; K if the kernel has left."""
         number = np.full(self.num_slots + 1, len(self.slots))
         number[self.slots] = np.arange(len(self.slots))
         return number
@@ -159,8 +156,7 @@ class LiveLists:
         self.lists = self.rate = None
 
     def succeed(self, parents):
-        """Expect another model, each of whose kernels descends from a kernel in ``parents``
-        (K',)."""
+        """Expect another model, whose kernels descend from ``parents``, numbers (K',)."""
         if self.rate is not None:
             self.rate = self.rate[:, np.append(parents, -1)]
         self.lists = None

@@ -235,8 +235,7 @@ class _Bounds:
         return lower.min(axis=1)
 
     def everywhere(self, best):
-        """The pairs that matter, from bounds of all kernels in all tiles: a part for
-        ``by_tile``."""
+        """The pairs that matter, from bounds of all kernels in all tiles: as ``by_tile`` takes."""
         order = self.grid.order
         centres = self.grid.centres(order).T[:, :, None]  # (D, T, 1)
         upper = self.upper(np.arange(len(self.log_weight) - 1), list(centres),
@@ -319,8 +318,7 @@ class _Bounds:
         return k[keep], tile[keep], upper[keep], (upper >= best)[keep]
 
     def bound(self, boxes):
-        """For each pair: whether to keep it, its upper bound, and the best lower bound in its
-        box."""
+        """For each pair: whether to keep it; its upper bound; its box's best lower bound."""
         counts, size = boxes.counts, 2**boxes.level
         tile, grid = self.grid.tile, self.grid.counts
         low = [c * (size * t) + 0.5 for c, t in zip(boxes.corner.T, tile, strict=True)]
@@ -407,8 +405,7 @@ class _Bounds:
         return self.log_weight[k] - weight - 0.5 * farthest * farthest
 
     def _seen_from(self, k, middle):
-        """Middles of boxes relative to the centres of kernels k; their A, precision, and z = Aᵀ
-        middle."""
+        """Middles of boxes relative to kernels k; the kernels' A, precision; z = Aᵀ middle."""
         D = len(middle)
         middle = [m - self.centre[i][k] for i, m in enumerate(middle)]
         A = {ij: a[k] for ij, a in self.A.items()}
@@ -461,8 +458,7 @@ class _Lowest:
             self.levels.append(values)
 
     def __call__(self, first, last):
-        """For boxes first to last − 1 (D, K), a value not above their minimum: (K,); +inf if
-        empty."""
+        """For boxes first to last − 1 (D, K), a lower bound of their minimum; +inf if empty."""
         lowest = np.full(first.shape[1], np.inf)
         longest = (last - first).max(axis=0)
         there = (last > first).all(axis=0)
