@@ -16,7 +16,7 @@
 #define LISTED 0.25       // cost of a listed pair that does not matter, relative to one that does
 #define LONGEST 20        // most steps that lists are planned to last
 #define NOTHING -1e37f    // below every log-gate; finite in float
-#define SAMPLE 256        // from this many kernels, a box takes its winner from a sample: see bound
+#define SAMPLE 256        // least size of the sample that gives a large box its winner: see bound
 #define FEW_ROWS 512      // up to so many rows of a kernel are sorted by counting: see arrange
 // extra allowance of a weak kernel, as a fraction of its distance below the mean log weight
 #define WEAK 0.5
