@@ -244,7 +244,7 @@ def most_bytes(engine):
 
 
 def _least_seconds(launch, kernel, blocks, arguments):
-    """Seconds of a launch, without the time that the host takes to start it and to notice its end."""
+    """Seconds of a launch, without what starting it and noticing its end takes on the host."""
     once = [(kernel, blocks, TILE_THREADS, tuple(arguments))]
 
     def seconds_of(sequence):
