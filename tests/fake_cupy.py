@@ -13,6 +13,7 @@ import sys
 from types import SimpleNamespace
 
 import numpy as np
+from kernel_runs import EMULATED
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
 from smoe_np import launch_native
@@ -266,7 +267,7 @@ class RawModule:
         if self.library is None:
             real = {"float": "float32", "double": "float64"}[self.options["REAL"]]
             self.library = launch_native.load_kernels(
-                int(self.options["NDIM"]), int(self.options["NCHAN"]), real, ("-DEMULATE_GPU",))
+                int(self.options["NDIM"]), int(self.options["NCHAN"]), real, EMULATED)
         body = getattr(self.library, name)
         body.argtypes, body.restype = (ctypes.c_void_p, *[ctypes.c_int] * 3), None
 

@@ -180,8 +180,8 @@ def test_what_is_narrow_is_no_colour(here, width):
 
 def test_channels_that_come_first_in_a_file_are_told(here, capsys):
     picture = np.random.default_rng(0).random((8, 3, 5)).astype(np.float32)
-    smoe_np.Smoe(picture, 2, channel_axis=-1).train(2).save("five.npz")
-    assert smoe("render", "five.npz", "-o", "five.tif") == 0
+    smoe_np.Smoe(picture, 2, channel_axis=-1, backend="numpy").train(2).save("five.npz")
+    assert smoe("render", "five.npz", "-o", "five.tif", "--backend", "numpy") == 0
     assert "8×3 pixels of 5 channels (the first axis in the file), " in capsys.readouterr().out
     assert smoe_np.read_image("five.tif").shape == (5, 8, 3)
 
@@ -190,16 +190,16 @@ def test_channels_that_come_first_in_a_file_are_told(here, capsys):
 def test_channels_of_a_signal_are_the_rows_of_a_file(here, channels):
     rows = np.random.default_rng(0).random((channels, 40)).astype(np.float32)
     smoe_np.write_image("rows.tif", rows)
-    source = "rows.tif", "--channel-axis", 0
+    source = "rows.tif", "--channel-axis", 0, "--backend", "numpy"
     assert smoe("train", "-i", *source, "-r", "run", "-k", 3, "-n", 2, "-q", "--no-plots") == 0
     assert smoe("fit", *source, "-o", "model.npz", "--kernels", 4, "-n", 20, "-q") == 0
-    assert smoe("render", "model.npz", "-o", "drawn.tif") == 0
+    assert smoe("render", "model.npz", "-o", "drawn.tif", "--backend", "numpy") == 0
     assert smoe("denoise", *source, "-o", "clean.tif", "--sigma", 9, "--fits", 1) == 0
     for name in ("drawn.tif", "clean.tif", "run/reconstruction_best.tif"):
         assert smoe_np.read_image(name).shape == (channels, 40)
     model = smoe_np.load_params("model.npz")
     np.testing.assert_allclose(smoe_np.read_image("drawn.tif") / 255, np.atleast_2d(
-        smoe_np.render(model).T), atol=0.51 / 255)
+        smoe_np.render(model, backend="numpy").T), atol=0.51 / 255)
 
 
 def test_denoise_tells_the_size_of_a_volume(here, capsys):

@@ -71,7 +71,7 @@ def test_any_picture_comes_back_in_its_shape(shape, axis):
     assert 0 <= found.min() <= found.max() <= 1
 
 
-@pytest.mark.parametrize("count", [3, 4, 5])
+@pytest.mark.parametrize("count", [3, 4])
 @pytest.mark.parametrize("sigma", [0, 10])
 def test_channels_stay_on_their_axis(count, sigma):
     noisy = picture((13, 9), count)

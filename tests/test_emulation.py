@@ -47,7 +47,7 @@ IMAGE_TOLERANCE = {"float32": 1e-5, "float64": 1e-10}
 GRADIENT_TOLERANCE = {"float32": 1e-4, "float64": 1e-9}
 # every pair of a number of dimensions, a number of channels and a dtype is among them
 BUILDS = [(1, 1, "float32"), (1, 3, "float64"), (2, 1, "float32"), (2, 3, "float64"),
-          (3, 1, "float64"), (3, 3, "float32")]
+          (3, 1, "float32"), (3, 3, "float64")]
 THREADS = 64
 
 

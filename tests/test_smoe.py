@@ -180,7 +180,7 @@ def test_a_thin_volume_is_taken_as_its_model_says(tmp_path):
 @pytest.mark.parametrize(("shape", "axis", "k"), [
     ((1, 1), "auto", 3), ((2, 3), "auto", 1), ((2, 3, 3), "auto", 2), ((9, 7, 1), "auto", 3),
     ((17, 40), "auto", 4), ((40, 17, 3), "auto", 4), ((5, 6, 7), "auto", 3), ((5, 6, 3), None, 3),
-    ((3, 11, 9), 0, 3), ((6, 7, 8, 2), "auto", 3), ((50,), "auto", 9), ((5, 5), "auto", 12),
+    ((3, 11, 9), 0, 3), ((6, 7, 8, 3), "auto", 3), ((50,), "auto", 9), ((5, 5), "auto", 12),
     ((3, 4, 5, 6), None, 2)])
 def test_any_picture_can_be_trained_and_comes_back_in_its_shape(shape, axis, k):
     image = np.random.default_rng(0).random(shape)

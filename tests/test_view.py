@@ -54,7 +54,7 @@ def crops(draw):
     for n in image_shape:
         begin = draw(st.floats(-0.5 * n, 1.2 * n))
         region.append((begin, begin + draw(st.floats(0.01, 1.5)) * n))
-    params = model(draw(st.integers(0, 99)), image_shape, C=draw(st.integers(1, 3)),
+    params = model(draw(st.integers(0, 99)), image_shape, C=draw(st.sampled_from([1, 3])),
                    K=draw(st.integers(1, 20)), anisotropy=4)
     return params, tuple(region), shape
 
@@ -79,7 +79,7 @@ def test_the_kernel_that_owns_a_pixel_of_a_region_has_the_largest_gate_there(cas
 
 @DTYPES
 @pytest.mark.parametrize(("image_shape", "C", "scale"), [
-    ((24, 32), 1, 4), ((21, 17), 3, 5), ((80,), 2, 3), ((9, 8, 10), 1, 3)])
+    ((24, 32), 1, 4), ((21, 17), 3, 5), ((80,), 3, 3), ((9, 8, 10), 1, 3)])
 def test_a_crop_is_the_same_part_of_the_whole_at_the_same_scale(image_shape, C, scale, dtype):
     params = model(1, image_shape, K=30, C=C, sigma=0.08, anisotropy=3)
     whole = smoe_np.render(params, [scale * n for n in image_shape], dtype=dtype)
@@ -167,7 +167,7 @@ def test_drawing_a_part_leaves_the_parameters_as_they_were():
 
 @DTYPES
 @pytest.mark.parametrize(("shape", "C", "n"), [
-    ((12, 9), 1, 4), ((7, 13), 3, 3), ((31,), 1, 5), ((3, 4, 5), 2, 2)])
+    ((12, 9), 1, 4), ((7, 13), 3, 3), ((31,), 1, 5), ((3, 4, 5), 3, 2)])
 def test_samples_are_means_over_blocks_of_the_larger_picture(shape, C, n, dtype):
     params = random_model(8, K=25, D=len(shape), C=C, sigma=0.08)
     fine = render(params, [n * size for size in shape], dtype=dtype)
@@ -229,7 +229,7 @@ def test_blocks_cover_every_pixel_once_and_are_as_small_as_they_can_be(shape, n,
 
 @DTYPES
 def test_a_picture_drawn_in_blocks_is_the_picture(monkeypatch, dtype):
-    params = model(13, (30, 40), K=40, C=2, sigma=0.06)
+    params = model(13, (30, 40), K=40, C=3, sigma=0.06)
     options = {"dtype": dtype, "region": ((1, 28.5), (-3, 36))}
     drawn = smoe_np.render(params, (37, 51), samples=2, **options)
     owners = smoe_np.gating(params, (37, 51), **options)
