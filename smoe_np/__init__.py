@@ -1,19 +1,19 @@
-"""Steered Mixture-of-Experts models of images: light, fast, with gradients written by hand.
+"""Steered Mixture-of-Experts models of images, with NumPy and hand-written gradients.
 
-``Smoe`` fits, trains and sparsifies a model of an image. ``SmoeParams`` holds the numbers of a
-model, ``render`` draws it, and ``gating`` tells which kernel owns each pixel. ``denoise`` takes
-noise off an image.
+``Smoe`` fits, trains, sparsifies and quantizes a model of an image. ``SmoeParams`` holds the
+parameters of a model, ``render`` draws it at any resolution, and ``gating`` returns the kernel with
+the largest gate at each pixel. ``denoise`` removes noise from an image.
 
-Some modules are imported by name, as in ``from smoe_np import plots``:
+Some modules are imported explicitly, as in ``from smoe_np import plots``:
 
 plots
-    Figures, and callbacks that draw a fit or a training while it runs (extra ``plots``).
+    Figures, and callbacks that draw them while a model is trained (extra ``plots``).
 report
-    ``write_report``, a page of a model and of how it came about.
+    ``write_report``, an HTML page about a model and its training.
 sparsify
-    ``dense_start``, a grid that is dense enough for ``Smoe.sparsify`` to begin with.
+    ``dense_start``, which chooses a starting grid for ``Smoe.sparsify``.
 fit
-    ``Recipe``, the numbers of the method of ``Smoe.fit``.
+    ``Recipe``, the parameters of the method behind ``Smoe.fit``.
 """
 
 from .allocation import allocate_bits

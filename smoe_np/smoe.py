@@ -1,4 +1,4 @@
-"""Smoe: an image, a model in training, its history."""
+"""``Smoe``: an image, the model that is fitted to it, and the history of its training."""
 
 import math
 import time
@@ -21,74 +21,107 @@ from .sparsify import ITERATIONS, Sparsification, dense_start, sparsify_settings
 from .training import train_settings
 from .training_loop import TrainingLoop, check_callbacks
 
-COPIES = 8  # of the parameters: now, the best, the next, two moments, gradients in float64, scratch
+# Copies of the parameters held at a time: the current, best and next model, two moments, gradients
+# in float64 (which count twice), scratch.
+COPIES = 8
 
-MOST_BY_PIXEL, MOST_FOR_FEW_PIXELS = 10, 1000  # kernels that a fit may have
+MOST_BY_PIXEL, MOST_FOR_FEW_PIXELS = 10, 1000  # limits on the number of kernels of a fit
 
 
 class Smoe(TrainingLoop):
-    """A Steered Mixture-of-Experts of an image, and its training.
+    """A Steered Mixture-of-Experts model of an image, and its training.
 
     Parameters
     ----------
     image : array
-        (*shape,) or (*shape, C): float in [0, 1], or uint8/uint16 (divided by 255/65535; divide
-        yourself where the camera has other bits).
+        The image, (*shape,) or (*shape, C): floats in [0, 1], or uint8 or uint16, which are divided
+        by 255 or 65535. Scale other bit depths, such as 12 bits, to [0, 1] first.
     kernels_per_dim : int
-        Kernels of the starting grid along the longest axis; the others get the same spacing.
+        Number of kernels of the starting grid along the longest axis; the other axes get the same
+        spacing.
     params : SmoeParams, optional
-        Start from this model instead of a grid. Kernels of weight 0 or below are left out.
+        Model to start from instead of a grid. Kernels with a weight of 0 or below are left out.
     train_pis, train_gammas : bool
-        Whether mixing weights and slopes are trained.
+        Whether the mixing weights, and the slopes of the experts, are trained.
     radial : bool
         Keep every steering matrix a multiple of the identity.
     batches : int, optional
-        Parts into which an iteration is divided; ``None`` chooses. The results do not depend on it.
+        Number of parts in which an iteration is computed; more parts need less memory. Chosen
+        automatically by default. The results do not depend on it.
     backend : {"auto", "cupy", "native", "numpy"}
+        Engine that computes; "auto" takes the first of these that works on this machine.
     dtype : {"float32", "float64"}
+        Precision of the model and of the computation.
     channel_axis : "auto", None or int
-        "auto": an image of 3 or more axes whose last has 1 to 4 entries has its channels there;
-        None: all axes are space.
-
-    Of an image on the GPU (a CuPy array) the models, pictures and maps are copies there, whatever
-    the backend; ``params`` must be there as well.
+        Axis that holds the channels. "auto": the last one, if the image has 3 or more axes and the
+        last has 1 to 4 entries, else none. None: all axes are spatial.
 
     Attributes
     ----------
-    shape, channels : tuple of D ints, int
-        Of the image.
+    shape : tuple of D ints
+        Spatial shape of the image.
+    channels : int
+        Number of channels of the image.
     params : SmoeParams
-        The model as it is now.
+        The current model, read-only. Assign another model to continue from that.
     best_params : SmoeParams
-        Of the last call of ``train``, ``fit`` or ``sparsify`` the model of the validation with the
-        lowest loss, or that with which ``train`` began.
+        The best model of the last call of ``train``, ``fit`` or ``sparsify``, read-only: the one
+        with the lowest loss among its validations (for ``train``, also the model it began with).
+    reconstruction : array
+        The image that the current model describes, (*shape,) or (*shape, C), in [0, 1].
+    gating : (*shape,) int32 array
+        Index of the kernel with the largest gate at each pixel.
     history : list of Record
-        One a validation; the first of iteration 0, before any step.
-    made_by : None, "train", "fit" or "sparsify"
-        Which of them trained last.
+        One record per validation; the first one, at iteration 0, is that of the starting model.
     record : Record or None
-        The last of ``history``, if it is of the model as it is now.
-    initial_kernels : int
-        K₀, the number of kernels at the start; after a fit, of the training that follows.
-    options, settings : dict
-        What this object, and its last call of ``train``, ``fit`` or ``sparsify``, were given.
-    engine
-        What computes: see ``smoe_np.engine``.
+        The last record of ``history`` if it describes the current model, else ``None``.
     iteration : int
-        Steps taken.
+        Number of training steps taken; ``fit`` starts again at 0.
     until : int
-        The iteration at which the last call of ``train``, ``fit`` or ``sparsify`` was to end.
+        Iteration at which the last call of ``train``, ``fit`` or ``sparsify`` ends.
+    made_by : None, "train", "fit" or "sparsify"
+        Method that trained the model last.
     stopped : None, "interrupted" or "diverged"
-        Why the last training ended before its time, if it did.
+        Why the last training ended early, or ``None`` if it did not.
+    tried : list of smoe_np.search.Try
+        Number of kernels, iterations and PSNR of each try of the last ``fit`` or ``sparsify``, if
+        its target was a PSNR; else empty.
+    rounds : list of smoe_np.sparsify.Round
+        Iteration, number of kernels and weight λ_S of each round of the last ``sparsify``.
+    bits : dict of str to float, or None
+        Bits per number for each kind of numbers, if the current model is one that ``quantize``
+        returned, else ``None``.
+    initial_kernels : int
+        K₀ of the loss, the number of kernels of the starting model: that of this object, or the
+        first grid of the last ``fit``. The first ``train`` after a ``fit`` or ``sparsify`` resets
+        it after a ``fit``.
+    options : dict
+        Arguments that this object was made with.
+    settings : dict or None
+        Arguments of the last call of ``train``, ``fit`` or ``sparsify``.
+    engine : object
+        Engine that computes; see ``smoe_np.engine``.
+    adam : smoe_np.adam.Adam
+        State of the optimizer.
     image_sha256 : str
-        By which checkpoints and results know the picture again.
-    bits : None or dict of str to float
-        Of each kind of numbers, as the last call of ``quantize`` rounded them.
+        Digest of the image, by which checkpoints and results recognise it.
 
     Raises
     ------
     ValueError, TypeError
-        If an argument is of the wrong kind, shape or range.
+        If an argument has the wrong type, shape or range.
+
+    Notes
+    -----
+    If ``image`` is a CuPy array, models, reconstructions and gating maps are returned as copies on
+    the GPU, whatever the backend, and ``params`` must be on the GPU as well.
+
+    Examples
+    --------
+    >>> image = smoe_np.read_image("picture.png")
+    >>> smoe = smoe_np.Smoe(image).fit(kernels=900)
+    >>> smoe.history[-1].psnr
+    >>> smoe.save("model.npz")
     """
 
     def __init__(self, image, kernels_per_dim=12, params=None, train_pis=True, train_gammas=True,
@@ -115,18 +148,18 @@ class Smoe(TrainingLoop):
         self._params = self._best_params = params
         self.initial_kernels = params.num_kernels
         self.history = []
-        self._recorded = None  # the model that the last of them is of
+        self._recorded = None  # the model that the last record describes
         self.iteration = 0
         self.stopped = None
-        self.settings = None  # of the last call of train, fit or sparsify
+        self.settings = None
         self.until = 0
         self._quantized = None, None  # a model, and its bits
-        self._views = []  # models, and what is shown of them
-        self.tried = []  # of a fit, or a sparsification, to a PSNR
+        self._views = []  # pairs of a model and its read-only view
+        self.tried = []
         self._plan = self._found = self._dense = None
         self._rounds = []
         self._best_loss = self._lowest_loss = math.inf
-        self._seconds = self._look = 0.0  # in training; at the last validation
+        self._seconds = self._look = 0.0  # spent on training; on the last validation
         self.image_sha256 = digest_of(target)
         self.engine = engine_class(backend, len(self.shape), self.channels)(
             self.shape, target, dtype, batches)
@@ -134,13 +167,12 @@ class Smoe(TrainingLoop):
 
     @property
     def params(self):
-        """The model as it is now; another one may be set, and is trained from then on.
+        """The current model; assign another one to continue training from that.
 
-        Its arrays are to be read only: training goes on from them. To change the model, change a
-        ``copy()`` of it, and set that.
+        The arrays are read-only. To change the model, change a ``copy()`` of it and assign that.
 
-        Adam's moments are kept if the new model has as many kernels, else they start at 0; the
-        best of models so far, and that of the lowest loss, is this one then.
+        On assignment Adam's moments are kept if the number of kernels is the same, else they start
+        at 0; ``best_params`` becomes the assigned model.
         """
         return self._to_read(self._params)
 
@@ -156,11 +188,11 @@ class Smoe(TrainingLoop):
 
     @property
     def best_params(self):
-        """The best model of the last call of ``train``, ``fit`` or ``sparsify``; see the class."""
+        """The model with the lowest loss in the last call of ``train``, ``fit`` or ``sparsify``."""
         return self._to_read(self._best_params)
 
     def _to_read(self, params):
-        """A model whose arrays cannot be written to, the same at each call; on a GPU, a copy."""
+        """A read-only view of a model, the same object at each call; on a GPU, a copy."""
         if self._on_gpu:
             return shown(params, self._on_side_of_image)
         for model, view in self._views:
@@ -183,35 +215,38 @@ class Smoe(TrainingLoop):
     def train(self, iterations=1000, val_iter=100, base_lr=1e-3, lr_div=100, lr_mult=1000,
               l1reg=0.0, bandwidth_reg=0.0, grad_clip=None, adam_eps=1e-15, callbacks=(),
               checkpoint=None, progress=None):
-        """Train on, from where the model stands; Adam's moments are kept from call to call.
+        """Train the current model further by gradient descent, as tf-smoe does.
+
+        Adam's moments are kept from one call to the next.
 
         Parameters
         ----------
         iterations : int
-            Steps to take.
+            Number of steps to take.
         val_iter : int
-            A record is added to ``history``, and the callbacks are called, at every iteration that
-            is a multiple of this and at the last.
+            Iterations between validations. A validation adds a record to ``history`` and calls the
+            callbacks; it takes place at every multiple of this number and at the last iteration.
         base_lr : float
             Learning rate of centres and experts.
         lr_div : float
-            Mixing weights learn at base_lr / lr_div.
+            Divisor for the learning rate of mixing weights, base_lr / lr_div.
         lr_mult : float
-            Steering matrices learn at base_lr · lr_mult.
+            Factor for the learning rate of steering matrices, base_lr · lr_mult.
         l1reg, bandwidth_reg : float
-            Weights λ_S of sparsity and λ_U of the bandwidth, as in ``loss_and_gradients``.
+            Weights λ_S of the sparsity term and λ_U of the bandwidth term in the loss; see
+            ``loss_and_gradients``.
         grad_clip : float, optional
-            Largest magnitude of any element of a gradient.
+            Limit on the magnitude of each element of the gradients; unlimited by default.
         adam_eps : float
-            Adam's ε; 1e-8 trains exactly as tf-smoe does.
+            Adam's ε; tf-smoe has 1e-8.
         callbacks : iterable of callables
-            Each is called with this object at every validation. What one raises ends the training,
-            and goes on to the caller; `resume` goes on from there.
-        checkpoint : path, optional
-            Where a checkpoint is left at every validation and when training is interrupted.
+            Functions that are called with this object at every validation. An exception in one of
+            them ends the training and is passed on to the caller; ``resume`` continues from there.
+        checkpoint : str or os.PathLike, optional
+            File to which a checkpoint is written at every validation and when training is
+            interrupted.
         progress : callable, optional
-            Called with this object after every few steps, which take a moment, and after one that
-            failed.
+            Function that is called with this object every few steps, and after a step that failed.
 
         Returns
         -------
@@ -221,25 +256,27 @@ class Smoe(TrainingLoop):
         Raises
         ------
         ValueError, TypeError
-            If an argument is of the wrong kind or range.
+            If an argument has the wrong type or range.
+        RuntimeError
+            If this object is being trained already.
         KeyboardInterrupt
-            After Ctrl-C: the step is finished first, the model is intact and trains on when asked.
-            SIGTERM likewise does what it would have done.
+            After Ctrl-C. The current step is completed first, so the model stays intact, and
+            ``resume`` continues. SIGTERM too takes effect only after the current step.
 
         Warns
         -----
         RuntimeWarning
-            If the loss becomes NaN, explodes, or the last kernel leaves: training then ends, and
-            the model is put back to ``best_params``.
+            If the loss becomes NaN or explodes, or no kernel is left. Training then ends, and the
+            model is reset to ``best_params``.
         """
         self._refuse_while_training()
         settings = train_settings(
             iterations, val_iter, base_lr, lr_div, lr_mult, l1reg, bandwidth_reg, grad_clip,
             adam_eps)
         callbacks = check_callbacks(callbacks, progress)
-        if self._plan is not None:  # whose moments are of other gradients
+        if self._plan is not None:  # its moments are those of differently scaled gradients
             self.adam, self._rounds = Adam(self._params), self.rounds
-            if self._plan.kind == "fit":  # which began with few kernels
+            if self._plan.kind == "fit":  # K₀ is still the few kernels that the fit began with
                 self.initial_kernels = self._params.num_kernels
         self.settings, self._plan = settings, None
         self.until = self.iteration + settings["iterations"]
@@ -250,64 +287,82 @@ class Smoe(TrainingLoop):
     def fit(self, kernels=None, psnr=None, scalars=None, bytes=None, iterations=None, seconds=None,
             experts="auto", seed=0, val_iter=100, callbacks=(), checkpoint=None, progress=None,
             recipe=None, bits=None, sharpness=None):
-        """Fit a model anew, as good as so many kernels allow, or as small as so good a one can be.
+        """Fit a new model: the best one of a given size, or the smallest one of a given quality.
 
-        It starts from few kernels and splits those where the error is largest; kernels of little
-        use are taken away and put to use elsewhere; steps are taken in each kernel's own frame
-        (``smoe_np.frame``), along axes in which its numbers do not get in each other's way
-        (``smoe_np.turned_adam``), large ones at first, so that the picture is rough until the end.
-        A picture that has many pixels for each kernel is regressed at smaller sizes at first
-        (``smoe_np.coarse``); what is reported is of the picture itself.
-        What was trained before is forgotten. ``train`` instead follows the gradient from where it
-        stands.
+        The current model is discarded; ``train`` continues from it instead.
 
         Parameters
         ----------
-        kernels, psnr, scalars, bytes
-            Exactly one target: the number of kernels; decibels, reached with as few kernels as
-            some ten fits find; numbers in the model (a kernel of a grey picture has 9, or 7 if
-            ``experts`` are constant; of RGB 15 or 9); or bytes, about, of a packed file:
-            ``quantize`` with the same bytes then makes the model one that such a file holds.
+        kernels : int, optional
+            Target number of kernels. Exactly one of the four targets must be given.
+        psnr : float, optional
+            Target PSNR in dB. Some ten fits are made to find the smallest number of kernels that
+            reaches it.
+        scalars : int, optional
+            Target number of scalars in the model. A kernel of a grey image has 9, or 7 if
+            ``experts`` is "constant"; of an RGB image, 15 or 9.
+        bytes : int, optional
+            Target size of a packed file (``.smoe``), in bytes. The size is an estimate; call
+            ``quantize`` with the same ``bytes`` afterwards to keep to it exactly.
         iterations : int, optional
-            Steps to take, 3000 if neither these nor seconds are given.
+            Number of steps to take, 3000 if neither this nor ``seconds`` is given.
         seconds : float, optional
-            Time to take instead; the result then depends on the machine.
+            Time to take, in seconds, instead of ``iterations``. The result then depends on the
+            speed of the machine.
         experts : {"auto", "affine", "constant"}
-            Whether experts have slopes. "auto": they have, unless slopes are not trained; but for a
-            picture of several channels that is to take so many scalars or bytes: there can be more
-            of constant ones, which are better by 0.3 to 1.4 dB then.
+            Whether experts have slopes ("affine") or not. "auto" takes affine experts, with two
+            exceptions: constant ones if slopes are not trained, and for images of several channels
+            if the target is ``scalars`` or ``bytes``, where more kernels without slopes gain 0.3 to
+            1.4 dB.
         seed : int
-            Of all that is random. The same call makes the same model, bit for bit on the CPU;
-            another ``val_iter``, backend or processor rounds differently, of which a fit makes
-            as much as of another seed: tenths of a dB, with ten kernels up to one.
+            Random seed. On the CPU the same call returns the same model, bit for bit. Another
+            ``val_iter``, backend or processor changes rounding, which has the effect of another
+            seed: some tenths of a dB, up to 1 dB with ten kernels.
         val_iter, callbacks, checkpoint, progress
             As in ``train``.
         recipe : smoe_np.fit.Recipe, optional
-            Other numbers of the method.
+            Parameters of the method, to replace the usual ones.
         bits : float, optional
-            With bytes: of a number in the file, in the mean, before it is coded; 9 by default.
-            Fewer leave room for more kernels.
+            Mean bits per number before entropy coding, if the target is ``bytes``; 9 by default.
+            Fewer bits leave room for more kernels.
         sharpness : float, optional
-            Most of a kernel, 1/σ for each pixel; 3 by default. With 1.5 the model may be enlarged
-            without slivers between pixels, which costs 0 to 0.4 dB.
+            Upper limit on the sharpness of a kernel along any axis, 1/σ per pixel; 3 by default.
+            With 1.5 the model can be enlarged without slivers between pixels, at a cost of 0 to
+            0.4 dB.
 
         Returns
         -------
         Smoe
-            This object. ``params`` is the model at the end, or one of an earlier validation if
-            that was better.
+            This object. ``params`` is the model at the end, or that of an earlier validation if it
+            was better.
 
         Raises
         ------
         ValueError, TypeError
-            If an argument is of the wrong kind or range.
-        KeyboardInterrupt
-            As in ``train``; ``resume`` goes on.
+            If an argument has the wrong type or range, or this object is radial or does not train
+            mixing weights.
+        RuntimeError, KeyboardInterrupt
+            As in ``train``.
 
         Warns
         -----
         RuntimeWarning
-            If the loss becomes NaN, or a PSNR is out of reach.
+            If the loss becomes NaN, the target PSNR is out of reach, or the best model has fewer
+            kernels than were asked for.
+
+        Notes
+        -----
+        A fit starts from few kernels. At regular intervals it splits kernels where the error is
+        largest, and removes those that contribute least. Steps are taken in each kernel's own frame
+        (``smoe_np.frame``), along decorrelated axes (``smoe_np.turned_adam``). They are large until
+        late in the fit, so that intermediate models are rough. An image with many pixels per kernel
+        is fitted at smaller sizes first (``smoe_np.coarse``); all reported numbers are those of the
+        full image.
+
+        Examples
+        --------
+        >>> smoe = Smoe(image).fit(psnr=35)
+        >>> smoe.params.num_kernels
         """
         self._refuse_while_training()
         self._check_trains_all("fit")
@@ -328,17 +383,21 @@ class Smoe(TrainingLoop):
         return self._train(callbacks, checkpoint, progress)
 
     def kernels_wanted(self, settings):
-        """How many kernels the target of a fit stands for.
+        """The number of kernels that the target of a fit allows.
 
         Parameters
         ----------
         settings : dict
-            Of ``smoe_np.fit.fit_settings``, with another target than a PSNR.
+            Settings from ``smoe_np.fit.fit_settings``, whose target is not a PSNR.
+
+        Returns
+        -------
+        int
 
         Raises
         ------
         ValueError
-            If that is none, or far more than there are pixels.
+            If the target does not allow a single kernel, or far more kernels than there are pixels.
         """
         wanted = kernels_for(settings, len(self.shape), self.channels)
         most = max(MOST_FOR_FEW_PIXELS, MOST_BY_PIXEL * math.prod(self.shape))
@@ -350,49 +409,52 @@ class Smoe(TrainingLoop):
 
     def sparsify(self, target_kernels=None, target_psnr=None, iterations=ITERATIONS, val_iter=100,
                  callbacks=(), checkpoint=None, progress=None):
-        """Make the model sparse: train it, raise the weight λ_S of sparsity, fine-tune it.
+        """Reduce the number of kernels: train, sparsify with a sparsity term, fine-tune.
 
-        The schedule of the paper of 2018 (see ``smoe_np.sparsify``), from the model as it stands,
-        be it the grid of ``kernels_per_dim`` or one that has been trained. λ_S finds itself.
+        This is the method of the 2018 paper on sparse models (see ``smoe_np.sparsify``). It starts
+        from the current model, whether that is the initial grid or a trained model. The weight λ_S
+        of the sparsity term is adjusted automatically.
 
         Parameters
         ----------
-        target_kernels : int
-            Kernels wanted: so many are left. Fewer than there are.
-        target_psnr : float
-            dB wanted instead: it is looked for how few kernels reach that, within 0.1 dB. Phases
-            two and three are gone through up to ten times, always from the model that the first
-            phase left.
+        target_kernels : int, optional
+            Number of kernels to keep, below the current number. Exactly one of the two targets must
+            be given.
+        target_psnr : float, optional
+            Target PSNR in dB: finds the smallest number of kernels that reaches it, within 0.1 dB.
+            The second and third phases are repeated up to ten times, each time from the model at
+            the end of the first phase.
         iterations : (int, int, int)
-            Steps of the three phases: λ_S = 0, λ_S > 0, and λ_S = 0 at falling rates.
+            Numbers of steps of the three phases: λ_S = 0; λ_S > 0; λ_S = 0 with falling learning
+            rates.
         val_iter : int
-            As in ``train``; there is a validation at the end of each phase, too. Like looking at
-            the picture on the way, another one changes the model slightly.
+            As in ``train``; there is also a validation at the end of each phase. Validating at
+            other iterations, or reading ``reconstruction`` in between, changes the result slightly.
         callbacks, checkpoint, progress
-            As in ``train``. In the second phase ``progress`` is called, and Ctrl-C looked for,
+            As in ``train``. In the second phase ``progress`` is called, and Ctrl-C takes effect,
             after every ten steps.
 
         Returns
         -------
         Smoe
-            This object. ``rounds`` tells how λ_S and the number of kernels went.
+            This object. ``rounds`` lists how λ_S and the number of kernels developed.
 
         Raises
         ------
         ValueError, TypeError
-            If an argument is of the wrong kind or range, there are no more kernels than wanted, or
-            the Smoe is radial or does not train weights.
-        KeyboardInterrupt
-            As in ``train``; ``resume`` goes on.
+            If an argument has the wrong type or range, the model has no more kernels than
+            ``target_kernels``, or this object is radial or does not train mixing weights.
+        RuntimeError, KeyboardInterrupt
+            As in ``train``.
 
         Warns
         -----
         RuntimeWarning
-            If the loss becomes NaN, or a PSNR is out of reach.
+            If the loss becomes NaN, or the target PSNR is out of reach.
 
         Examples
         --------
-        >>> smoe = Smoe(image, kernels_per_dim=dense_start(image.shape, 900))
+        >>> smoe = Smoe(image, kernels_per_dim=dense_start(image.shape[:2], 900))
         >>> smoe.sparsify(target_kernels=900)
         """
         self._refuse_while_training()
@@ -414,36 +476,40 @@ class Smoe(TrainingLoop):
         return self._train(callbacks, checkpoint, progress)
 
     def quantize(self, bits=None, iterations=QUANTIZING, bytes=None):
-        """Have all numbers of the model be ones that a packed file of few bits can tell.
+        """Quantize the model to values that a packed file of few bits can represent.
 
-        They are rounded kind after kind; those that are not rounded yet are trained for a while
-        after each, and make up for it; kernels without which the error is lower then leave (see
-        ``smoe_np.quantization``). Rounding all at once, as ``params.save("model.smoe", bits=...)``
-        does with any model, costs several times as much.
+        The six kinds of numbers (weights, centres, extents, shears, values, slopes) are rounded one
+        after another. After each, the numbers that are not rounded yet are trained for a while to
+        compensate, and kernels that increase the error are removed (see ``smoe_np.quantization``).
+        Rounding everything at once, as ``params.save("model.smoe", bits=...)`` does, loses several
+        times as many dB.
 
         Parameters
         ----------
         bits : float or dict, optional
-            Of a number, in the mean, 4 to 24; or of each kind of numbers. 9 by default.
+            Mean bits per number, 4 to 24, or the bits of each kind of numbers as ``allocate_bits``
+            returns them; 9 by default.
         iterations : int
-            Steps after each of the six kinds; 0: all is rounded at once, as it is, too, where that
-            costs less than 0.01 dB.
+            Number of steps after each kind. With 0 everything is rounded at once; so it is, too, if
+            that costs less than 0.01 dB.
         bytes : int, optional
-            That the file may take, instead of ``bits``: there are as many as it has room for.
+            Size limit of the packed file, in bytes, instead of ``bits``. Numbers get as many bits
+            as fit into it.
 
         Returns
         -------
         Smoe
-            This object. With its ``bits``, those of each kind, saving the model changes nothing
-            more; ``best_params`` is this model, too, and the last of ``history`` tells of it.
+            This object. Its attribute ``bits`` holds the bits of each kind; saving the model with
+            them changes it no further. ``best_params`` is the quantized model as well, and the last
+            record of ``history`` describes it.
 
         Raises
         ------
         ValueError, TypeError
-            If an argument is of the wrong kind or range, a packed file cannot hold the model, or
-            a fit or sparsification that was interrupted has not been finished.
+            If an argument has the wrong type or range, a packed file cannot hold the model, or an
+            interrupted ``fit`` or ``sparsify`` has not been finished.
         KeyboardInterrupt
-            After Ctrl-C: the model is as it was.
+            After Ctrl-C; the model is left as it was.
 
         Examples
         --------
@@ -454,8 +520,8 @@ class Smoe(TrainingLoop):
         iterations = check_whole("iterations", iterations, 0)
         unfinished = self.stopped is None and self.iteration < self.until  # a callback ended it
         if self._plan is not None and (unfinished or self.stopped == "interrupted"):
-            raise ValueError("the model is in the middle of what was interrupted; finish that with "
-                             "resume(), or quantize a Smoe that is made with params=smoe.params")
+            raise ValueError("the last fit or sparsify was interrupted; finish it with resume(), "
+                             "or quantize a new Smoe made with params=smoe.params")
         if bits is not None and bytes is not None:
             raise ValueError("quantize takes bits or bytes, not both")
         if bytes is not None:
@@ -482,15 +548,15 @@ class Smoe(TrainingLoop):
         return self
 
     def save(self, path, bits=None):
-        """Write the model to a file: ``SmoeParams.save``.
+        """Write the current model to a file; see ``SmoeParams.save``.
 
         Parameters
         ----------
         path : str or os.PathLike
-            ``.npz``, or ``.smoe`` for few bytes.
+            File name, ending in ``.npz``, or in ``.smoe`` for a small file.
         bits : float or dict, optional
-            Of a number in a ``.smoe``; by default those with which ``quantize`` has left the model,
-            else 16.
+            Bits per number in a ``.smoe`` file; by default those of ``quantize`` if it returned the
+            current model, else 16.
         """
         if bits is None and is_packed_name(path):
             bits = self.bits
@@ -504,17 +570,17 @@ class Smoe(TrainingLoop):
 
     @property
     def bits(self):
-        """Bits of each kind of numbers of the model, as ``quantize`` has left it; else ``None``."""
+        """Bits per number of each kind if the current model is quantized, else ``None``."""
         params, bits = self._quantized
         return bits if params is self._params else None
 
     @property
     def rounds(self):
-        """Of the last sparsification, a ``smoe_np.sparsify.Round`` for every few steps with λ_S."""
+        """The rounds of the last ``sparsify``: a list of ``smoe_np.sparsify.Round``."""
         return list(self._rounds if self._plan is None else self._plan.rounds)
 
     def _check_trains_all(self, what):
-        """Raise unless kernels may be steered and weights trained."""
+        """Raise ValueError if kernels are radial or mixing weights are not trained."""
         if self.options["radial"]:
             raise ValueError(f"radial is True, but {what} steers kernels; make the Smoe with "
                              f"radial=False, or train it")
@@ -523,32 +589,44 @@ class Smoe(TrainingLoop):
                              f"train_pis=True, or train it")
 
     def resume(self, callbacks=(), checkpoint=None, progress=None):
-        """Finish the call of ``train``, ``fit`` or ``sparsify`` that was interrupted, as set.
+        """Continue the interrupted call of ``train``, ``fit`` or ``sparsify``, with its settings.
+
+        Parameters
+        ----------
+        callbacks, checkpoint, progress
+            As in ``train``; they are not taken over from the interrupted call.
+
+        Returns
+        -------
+        Smoe
+            This object.
 
         Raises
         ------
         ValueError
-            If training has never begun.
+            If no training has been started.
+        RuntimeError, KeyboardInterrupt
+            As in ``train``.
         """
         if self.settings is None:
             raise ValueError("there is no training to resume; call train(...) first")
         return self._train(check_callbacks(callbacks, progress), checkpoint, progress)
 
-    # ---- what has come of it
+    # ---- results
 
     @property
     def reconstruction(self):
-        """The model's picture, (*shape[, C]) in [0, 1]."""
+        """The image that the current model describes, (*shape,) or (*shape, C), in [0, 1]."""
         image = self._on_side_of_image(self.engine.render(self._params))
         return image if self._has_channels else image[..., 0]
 
     @property
     def gating(self):
-        """The index of the kernel with the largest gate at each pixel, (*shape) int32."""
+        """Index of the kernel with the largest gate at each pixel, (*shape,) int32."""
         return self._on_side_of_image(self.engine.gating(self._params))
 
     def memory_needed(self):
-        """Bytes that ``train`` takes at its peak, besides the image that was given."""
+        """Peak memory of ``train`` in bytes, apart from the image that was passed in."""
         parameters = sum(array.nbytes for array in self._params.arrays().values())
         return self.engine.memory_needed(self._params) + COPIES * parameters
 
