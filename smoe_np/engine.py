@@ -1,14 +1,15 @@
-"""The one door to the engines: which there are, and which one a name stands for.
+"""Choice of an engine, and the functions that draw and evaluate a model with it.
 
-In ``ENGINES`` the fastest comes first. Which one "auto" chose, and why, is said once in the log
-``smoe_np``.
+``ENGINES`` lists the engines, the fastest first. Which one "auto" chose, and why, is logged once,
+to the logger ``smoe_np``.
 
-An engine is made for one picture, ``Engine(shape, target=None, dtype="float32", batches=None)``,
-and offers what ``NumpyEngine`` documents: ``loss_and_gradients``, ``loss``, ``render``, ``gating``,
-``picture``, ``another``, ``weigh``, ``halve``, ``advance``, ``keep``, ``succeed``, ``forget``,
-``state``, ``restore``, ``memory_needed``, ``tau``, ``list_life``, ``pairs_per_pixel``, ``builds``,
-``build_seconds`` and ``name``. Its arrays are those of NumPy, wherever it computes; it is functions
-for users that give arrays of CuPy back where they are given such.
+An engine is made for one image, ``Engine(shape, target=None, dtype="float32", batches=None)``, and
+has the attributes and methods documented in ``NumpyEngine``: ``loss_and_gradients``, ``loss``,
+``render``, ``gating``, ``picture``, ``another``, ``weigh``, ``halve``, ``advance``, ``keep``,
+``succeed``, ``forget``, ``state``, ``restore``, ``memory_needed``, ``tau``, ``list_life``,
+``pairs_per_pixel``, ``builds``, ``build_seconds`` and ``name``. All engines take and return NumPy
+arrays, wherever they compute. The public functions convert: if they are given CuPy arrays, they
+return CuPy arrays.
 """
 
 import logging
@@ -29,25 +30,30 @@ from .pixels import MOST_CHANNELS_SEEN, as_float, split_channels
 from .regularize import add_penalty_gradients, penalty
 from .view import blocks, crop, mean_of_samples, samples_needed, whole
 
-MOST_PIXELS = 1 << 36  # that are drawn, samples of a pixel counted ...
-BLOCK = 1 << 23  # ... and at a time
+MOST_PIXELS = 1 << 36  # limit on the samples of a drawing, over all its pixels
+BLOCK = 1 << 23  # samples drawn at a time
 _log = logging.getLogger("smoe_np")
 ENGINES = {"cupy": CupyEngine, "native": NativeEngine, "numpy": NumpyEngine}
 
 
 def engine_class(backend, D=2, C=1):
-    """The engine of a name, or for "auto" the first of ``ENGINES`` that works here.
+    """The engine with a given name, or for "auto" the first of ``ENGINES`` that works here.
 
     Parameters
     ----------
     backend : str
+        "auto" or a name in ``ENGINES``.
     D, C : int
-        Dimensions and channels of the picture.
+        Numbers of dimensions and channels of the image.
+
+    Returns
+    -------
+    type
 
     Raises
     ------
     ValueError
-        If there is no engine of that name, or it cannot be used here.
+        If there is no engine with that name, or it cannot be used here.
     """
     if backend == "auto":
         return ENGINES[_choose(D, C)]
@@ -62,12 +68,12 @@ def engine_class(backend, D=2, C=1):
 
 @cache
 def _choose(D, C):
-    """The name of the engine that "auto" stands for; said once, with the reasons."""
+    """The name of the engine that "auto" stands for; logged once, with the reasons."""
     reasons = []
     for name, engine in ENGINES.items():
         why_not = engine.why_not(D, C)
         if why_not is None:
-            # NumPy alone is ten times slower than compiled kernels: that should be known
+            # a warning, as NumPy alone is ten times slower than compiled kernels
             level = logging.WARNING if name == "numpy" and reasons else logging.INFO
             _log.log(level, "backend %r computes%s", name, "".join(f"; {r}" for r in reasons))
             return name
@@ -87,7 +93,7 @@ def check_dtype(dtype):
 
 
 def check_number(name, value, above=False):
-    """A finite number of 0 or more, or above 0, as a float; else an error that names it."""
+    """Return ``value`` as a float if it is finite and at least 0 (or above 0), else raise."""
     if not isinstance(value, numbers.Real):
         raise TypeError(f"{name} must be a number, got {value!r}")
     try:
@@ -101,7 +107,7 @@ def check_number(name, value, above=False):
 
 
 def check_whole(name, value, least):
-    """A whole number of at least so much as an int; else an error that names it."""
+    """Return ``value`` as an int if it is a whole number of at least ``least``, else raise."""
     try:
         number = operator.index(value)
     except TypeError:
@@ -112,7 +118,7 @@ def check_whole(name, value, least):
 
 
 def check_params(params):
-    """A model as it comes in, checked again; TypeError if it is none."""
+    """Return a model validated again; TypeError if it is not a SmoeParams."""
     if not isinstance(params, SmoeParams):
         raise TypeError(f"params must be a SmoeParams, got {type(params).__name__}; read a file "
                         f"with smoe_np.load_params")
@@ -120,17 +126,17 @@ def check_params(params):
 
 
 def check_image(image, dtype, channel_axis="auto"):
-    """An image as (*shape, C) floats of NumPy in [0, 1], and whether it had a channel axis."""
+    """An image as a NumPy array (*shape, C) of floats in [0, 1]; whether it had a channel axis."""
     pixels = split_channels(image, channel_axis)
     return as_float(pixels, dtype), pixels.ndim == np.ndim(image)
 
 
 def warn_if_thin(image, channel_axis):
-    """Warn of what "auto" takes for a volume of few slices, which may be channels."""
+    """Warn if "auto" takes an image for a volume of few slices, which may be channels."""
     shape, few = np.shape(image), MOST_CHANNELS_SEEN
     if channel_axis == "auto" and len(shape) == 3 and shape[0] <= few < min(shape[1:]):
         warnings.warn(f"image of shape {shape} is taken for a volume; give channel_axis=0 if its "
-                      f"first axis holds channels, or None if it holds slices", UserWarning,
+                      f"first axis holds channels, or None if it does hold slices", UserWarning,
                       stacklevel=3)
 
 
@@ -141,7 +147,7 @@ def check_fit(params, target):
 
 
 def check_kind(params, target):
-    """Raise ValueError unless a model has the dimensions and channels of a target (*shape, C)."""
+    """Raise ValueError unless a model and a target (*shape, C) have the same D and C."""
     D, C = target.ndim - 1, target.shape[-1]
     if (params.num_dims, params.num_channels) != (D, C):
         raise ValueError(
@@ -151,41 +157,55 @@ def check_kind(params, target):
 
 
 def render(params, shape=None, backend="auto", dtype="float32", region=None, samples=1):
-    """The model's picture, or a part of it, at any resolution.
-
-    Kernels with a weight of 0 or below take no part. Where a file of tf-smoe has negative gates
-    (det A < 0), their sign is honoured, and a sum of gates that is not positive counts as tiny.
+    """Draw the image that a model describes, or a part of it, at any resolution.
 
     Parameters
     ----------
     params : SmoeParams
+        Model to draw. Kernels with a weight of 0 or below are ignored.
     shape : tuple of D ints, optional
-        Pixels along each axis; by default those of the fitted picture, ``params.image_shape``. All
-        of it is drawn: in other proportions, pixels are oblong. Where its size is not known, the
-        longest axis spans the unit of the domain.
+        Number of pixels along each axis; by default that of the fitted image,
+        ``params.image_shape``. The whole image is drawn; with other proportions the pixels are
+        oblong. If the model does not hold the size of its image, the longest axis of ``shape``
+        spans the unit of the domain.
     backend : {"auto", "cupy", "native", "numpy"}
+        Engine that computes; "auto" takes the first of these that works on this machine.
     dtype : {"float32", "float64"}
-    region : sequence of D pairs, optional
-        Draw this part instead of all of the picture: where it begins and ends along each axis, in
-        pixels of the fitted picture, fractions allowed. ((100, 164), (200, 264)) is what
-        ``image[100:164, 200:264]`` is of the fitted one. It may lie beyond the picture, where the
-        model goes on. It fills ``shape``: of other proportions, pixels are oblong.
+        Precision of the result and of the computation.
+    region : sequence of D pairs of floats, optional
+        Part of the image to draw: begin and end along each axis, in pixels of the fitted image.
+        For example, ((100, 164), (200, 264)) is the region of ``image[100:164, 200:264]``.
+        The region may extend beyond the image, as the model has no borders. It fills ``shape``;
+        with other proportions the pixels are oblong.
     samples : int or "auto"
-        A pixel is the mean of so many samples along each axis, evenly spread over its area; 1 is
-        the model at the pixel's centre. "auto" takes one for each pixel of the fitted picture that
-        a drawn one covers, so that nothing is missed where it is drawn smaller; that is 1 at the
-        fitted size and above, and where the fitted size is not known.
+        Number of samples of each pixel along each axis. They are spread evenly over the pixel, and
+        their mean is its value; 1 samples the centre alone. "auto" takes as many samples as there
+        are pixels of the fitted image in a drawn pixel, which avoids aliasing in smaller images; it
+        takes 1 at the fitted size and above, and if that size is unknown.
 
     Returns
     -------
-    (*shape,) or (*shape, C) array in [0, 1]
-        Drawn in blocks where there are many samples, so that memory hardly depends on ``samples``.
+    (*shape,) or (*shape, C) array
+        The image, in [0, 1].
 
     Raises
     ------
     ValueError, TypeError
-        If ``shape``, ``region`` or ``samples`` does not fit the model, the model has no kernel of
-        positive weight, or one without extent (det A = 0).
+        If ``shape``, ``region`` or ``samples`` does not fit the model, or the model has no kernel
+        of positive weight, or has one without extent (det A = 0).
+
+    Notes
+    -----
+    Large drawings are computed in blocks, so that ``samples`` hardly affects the memory needed.
+    The negative gates of some files of tf-smoe (det A < 0) keep their sign. If the sum of the gates
+    at a pixel is not positive, it is replaced by a tiny positive number.
+
+    Examples
+    --------
+    >>> params = smoe_np.load_params("model.npz")
+    >>> large = smoe_np.render(params, (2048, 2048))
+    >>> detail = smoe_np.render(params, (512, 512), region=((100, 164), (200, 264)))
+    >>> thumbnail = smoe_np.render(params, (64, 64), samples="auto")
     """
     params = check_params(params)
     kept, view, engine = _to_draw(params, shape, region, backend, dtype)
@@ -198,11 +218,27 @@ def render(params, shape=None, backend="auto", dtype="float32", region=None, sam
 
 
 def gating(params, shape=None, backend="auto", dtype="float32", region=None):
-    """The index of the kernel with the largest gate at each pixel: (*shape,) int32.
+    """Compute which kernel has the largest gate at each pixel.
 
-    Parameters are those of ``render``. Indices are those of ``params``; those of kernels that no
-    pixel is owned by are missing. The pixels of a kernel need not hang together: where another one
-    lies across, or far from all centres, they may be in several parts.
+    Parameters
+    ----------
+    params, shape, backend, dtype, region
+        As for ``render``.
+
+    Returns
+    -------
+    (*shape,) int32 array
+        Index into ``params`` of the kernel with the largest gate at the centre of each pixel.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As for ``render``.
+
+    Notes
+    -----
+    Kernels that own no pixel do not occur. The pixels that a kernel owns need not be connected:
+    another kernel may lie across them, and far from all centres they may be in several parts.
     """
     params = check_params(params)
     kept, view, engine = _to_draw(params, shape, region, backend, dtype)
@@ -215,36 +251,38 @@ def gating(params, shape=None, backend="auto", dtype="float32", region=None):
 
 def loss_and_gradients(params, image, l1reg=0.0, bandwidth_reg=0.0, backend="auto",
                        dtype="float32", channel_axis="auto"):
-    """The loss of a model on an image, and its gradients.
+    """Compute the loss of a model on an image, and its gradients.
 
     L = mean (clip(y, 0, 1) − t)² + l1reg/K₀ Σ π + bandwidth_reg Σ|A_dd|
 
-    K₀ is K here, the number of kernels of ``params``; in a training it is that of its start.
+    with the image t and the model's image y. K₀ is the number of kernels of ``params`` here; during
+    training it is the number of kernels at the start.
 
     Parameters
     ----------
     params : SmoeParams
+        Model, with mixing weights above 0.
     image : array
-        (*shape,) or (*shape, C), float in [0, 1] or uint8/uint16.
+        The image, (*shape,) or (*shape, C): floats in [0, 1], or uint8 or uint16.
     l1reg, bandwidth_reg : float
-        Weights λ_S and λ_U of the regularisers.
+        Weights λ_S of the sparsity term and λ_U of the bandwidth term.
     backend, dtype
         As for ``render``.
     channel_axis : "auto", None or int
-        "auto": an array of 3 or more axes whose last has 1 to 4 entries has its channels there;
-        None: all axes are space.
+        Axis that holds the channels. "auto": the last one, if the image has 3 or more axes and the
+        last has 1 to 4 entries, else none. None: all axes are spatial.
 
     Returns
     -------
-    float
-        L.
-    SmoeParams
-        ∂L/∂ each parameter, in the precision ``dtype``.
+    loss : float
+        The loss L.
+    gradients : SmoeParams
+        Derivatives of L with respect to each parameter, in precision ``dtype``.
 
     Raises
     ------
     ValueError, TypeError
-        If an argument is of the wrong kind, shape or range.
+        If an argument has the wrong type, shape or range.
     """
     dtype = check_dtype(dtype)
     params = check_params(params)
@@ -263,7 +301,7 @@ def loss_and_gradients(params, image, l1reg=0.0, bandwidth_reg=0.0, backend="aut
 
 
 def _to_draw(params, shape, region, backend, dtype):
-    """The kernels that take part, as arrays of NumPy, what is seen of them, and the engine."""
+    """The kernels of positive weight as NumPy arrays, the view to draw, and the engine."""
     check_dtype(dtype)
     params = params.map(to_numpy)
     fitted = params.image_shape
@@ -289,7 +327,7 @@ def _to_draw(params, shape, region, backend, dtype):
 
 
 def _check_samples(samples, view, image_shape):
-    """The number of samples along an axis of a pixel, or an error that names what is wrong."""
+    """The number of samples along each axis of a pixel; ValueError or TypeError if it is wrong."""
     if isinstance(samples, str):
         if samples != "auto":
             raise ValueError(f'samples must be a whole number or "auto", got {samples!r}')
@@ -297,22 +335,22 @@ def _check_samples(samples, view, image_shape):
     samples = check_whole("samples", samples, 1)
     most = math.prod(view.shape) * samples ** len(view.shape)
     if most > MOST_PIXELS:
-        raise ValueError(f"samples {samples} of a picture {view.shape} are {most:g} in all; at "
-                         f"most {MOST_PIXELS:g} are drawn")
+        raise ValueError(f"samples {samples} for a picture of shape {view.shape} makes {most:g} in "
+                         f"all; at most {MOST_PIXELS:g} are drawn")
     return samples
 
 
 def _parts(params, view, samples):
-    """Parts of a picture that are drawn one after the other, to need little memory.
+    """Divide a drawing into blocks, which need less memory one after another.
 
     Yields
     ------
     tuple of D slices
-        Which pixels.
+        Pixels of the block.
     SmoeParams
-        What is seen there.
+        Model in the coordinates of the block.
     tuple of D ints
-        Samples along each axis.
+        Number of samples of the block along each axis.
     """
     for part in blocks(view.shape, samples, BLOCK):
         fine = view.part(part).finer(samples)

@@ -1,4 +1,4 @@
-"""The parameters of a model: their shapes, their checks, their files."""
+"""The parameters of a model: shapes, validation, files."""
 
 import operator
 
@@ -8,8 +8,8 @@ from . import files, packed, param_files
 from .backend import array_module, to_numpy
 
 NAMES = files.PARAM_NAMES
-LARGEST = 1e9  # of a parameter: its square, and that of a product of two, fits float32
-SMALLEST = 1e-70  # of a weight and of A_dd, lest their product in three dimensions is 0
+LARGEST = 1e9  # limit on parameters: squares, also of a product of two, must fit float32
+SMALLEST = 1e-70  # limit on π and |A_dd|: in three dimensions their product must not underflow
 
 
 class SmoeParams:
@@ -18,30 +18,45 @@ class SmoeParams:
     Parameters
     ----------
     pis : (K,) array
-        Mixing weights, above 0. Kernels of 0 or below take no part in ``render`` and ``gating``,
-        and ``Smoe`` leaves them out; ``loss_and_gradients`` and ``.smoe`` files refuse them.
+        Mixing weights, above 0. ``render``, ``gating`` and ``Smoe`` ignore kernels with a weight of
+        0 or below; ``loss_and_gradients`` and ``.smoe`` files reject them.
     musX : (K, D) array
-        Centres, in the unit of the picture's longest axis (pixel centres at (i + ½)/n).
+        Centres, in units of the longest axis of the image (pixel centres lie at (i + ½)/n).
     A : (K, D, D) or (K,) array
-        Lower triangular steering matrices; a kernel's precision is A Aᵀ. An array (K,) holds the
-        factors α of radial kernels, A = α I, as tf-smoe stores them.
+        Lower triangular steering matrices; the precision matrix of a kernel is A Aᵀ. An array of
+        shape (K,) holds the factors α of radial kernels, A = α I, as in tf-smoe.
     gamma_e : (K, C, D) or (K, D) array
-        Slopes of the experts; (K, D) for a single channel, as tf-smoe stores them.
+        Slopes of the experts; shape (K, D) for a single channel, as in tf-smoe.
     nu_e : (K, C) or (K,) array
-        Offsets of the experts; (K,) for a single channel.
+        Offsets of the experts; shape (K,) for a single channel.
     image_shape : tuple of D ints, optional
-        The size of the picture that the model was fitted to, where it is known.
+        Spatial shape of the image that the model was fitted to, if known.
 
-    All arrays are kept in one floating-point type, the widest of those given (float32 at least).
-    They are not copied where they fit as they are. They may be changed, and are checked again where
-    a model is used.
+    Attributes
+    ----------
+    pis, musX, A, gamma_e, nu_e : array
+        The parameters, with shapes (K,), (K, D), (K, D, D), (K, C, D) and (K, C).
+    image_shape : tuple of D ints or None
+        Spatial shape of the image that the model was fitted to, if known.
+    num_kernels, num_dims, num_channels : int
+        K, D and C.
+    dtype : dtype
+        Floating-point type of the arrays.
+    radial : bool
+        Whether every steering matrix is a multiple of the identity.
 
     Raises
     ------
     ValueError
-        If shapes do not fit together, a value is not finite, or a matrix is not lower triangular.
+        If shapes do not match, a value is not finite, or a matrix is not lower triangular.
     TypeError
         If an array is not real, or NumPy and CuPy arrays are mixed.
+
+    Notes
+    -----
+    All arrays have the same floating-point type, the widest of those given and at least float32.
+    They are not copied unless they have to be converted. They may be modified in place; functions
+    that take a model check it again.
     """
 
     def __init__(self, pis, musX, A, gamma_e, nu_e, image_shape=None):
@@ -110,28 +125,28 @@ class SmoeParams:
 
     def _refuse_if_shown(self, name):
         if self.__dict__.get("_shown", False):
-            raise AttributeError(f"{name} cannot be set in a model that a Smoe shows, which would "
-                                 f"not follow; change a copy() of the model, and set that: "
+            raise AttributeError(f"{name} cannot be set in this read-only view of the model of a "
+                                 f"Smoe; change a copy() of it, and assign that: "
                                  f"smoe.params = changed")
 
     @property
     def num_kernels(self):
-        """K, the number of kernels."""
+        """Number of kernels, K."""
         return self.pis.shape[0]
 
     @property
     def num_dims(self):
-        """D, the number of dimensions of the domain."""
+        """Number of dimensions of the domain, D."""
         return self.musX.shape[1]
 
     @property
     def num_channels(self):
-        """C, the number of channels."""
+        """Number of channels, C."""
         return self.nu_e.shape[1]
 
     @property
     def dtype(self):
-        """The floating-point type of all arrays."""
+        """Floating-point type of the arrays."""
         return self.pis.dtype
 
     @property
@@ -141,27 +156,39 @@ class SmoeParams:
         return bool((self.A == self.A[:, :1, :1] * xp.eye(self.num_dims, dtype=self.dtype)).all())
 
     def arrays(self):
-        """The five arrays by name, not copied."""
+        """Return the five arrays by name, as a dict; they are not copied."""
         return {name: getattr(self, name) for name in NAMES}
 
     def map(self, function):
-        """A new model of ``function(array)`` for each of the five arrays."""
+        """Return a new model with ``function(array)`` in place of each of the five arrays."""
         return unchecked(
             {name: function(array) for name, array in self.arrays().items()}, self.image_shape
         )
 
     def copy(self):
-        """A copy that shares no memory."""
+        """Return a copy that shares no memory with this model."""
         return self.map(lambda array: array.copy())
 
     def astype(self, dtype):
-        """A copy in another floating-point type; TypeError for any other type."""
+        """Return a copy in another floating-point type.
+
+        Raises
+        ------
+        TypeError
+            If ``dtype`` is not a floating-point type.
+        """
         if np.dtype(dtype).kind != "f":
             raise TypeError(f"dtype must be a floating-point type, got {dtype!r}")
         return self.map(lambda array: array.astype(dtype))
 
     def checked(self):
-        """This model, checked as at first: its arrays may have been changed since."""
+        """Return this model, validated again, as its arrays may have been modified in place.
+
+        Raises
+        ------
+        ValueError, TypeError
+            As for the class, with ``params`` in the message.
+        """
         try:
             return SmoeParams(**self.arrays(), image_shape=self.image_shape)
         except (TypeError, ValueError) as error:
@@ -169,30 +196,40 @@ class SmoeParams:
             raise type(error)(f"params.{error}" if named else str(error)) from None
 
     def select(self, kernels):
-        """The model of some kernels: a mask (K,) of bool or an array of indices."""
+        """Return the model that consists of some of the kernels.
+
+        Parameters
+        ----------
+        kernels : (K,) bool array or int array
+            Mask or indices of the kernels to keep.
+
+        Returns
+        -------
+        SmoeParams
+        """
         return self.map(lambda array: array[kernels])
 
     def save(self, path, bits=None):
-        """Write the parameters to a file, whole or not at all.
+        """Write the parameters to a file, atomically.
 
         Parameters
         ----------
         path : str or os.PathLike
-            ``.npz`` holds them as they are, with no pickle inside; ``.smoe`` in few bytes, each
-            number rounded to some bits of the range that its kind has, and coded
-            (``smoe_np.packed``); kernels come back from it in another order.
+            File name. ``.npz`` stores the parameters exactly, without pickle. ``.smoe`` stores them
+            in few bytes: numbers are rounded to a given number of bits and entropy coded
+            (``smoe_np.packed``), and the order of the kernels changes.
         bits : float or dict, optional
-            Of a number in a ``.smoe`` file, 4 to 24, by default 16, which change a picture by
-            less than can be seen; or by kind, as ``allocate_bits`` gives them.
+            Bits per number in a ``.smoe`` file, 4 to 24, or those of each kind of numbers as
+            ``allocate_bits`` returns them. The default of 16 causes no visible change.
 
         Raises
         ------
         ValueError, TypeError
-            If the name has another ending; if bits are given for another file, or are not as they
-            must be; if the model is none any more (NaN, wrong shapes), or a ``.smoe`` file cannot
-            hold it (weights or diagonals that are not above 0).
+            If the name has another ending, ``bits`` is out of range or given for a ``.npz`` file,
+            the model has become invalid (NaN, wrong shapes), or a ``.smoe`` file cannot hold it
+            (weights or diagonal entries of A that are not above 0).
         OSError
-            If the file cannot be written; an older file of that name is then left as it was.
+            If the file cannot be written. An existing file of that name is left as it was.
         """
         arrays = {name: to_numpy(array) for name, array in self.checked().arrays().items()}
         if packed.is_packed_name(path):
@@ -200,25 +237,30 @@ class SmoeParams:
                                packed.USUAL_BITS if bits is None else bits)
             return
         if bits is not None:
-            raise ValueError(f"bits are those of a {packed.ENDING} file; path is "
-                             f"{files.path_text(path)!r}")
+            raise ValueError(f"bits applies to {packed.ENDING} files only, but path is "
+                             f"{files.path_text(path)!r}; leave out bits")
         meta = {"format": "smoe_np params", "version": 1}
         if self.image_shape is not None:
             meta["image_shape"] = list(self.image_shape)
         files.save_arrays(path, arrays, meta)
 
     def to_tf_smoe(self):
-        """The parameters as tf-smoe keeps them: a dict of arrays of its names and shapes.
+        """Return the parameters in the layout of tf-smoe.
 
-        ``nu_e`` is (K,), ``gamma_e`` (K, D), and ``A`` (K,) where all kernels are radial.
+        Returns
+        -------
+        dict of str to float32 array
+            Arrays by name: ``nu_e`` has shape (K,), ``gamma_e`` (K, D), and ``A`` (K,) if all
+            kernels are radial.
 
         Raises
         ------
         ValueError
-            If the model has more than one channel, which tf-smoe does not know.
+            If the model has more than one channel, which tf-smoe does not support.
         """
         if self.num_channels != 1:
-            raise ValueError(f"tf-smoe knows one channel only, this model has {self.num_channels}")
+            raise ValueError(f"tf-smoe supports one channel only, this model has "
+                             f"{self.num_channels}")
         arrays = {name: to_numpy(array).astype(np.float32)
                   for name, array in self.checked().arrays().items()}
         arrays["nu_e"], arrays["gamma_e"] = arrays["nu_e"][:, 0], arrays["gamma_e"][:, 0]
@@ -234,7 +276,7 @@ class SmoeParams:
 
 
 def unchecked(arrays, image_shape=None):
-    """A SmoeParams of arrays that are known to fit, without looking at their values."""
+    """A SmoeParams of arrays that are known to be valid, without any checks."""
     params = SmoeParams.__new__(SmoeParams)
     for name in NAMES:
         setattr(params, name, arrays[name])
@@ -243,14 +285,14 @@ def unchecked(arrays, image_shape=None):
 
 
 def shown(params, function):
-    """What is shown of a model: ``function(array)`` of each array, and none can be replaced."""
+    """A view of a model, with ``function(array)`` for each array; none can be assigned to."""
     view = params.map(function)
     view._shown = True
     return view
 
 
 def taking_part(params):
-    """The model without kernels of a weight of 0 or less; ValueError if that is all of them."""
+    """The model without kernels of weight 0 or below; ValueError if none is left."""
     there = params.pis > 0
     if params.num_kernels and not there.any():
         raise ValueError(f"params.pis has no weight above 0, its maximum is {params.pis.max():g}")
@@ -258,8 +300,8 @@ def taking_part(params):
 
 
 def check_gates(params):
-    """Raise ValueError unless there is a kernel, all weights are above 0, no A_dd is 0, and no
-    number is so large that its square overflows float32, or so small that kernels vanish.
+    """Raise ValueError unless there is a kernel, all weights are above 0, no A_dd is 0, and all
+    numbers are within LARGEST and SMALLEST.
     """
     xp = array_module(params.pis)
     if params.num_kernels == 0:
@@ -272,23 +314,27 @@ def check_gates(params):
     diagonal = xp.diagonal(params.A, axis1=1, axis2=2)
     for name, array in params.arrays().items():
         if array.size and float(abs(array).max()) > LARGEST:
-            raise ValueError(f"params.{name} holds {float(abs(array).max()):g}; beyond {LARGEST:g} "
-                             f"nothing can be computed")
+            raise ValueError(f"params.{name} holds {float(abs(array).max()):g}; magnitudes must "
+                             f"be at most {LARGEST:g}")
     flat = (diagonal == 0).any(axis=1)
     if bool(flat.any()):
         raise ValueError(f"params.A has a 0 on the diagonal of kernel {int(flat.argmax())}: that "
                          f"kernel has no extent; leave it out")
     for name, numbers in (("pis", params.pis), ("A", abs(diagonal))):
         if float(numbers.min()) < SMALLEST:
-            raise ValueError(f"params.{name} holds {float(numbers.min()):g}; below {SMALLEST:g} "
-                             f"nothing can be computed")
+            raise ValueError(f"params.{name} holds {float(numbers.min()):g}; magnitudes must be "
+                             f"at least {SMALLEST:g}")
 
 
 def load_params(path):
-    """Read parameters from a file: ``.npz`` or ``.smoe`` of this library, or ``.pkl`` of tf-smoe.
+    """Read the parameters of a model from a file.
 
-    Of a checkpoint it is the model as its training had it then. A pickle is read by a reader that
-    admits arrays and plain containers and runs no code.
+    Parameters
+    ----------
+    path : str or os.PathLike
+        A ``.npz`` or ``.smoe`` file or a checkpoint of this library, or a ``.pkl`` file of tf-smoe.
+        From a checkpoint, the model is read as it was when the checkpoint was written. Pickles are
+        safe to read: only arrays and plain containers are admitted, and no code is run.
 
     Returns
     -------
@@ -312,5 +358,5 @@ def _as_array(xp, name, value):
     try:
         return xp.asarray(value)
     except ValueError:
-        raise ValueError(f"{name} must be an array, got a list whose parts differ in length "
+        raise ValueError(f"{name} must be an array, got a list whose parts have different lengths "
                          f"or nesting") from None

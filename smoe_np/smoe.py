@@ -92,9 +92,8 @@ class Smoe(TrainingLoop):
         Bits per number for each kind of numbers, if the current model is one that ``quantize``
         returned, else ``None``.
     initial_kernels : int
-        K₀ of the loss, the number of kernels of the starting model: that of this object, or the
-        first grid of the last ``fit``. The first ``train`` after a ``fit`` or ``sparsify`` resets
-        it after a ``fit``.
+        K₀ of the loss: the number of kernels that this object, or its last ``fit``, started with.
+        A ``train`` right after a ``fit`` sets it to the current number of kernels.
     options : dict
         Arguments that this object was made with.
     settings : dict or None

@@ -314,7 +314,7 @@ def test_a_fit_that_was_interrupted_is_finished_first(how):
     smoe = Smoe(GREY)
     with pytest.raises(KeyboardInterrupt):
         smoe.fit(kernels=15, iterations=40, val_iter=20, callbacks=[interrupted])
-    with pytest.raises(ValueError, match=r"in the middle of what was interrupted; .* resume\(\)"):
+    with pytest.raises(ValueError, match=r"fit or sparsify was interrupted; .* resume\(\)"):
         smoe.quantize(8)
     smoe.resume()
     assert smoe.quantize(8).bits is not None
