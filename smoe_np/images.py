@@ -1,4 +1,4 @@
-"""Images: from files to arrays and back."""
+"""Reading and writing of image files."""
 
 import contextlib
 import io
@@ -14,61 +14,64 @@ from .numerals import counted, size_in_words
 from .packed import MAGIC
 from .pixels import as_array, as_float
 
-_DARK = 1 << 14  # of 16 bits: below lie all values of cameras that have 10, 12 or 14
+_DARK = 1 << 14  # values of cameras of 10, 12 or 14 bits, stored in 16 bits, are all below this
 
 _MODEL_STARTS = (b"PK\3\4", MAGIC)  # .npz and .smoe
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_PNG_START = b"\x89PNG\r\n\x1a\n"  # bits are at 24, and at 25 the kind of colours, such as:
+_PNG_START = b"\x89PNG\r\n\x1a\n"  # the bit depth is at byte 24, the colour type at 25, such as:
 _PNG_GREY, _PNG_GREY_ALPHA = 0, 4
 _TIFF_SAMPLES = ("b1", "u1", "u2", "f2", "f4", "f8")  # dtype.str without the byte order
 _TIFF_ENDINGS = (".tif", ".tiff")
 _PILLOW_FORMATS = {".bmp": "BMP", ".jpeg": "JPEG", ".jpg": "JPEG", ".png": "PNG"}
 _EXIF_ORIENTATION = 0x0112
-CHANNELS = 1, 3  # that files take as such, behind the axes of space
+CHANNELS = 1, 3  # numbers of channels that files hold as such, behind the spatial axes
 _WRITTEN = {8: np.uint8, 16: np.uint16, 32: np.float32}
 _MINISWHITE, _MINISBLACK, _RGB, _PALETTE = range(4)  # photometric interpretations of TIFF
 _PREMULTIPLIED_ALPHA, _PLAIN_ALPHA = 1, 2  # extra samples of TIFF
 
 
 class _Unreadable(Exception):
-    """What is wrong with a picture, worded to follow the name of its file."""
+    """What is wrong with an image file, worded to follow its name."""
 
 
 # ---- reading ------------------------------------------------------------------------------------
 
 
 def read_image(path):
-    """Read a picture or a TIFF stack, as it is stored.
-
-    TIFF is read by tifffile, every other format (and TIFF in compressions that tifffile lacks) by
-    Pillow. Orientation tags are applied. Transparent pictures are put on white. Of PNG files of 16
-    bits and several channels Pillow gives 8 bits.
+    """Read an image file, or a volume from a TIFF stack.
 
     Parameters
     ----------
     path : str or os.PathLike
+        Name of the file.
 
     Returns
     -------
     image : ndarray (H, W), (H, W, 3), (Z, H, W) or (Z, H, W, 3); uint8, uint16 or float32
-        Grey or RGB. Only TIFF holds volumes. Palettes are expanded, to grey where they are grey;
-        1 bit becomes 0 and 255.
+        Grey or RGB image. Only TIFF files hold volumes.
 
     Warns
     -----
     UserWarning
-        If transparency was put on white, or only the first of several pictures was read, or 8 of
-        16 bits, or if no value of 16 bits is above a quarter of what they can hold, as where 12
-        bits were stored so.
+        If transparency was replaced by white, only the first of several images or only 8 of 16 bits
+        were read, or all values of a 16-bit image are below a quarter of the range (as with 12-bit
+        values stored in 16 bits).
 
     Raises
     ------
     ValueError
-        If the file is empty, cut off or damaged, not a picture, or of a kind that cannot be read.
+        If the file is empty, truncated, damaged, not an image, or of an unsupported kind.
     ImportError
         If the format needs Pillow, and Pillow is not installed.
     OSError
         If the file cannot be opened; see `smoe_np.files.open_to_read`.
+
+    Notes
+    -----
+    TIFF is read with tifffile; other formats, and TIFF compressions that tifffile does not support,
+    with Pillow. Values keep their type. Orientation tags are applied, and transparent images are
+    composited on white. Palettes are expanded, to grey if all their colours are grey; 1-bit images
+    have values 0 and 255. Pillow reads PNG files of 16 bits and several channels with 8 bits.
     """
     text = path_text(path)
     remarks = []
@@ -79,7 +82,7 @@ def read_image(path):
             if not start:
                 raise _Unreadable("is empty; save it again")
             if start in _MODEL_STARTS:
-                raise _Unreadable("is a model, not a picture; smoe render draws one of it")
+                raise _Unreadable("is a model, not a picture; draw it with smoe render")
             if start in _TIFF_STARTS:
                 image = _read_tiff(stream, remarks)
             else:
@@ -92,7 +95,7 @@ def read_image(path):
         except Exception as error:  # decoders fail in every way there is
             reason = f"{type(error).__name__}: {error}".partition("\n")[0][:160]
             raise ValueError(
-                f"{text!r} is cut off, damaged or no picture ({reason}); save or copy it again"
+                f"{text!r} is cut off, damaged or not a picture ({reason}); save or copy it again"
             ) from error
     for remark in remarks:
         warnings.warn(f"{text!r} {remark}", UserWarning, stacklevel=2)
@@ -103,7 +106,7 @@ def _read_tiff(stream, remarks):
     import tifffile
 
     log = logging.getLogger("tifffile")
-    if not log.handlers:  # else its remarks on a damaged file go to stderr, beside our error
+    if not log.handlers:  # otherwise it writes to stderr about a damaged file, beside our error
         log.addHandler(logging.NullHandler())
     with tifffile.TiffFile(stream) as tiff:
         series = tiff.series[0]
@@ -118,7 +121,7 @@ def _read_tiff(stream, remarks):
             if "imagecodecs" not in str(error):
                 raise
             return _read_one_page_with_pillow(stream, remarks, tiff)
-        # Where strips are missing, tifffile hands over what it has.
+        # If strips are missing, tifffile returns what there is.
         if image.shape != series.shape or image.size == 0:
             raise _Unreadable(f"holds no pixels for its shape {series.shape}; copy it again")
         if len(tiff.series) > 1:
@@ -148,9 +151,9 @@ def _check_tiff(series, packed_bytes):
     spatial = len(series.axes) - (_channel_axis(series.axes) is not None)
     if not {"Y", "X"} <= set(series.axes) or spatial > 3:
         raise _Unreadable(
-            f"has axes {series.axes} of shape {series.shape}; save one picture or one volume of it"
+            f"has axes {series.axes} of shape {series.shape}; save a single picture or volume"
         )
-    # tifffile makes room for the declared size before it reads a single byte.
+    # tifffile allocates the declared size before it reads a single byte.
     unpacked_bytes = math.prod(series.shape) * series.dtype.itemsize
     if unpacked_bytes > max(1 << 28, 1100 * packed_bytes):
         raise _Unreadable(
@@ -160,7 +163,7 @@ def _check_tiff(series, packed_bytes):
 
 
 def _channel_axis(axes):
-    """Index of the axis of samples ("S") or channels ("C"), None where there is none."""
+    """Index of the axis of samples ("S") or channels ("C"), or None."""
     return next((axis for axis, letter in enumerate(axes) if letter in "SC"), None)
 
 
@@ -178,13 +181,13 @@ def _samples_to_full_range(image, bits, is_index):
 
 def _note_if_dark(image, remarks):
     if image.dtype == np.uint16 and 0 < image.max() < _DARK:
-        remarks.append(f"has 16 bits, but no value above {image.max()}, and is read as that dark; "
-                       f"if its values have fewer bits, multiply them up to 65535")
+        remarks.append(f"has 16 bits, but no value above {image.max()}, which makes it dark; if its "
+                       f"values have fewer bits, scale them up to 65535")
 
 
 def _palette(colormap):
     """(entries, 3) uint8 of TIFF's (3, entries) uint16."""
-    # The standard asks for 16 bits, but some writers put 8-bit values there (libtiff checks too).
+    # The standard requires 16 bits, but some writers store 8-bit values (libtiff checks too).
     shift = 8 if colormap.max() > 255 else 0
     return (colormap >> shift).astype(np.uint8).T
 
@@ -209,7 +212,7 @@ def _read_one_page_with_pillow(stream, remarks, tiff):
         )
     stream.seek(0)
     image = _read_with_pillow(stream, remarks)
-    # Pillow stretches samples of fewer than 8 bits itself, but not those of 12.
+    # Pillow scales samples of fewer than 8 bits to the full range itself, but not those of 12.
     bits = tiff.pages[0].bitspersample
     if bits == 16:
         _note_if_dark(image, remarks)
@@ -229,14 +232,14 @@ def _pillow():
 def _read_with_pillow(stream, remarks):
     Image = _pillow()
     with warnings.catch_warnings():
-        # 100 megapixels are a camera's picture, not an attack; at twice that Pillow refuses.
+        # Pillow warns above 90 megapixels, which cameras have; above twice that it refuses.
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         try:
             data = stream.read()
             image = Image.open(io.BytesIO(data))
         except Image.UnidentifiedImageError:
             raise _Unreadable(
-                "is no picture, or in a format that Pillow does not read; convert it to PNG"
+                "is not a picture, or has a format that Pillow does not read; convert it to PNG"
             ) from None
         except Image.DecompressionBombError as error:
             raise _Unreadable(f"is too large ({error}); save it smaller, or as TIFF") from None
@@ -245,13 +248,14 @@ def _read_with_pillow(stream, remarks):
         remarks.append(f"holds {frames} frames; the first is read")
     colours = data[25] if data[:8] == _PNG_START and data[24] == 16 else _PNG_GREY
     if colours != _PNG_GREY:
-        remarks.append("has 16 bits a sample, of which Pillow reads 8; of a TIFF all are read")
-    image.load()  # some formats know their mode only now
+        remarks.append("has 16 bits a sample, of which Pillow reads 8; convert it to TIFF to keep "
+                       "all")
+    image.load()  # some formats set their mode only now
     orientation = 1
     with contextlib.suppress(Exception):  # a broken EXIF block must not cost the picture
         orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
     pixels = _pixels(image, remarks)
-    if colours == _PNG_GREY_ALPHA:  # which Pillow gives as colours
+    if colours == _PNG_GREY_ALPHA:  # which Pillow returns as RGB
         pixels = _grey_if_possible(pixels)
     return _upright(pixels, orientation)
 
@@ -269,7 +273,7 @@ def _pixels(image, remarks):
         pixels = np.asarray(image.convert("L"))
     elif mode.startswith("I;16"):
         pixels = np.asarray(image).astype(np.uint16)
-    elif mode == "I":  # how some formats, and older versions of Pillow, hand over 16 bits
+    elif mode == "I":  # how some formats, and older versions of Pillow, return 16 bits
         pixels = np.asarray(image)
         if pixels.min() < 0 or pixels.max() > 65535:
             raise _Unreadable("holds 32-bit integers; convert it to 8 or 16 bits without sign")
@@ -287,7 +291,7 @@ def _grey_if_possible(rgb):
 
 
 def _opaque(image, remarks, premultiplied=False):
-    """Pixels whose last sample is alpha, without it."""
+    """Pixels without their last sample, alpha; composited on white if they are not opaque."""
     full = 1 if image.dtype.kind == "f" else np.iinfo(image.dtype).max
     if (image[..., -1] == full).all():
         return image[..., :-1]
@@ -296,7 +300,7 @@ def _opaque(image, remarks, premultiplied=False):
 
 
 def _on_white(image, premultiplied=False):
-    """Colours of (..., colours + alpha) in front of white."""
+    """Composite (..., colours + alpha) on white."""
     colour, alpha = image[..., :-1], image[..., -1:]
     if image.dtype.kind == "f":
         return (colour if premultiplied else colour * alpha) + (1 - alpha)
@@ -309,7 +313,7 @@ def _on_white(image, premultiplied=False):
 
 
 def _upright(image, orientation, rows=0):
-    """Turn an image as its orientation tag (1 to 8, of TIFF and EXIF) says; columns follow rows."""
+    """Apply an orientation tag (1 to 8, of TIFF and EXIF); the axis of columns follows ``rows``."""
     columns = rows + 1
     if orientation in (5, 6, 7, 8):
         image = image.swapaxes(rows, columns)
@@ -324,31 +328,33 @@ def _upright(image, orientation, rows=0):
 
 
 def write_image(path, image, bits=8, dimensions=None):
-    """Write a picture, or as TIFF also a volume; completely or not at all.
+    """Write an image to a file, or a volume to a TIFF file.
+
+    The file is written atomically: completely or not at all.
 
     Parameters
     ----------
     path : str or os.PathLike
-        Its ending decides the format: .tif and .tiff, or, with Pillow, .png, .jpg, .jpeg and .bmp.
-    image : array_like (H, W), (H, W, 1) or (H, W, 3); as TIFF also (Z, H, W[, 1 or 3])
-        A volume that is a single slice along some axis may be written as any picture.
-        Floats in [0, 1] and bool are written with so many bits as are said; uint8 and uint16 as
-        they are.
+        Name of the file. Its ending decides the format: .tif or .tiff, or with Pillow .png, .jpg,
+        .jpeg or .bmp.
+    image : array_like (H, W), (H, W, 1) or (H, W, 3); for TIFF also (Z, H, W[, 1 or 3])
+        Image or volume. Floats in [0, 1] and bool are written with ``bits`` bits; uint8 and uint16
+        are written unchanged. A volume with a size of 1 along some axis may be written in any
+        format.
     bits : {8, 16, 32}
-        Of a number of a picture of floats: 16 only as TIFF or as grey PNG, 32, which are floats
-        themselves, only as TIFF.
+        Bit depth for images of floats: 16 for TIFF and grey PNG only; 32, which stores floats, for
+        TIFF only.
     dimensions : int, optional
-        How many axes of the image are of space; one more is of channels. Without it the last of
-        three axes or more is of channels if it has 1 or 3 entries. With it there may be any number
-        of channels: other than 1 or 3 come first in the file, as the slices of a volume, and those
-        of a signal as its rows.
+        Number of spatial axes, 1, 2 or 3; one more axis holds channels. By default the last axis
+        holds channels if there are 3 or more axes and it has 1 or 3 entries. If ``dimensions`` is
+        given, there may be any number of channels: other numbers than 1 and 3 become the first axis
+        of the file, as the slices of a volume, and channels of a signal become its rows.
 
     Raises
     ------
     ValueError
-        If the ending is not one of these, or the image has other dimensions, or the format cannot
-        hold an image of this shape, type or size or of so many bits, or floats are NaN or outside
-        [0, 1].
+        If the ending is not one of these, the image has other dimensions, the format cannot hold an
+        image of this shape, type, size or bit depth, or floats are NaN or outside [0, 1].
     TypeError
         If the image holds neither bool, uint8, uint16 nor floats.
     ImportError
@@ -365,7 +371,7 @@ def write_image(path, image, bits=8, dimensions=None):
 
 
 def check_path(path, bits=8, channels=1, shape=(2, 2)):
-    """The ending of a path, in small letters; ValueError if no picture like this fits there."""
+    """The ending of a path, in lower case; ValueError if such an image cannot be written there."""
     text = path_text(path)
     ending = os.path.splitext(text)[1].lower()
     if ending not in _TIFF_ENDINGS and ending not in _PILLOW_FORMATS:
@@ -383,13 +389,13 @@ def check_path(path, bits=8, channels=1, shape=(2, 2)):
         remedy = "; write .tif" if axes == 3 else ""
         if remedy and len(shape) == 3:
             remedy += ", or one slice, which has a size of 1 along some axis"
-        raise ValueError(f"path {text!r}: no such file holds {size_in_words(shape)} pixels of "
+        raise ValueError(f"path {text!r}: such a file cannot hold {size_in_words(shape)} pixels of "
                          f"{counted(channels, 'channel')}{remedy}")
     return ending
 
 
 def _pixels_to_write(image, bits, dimensions):
-    """What a file is to hold, and whether its last axis is of colours."""
+    """The array to write to a file, and whether its last axis holds colours."""
     image = as_array(image, "image")
     if image.dtype.kind != "u":
         image = as_float(image)
@@ -400,7 +406,7 @@ def _pixels_to_write(image, bits, dimensions):
         raise TypeError(f"image has dtype {image.dtype}; give uint8, uint16 or floats in [0, 1]")
     if dimensions is None:
         if image.ndim < 2:
-            return image, False  # which each format refuses in its own words
+            return image, False  # each format rejects this with its own message
         if image.ndim >= 3 and image.shape[-1] in (2, 4):
             raise ValueError(f"image has {image.shape[-1]} channels; a file takes 1 or 3")
         dimensions = image.ndim - (image.ndim >= 3 and image.shape[-1] in CHANNELS)
@@ -409,8 +415,8 @@ def _pixels_to_write(image, bits, dimensions):
     if image.ndim == dimensions:
         image = image[..., None]
     if image.ndim != dimensions + 1:
-        raise ValueError(f"image of shape {image.shape} has not dimensions={dimensions} axes of "
-                         f"space, and at most one of channels behind")
+        raise ValueError(f"image of shape {image.shape} must have dimensions={dimensions} axes of "
+                         f"space, and at most one of channels behind them")
     if come_first(image.shape[-1], dimensions):
         return np.ascontiguousarray(np.moveaxis(image, -1, 0)), False
     is_colour = image.shape[-1] == 3
@@ -418,8 +424,7 @@ def _pixels_to_write(image, bits, dimensions):
 
 
 def come_first(channels, dimensions):
-    """Whether channels are an axis of a file before those of space: a signal's, or other than 1, 3.
-    """
+    """Whether a file has the channels first: those of a signal, and numbers other than 1 and 3."""
     return dimensions == 1 or channels not in CHANNELS
 
 
@@ -436,7 +441,7 @@ def _encode_tiff(pixels, is_colour, ending):
         data,
         pixels,
         photometric="rgb" if is_colour else "minisblack",
-        # Without its note of the shape, a volume of one slice would come back as a picture.
+        # Without metadata of the shape, a volume of one slice would be read as a 2-D image.
         metadata={} if pixels.ndim - is_colour == 3 else None,
     )
     return data.getbuffer()
@@ -460,10 +465,10 @@ def _encode_with_pillow(pixels, is_colour, ending):
     data = io.BytesIO()
     settings = {"quality": 95, "subsampling": 0} if form == "JPEG" else {}
     try:
-        # Pillow before version 10 takes 16 bits in the machine's byte order only.
+        # Pillow before version 10 accepts 16 bits in native byte order only.
         pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
         Image.fromarray(pixels).save(data, format=form, **settings)
-    except Exception as error:  # such as the 65500 pixels that JPEG stops at
+    except Exception as error:  # such as JPEG's limit of 65500 pixels along an axis
         raise ValueError(
             f"image of shape {pixels.shape} cannot be written as {form} ({error}); write it as .tif"
         ) from error

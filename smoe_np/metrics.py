@@ -1,4 +1,4 @@
-"""How close two images are: PSNR and SSIM."""
+"""Quality measures of images: PSNR and SSIM."""
 
 import math
 
@@ -6,34 +6,35 @@ import numpy as np
 
 from .pixels import as_float, split_channels
 
-PEAK = 255.0  # the scale on which errors and noise are told, as tf-smoe does
+PEAK = 255.0  # the scale on which errors and noise are reported, as in tf-smoe
 
 # Wang, Bovik, Sheikh and Simoncelli, "Image quality assessment: from error visibility to structural
 # similarity", IEEE Transactions on Image Processing 13(4), 2004: the constants of section III.
-_SIGMA = 1.5  # of the Gaussian window, in pixels
-_TRUNCATE = 3.5  # where the window ends, in sigmas
-_REACH = int(_TRUNCATE * _SIGMA + 0.5)  # pixels on either side of the middle: 11 in all
+_SIGMA = 1.5  # standard deviation of the Gaussian window, in pixels
+_TRUNCATE = 3.5  # where the window ends, in standard deviations
+_REACH = int(_TRUNCATE * _SIGMA + 0.5)  # pixels on either side of the middle one: 11 in all
 _C1 = 0.01**2
 _C2 = 0.03**2
 
 
 def psnr(a, b):
-    """Peak signal-to-noise ratio of two images, in dB.
+    """Compute the peak signal-to-noise ratio of two images, in dB.
 
     Parameters
     ----------
-    a, b : array_like, the same shape
-        Floats in [0, 1], or uint8, uint16 or bool, scaled to [0, 1].
+    a, b : array_like
+        Images of the same shape: floats in [0, 1], or uint8, uint16 or bool, which are scaled to
+        [0, 1].
 
     Returns
     -------
     decibels : float
-        ``-10 log10(mean((a - b)²))``; infinite where the images are the same.
+        The PSNR, ``-10 log10(mean((a - b)²))``; infinite if the images are identical.
 
     Raises
     ------
     ValueError
-        If the shapes differ, or an image is not as `smoe_np.pixels.as_float` wants it.
+        If the shapes differ, or an image is empty or has values outside [0, 1].
     TypeError
         If an image holds neither bool, uint8, uint16 nor floats.
     """
@@ -44,32 +45,36 @@ def psnr(a, b):
 
 
 def ssim(a, b, channel_axis="auto"):
-    """Structural similarity of two images (Wang et al. 2004).
-
-    The window is a Gaussian of sigma 1.5 pixels cut at 3.5 sigma, over all axes of space; the
-    result is the mean over the channels and over the pixels whose window lies inside the image.
-    Along an axis shorter than the window (11 pixels) every pixel counts, and the image is mirrored
-    at its edges.
+    """Compute the structural similarity of two images (Wang et al. 2004).
 
     Parameters
     ----------
-    a, b : array_like, the same shape
-        Floats in [0, 1], or uint8, uint16 or bool, scaled to [0, 1].
+    a, b : array_like
+        Images of the same shape: floats in [0, 1], or uint8, uint16 or bool, which are scaled to
+        [0, 1].
     channel_axis : "auto", None or int
-        Which axis holds channels; see `smoe_np.pixels.split_channels`.
+        Axis that holds the channels. "auto": the last one, if the images have 3 or more axes and
+        the last has 1 to 4 entries, else none. None: all axes are spatial.
 
     Returns
     -------
     similarity : float
-        From -1 to 1; 1 where the images are the same.
+        The SSIM, from -1 to 1; 1 if the images are identical.
 
     Raises
     ------
     ValueError
-        If the shapes differ, an image is not as `smoe_np.pixels.as_float` wants it, or there is no
-        such `channel_axis`.
+        If the shapes differ, an image is empty or has values outside [0, 1], or there is no such
+        `channel_axis`.
     TypeError
         If an image holds neither bool, uint8, uint16 nor floats.
+
+    Notes
+    -----
+    The window is a Gaussian with a standard deviation of 1.5 pixels, truncated at 3.5 standard
+    deviations, over all spatial axes. The result is the mean over the channels and over the pixels
+    whose window lies inside the image. Along an axis of less than 11 pixels, the length of the
+    window, all pixels count, and the image is mirrored at its edges.
     """
     a, b = _comparable(a, b)
     a = split_channels(a, channel_axis, "a")

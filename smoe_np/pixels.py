@@ -1,4 +1,4 @@
-"""Arrays of pixels: as the [0, 1] floats that a model is fitted to, and their channels."""
+"""Conversion of images to floats in [0, 1], and the axis of their channels."""
 
 import hashlib
 import math
@@ -8,8 +8,8 @@ import numpy as np
 
 from .backend import to_numpy
 
-_HAIR = 1e-6  # how far outside [0, 1] rounding may have put a value
-MOST_CHANNELS_SEEN = 4  # channel_axis="auto" takes a longer last axis for space
+_HAIR = 1e-6  # rounding error outside [0, 1] that is tolerated
+MOST_CHANNELS_SEEN = 4  # channel_axis="auto" takes a longer last axis for a spatial one
 
 
 def as_float(image, dtype="float32", name="image"):
@@ -17,26 +17,26 @@ def as_float(image, dtype="float32", name="image"):
 
     Parameters
     ----------
-    image : array_like, any shape, of NumPy or CuPy
-        uint8 or uint16, scaled by the type's maximum; bool, taken as 0 and 1; or floats in [0, 1],
-        where a hair of 1e-6 outside is clipped.
+    image : array_like, any shape, NumPy or CuPy
+        uint8 or uint16, which are divided by the type's maximum; bool, taken as 0 and 1; or floats
+        in [0, 1], where rounding errors of up to 1e-6 are clipped.
     dtype : str or dtype, default "float32"
-        A floating type, that of the result.
+        Floating-point type of the result.
     name : str
-        What messages call the image.
+        Name of the argument in error messages.
 
     Returns
     -------
     floats : ndarray of `dtype`, the shape of `image`
-        New and C-contiguous. No wider temporary is made.
+        New C-contiguous array. No temporary array of a wider type is made.
 
     Raises
     ------
     TypeError
         If the image holds neither bool, uint8, uint16 nor floats.
     ValueError
-        If it has no axes or no entries, or if floats are NaN, infinite or outside [0, 1]; or if
-        `dtype` is not a floating type.
+        If the image has no axes or no entries, floats are NaN, infinite or outside [0, 1], or
+        `dtype` is not a floating-point type.
     """
     dtype = np.dtype(dtype)
     if dtype.kind != "f":
@@ -59,9 +59,9 @@ def as_float(image, dtype="float32", name="image"):
                          f"them by values in [0, 1]")
     if low < -_HAIR or high > 1 + _HAIR:
         if -0.5 <= low and high <= 1.5:
-            remedy = "clip what noise or a filter has put beyond: np.clip(image, 0, 1)"
+            remedy = "if noise or a filter has caused that, clip them: np.clip(image, 0, 1)"
         elif -1 - _HAIR <= low and high <= 1 + _HAIR:
-            remedy = "of values from -1 to 1 give (image + 1) / 2"
+            remedy = "if the range is -1 to 1, give (image + 1) / 2"
         else:
             remedy = ("divide by the largest possible value (255 for 8 bits), or give uint8 or "
                       "uint16")
@@ -74,27 +74,28 @@ def as_float(image, dtype="float32", name="image"):
 
 
 def split_channels(image, channel_axis="auto", name="image"):
-    """View an image as space and channels, the channels last.
+    """View an image with its channels as the last axis.
 
     Parameters
     ----------
     image : array_like
+        Image, with or without an axis of channels.
     channel_axis : "auto", None or int
-        Which axis holds channels. "auto": the last one if the array has 3 or more axes and the last
-        has 1 to 4 entries, else none. None: every axis is space. An int: that axis.
+        Axis that holds the channels. "auto": the last one, if the image has 3 or more axes and the
+        last has 1 to 4 entries, else none. None: all axes are spatial.
     name : str
-        What messages call the image.
+        Name of the argument in error messages.
 
     Returns
     -------
     view : ndarray (*spatial, C)
-        A view where possible; C is 1 where no axis holds channels.
+        View of the image, or a copy if a view is impossible; C is 1 if no axis holds channels.
 
     Raises
     ------
     ValueError
-        If `channel_axis` is none of these or out of range, or if the image has no axis of space or
-        an axis without entries.
+        If `channel_axis` is none of these or out of range, or the image has no spatial axis or no
+        entries.
     """
     image = as_array(image, name)
     if isinstance(channel_axis, str) and channel_axis == "auto":
@@ -118,23 +119,23 @@ def split_channels(image, channel_axis="auto", name="image"):
 
 
 def digest_of(pixels):
-    """The SHA-256 of an array, by which a picture is known again: of its numbers alone."""
+    """The SHA-256 digest of the values of an array, by which an image is recognised."""
     return hashlib.sha256(np.ascontiguousarray(pixels)).hexdigest()
 
 
 def as_array(image, name):
-    """An image as an array of NumPy with at least one entry; errors that name it, if it is none."""
+    """Return an image as a NumPy array with at least one entry, or raise an error that names it."""
     if isinstance(image, str | os.PathLike):
-        raise TypeError(f"{name} is a path; read_image reads the picture there")
+        raise TypeError(f"{name} is a path; read the picture with read_image first")
     given = image
     try:
         image = np.asarray(to_numpy(given))
     except ValueError as error:  # rows of different lengths
         raise ValueError(f"{name} is not a rectangular array ({error})") from error
     if np.ma.is_masked(given):
-        raise ValueError(f"{name} has masked entries, which nothing here leaves out; fill them")
+        raise ValueError(f"{name} has masked entries, which are not supported; fill them")
     if image.ndim == 0:
-        raise ValueError(f"{name} is a single {image.dtype}; give an array with axes")
+        raise ValueError(f"{name} is a single value of type {image.dtype}; give an array with axes")
     if image.size == 0:
         raise ValueError(f"{name} of shape {image.shape} is empty; give at least one pixel")
     return image

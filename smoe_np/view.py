@@ -1,11 +1,12 @@
-"""What part of a model's domain is drawn, and by how many pixels.
+"""Views of a model: which part of its domain is drawn, and with how many pixels.
 
-A crop is an affine change of coordinates, x' = S (x − o) with S diagonal, and the parameters that
-show it are as good a model as those that they come from:
+A crop is an affine change of coordinates, x' = S (x − o) with diagonal S. The model in the new
+coordinates is again a model:
 
     μ' = S (μ − o)    A' = S⁻¹ A    γ' = γ S⁻¹    ν' = ν + γ·o
 
-z = Aᵀ (x − μ) stays as it is, and log|det A| changes by the same for all kernels, so no gate does.
+z = Aᵀ (x − μ) does not change, and log|det A| changes by the same amount for all kernels, so the
+gates do not change.
 """
 
 import itertools
@@ -17,19 +18,20 @@ import numpy as np
 from .backend import array_module
 from .params import unchecked
 
-LEAST_EXTENT = 1e-6  # of a region, in pixels of the fitted picture; below, float64 has few digits
-FARTHEST = 1e3  # that a region may be away or extend, in sizes of the fitted picture
+# Limits on a region, beyond which float64 would have too few digits.
+LEAST_EXTENT = 1e-6  # extent along an axis, in pixels of the fitted image
+FARTHEST = 1e3  # coordinates of its ends, in units of the longest axis of the fitted image
 
 
 class View(NamedTuple):
-    """A box of the domain, and the pixels that it is divided into; units are those of ``musX``."""
+    """A box of the domain, in the units of ``musX``, and the pixels that it is divided into."""
 
     begin: tuple  # D floats, the corner of the first pixel
     extent: tuple  # D floats
-    shape: tuple  # D ints, pixels along each axis
+    shape: tuple  # D ints, number of pixels along each axis
 
     def part(self, slices):
-        """The view of some of its pixels, a slice with two ends for each axis."""
+        """The view of a block of its pixels, given by a slice with start and stop for each axis."""
         if all(s.stop - s.start == n for s, n in zip(slices, self.shape)):
             return self
         pixel = [e / n for e, n in zip(self.extent, self.shape)]
@@ -38,11 +40,11 @@ class View(NamedTuple):
                     tuple(s.stop - s.start for s in slices))
 
     def finer(self, n):
-        """The same box of n times as many pixels along each axis."""
+        """The same box with n times as many pixels along each axis."""
         return self._replace(shape=tuple(n * size for size in self.shape))
 
     def seen(self, params):
-        """The model that shows this box where a picture of ``shape`` is drawn of it.
+        """The model in the coordinates of this box, so that an engine for ``shape`` draws the box.
 
         Parameters
         ----------
@@ -51,7 +53,7 @@ class View(NamedTuple):
         Returns
         -------
         SmoeParams
-            float64; ``params`` itself where that is how it is drawn anyway.
+            Model in float64, or ``params`` itself if the coordinates are the same.
         """
         longest = max(self.shape)
         scale = [n / longest / e for n, e in zip(self.shape, self.extent)]
@@ -68,25 +70,31 @@ class View(NamedTuple):
 
 
 def whole(shape):
-    """The view of a picture of some shape: its longest axis spans the unit of the domain."""
+    """The view of a whole image of some shape: its longest axis spans the unit of the domain."""
     return View((0.0,) * len(shape), tuple(n / max(shape) for n in shape), tuple(shape))
 
 
 def crop(region, shape, image_shape):
-    """The view of a region of the fitted picture.
+    """The view of a region of the fitted image.
 
     Parameters
     ----------
     region : sequence of D pairs of numbers
-        Where it begins and ends along each axis, in pixels of the fitted picture.
+        Begin and end along each axis, in pixels of the fitted image.
     shape : tuple of D ints
-    image_shape : tuple of D ints, or None where it is not known
+        Number of pixels to draw along each axis.
+    image_shape : tuple of D ints or None
+        Shape of the fitted image, if known.
+
+    Returns
+    -------
+    View
 
     Raises
     ------
     ValueError
-        If the region is not D pairs of finite numbers, is empty or too small, or is out of all
-        proportion, or ``image_shape`` is not known.
+        If the region is not D pairs of finite numbers, is empty, too small or too far away, or
+        ``image_shape`` is None.
     """
     D = len(shape)
     try:
@@ -97,8 +105,8 @@ def crop(region, shape, image_shape):
         raise ValueError(f"region must be {D} pairs (begin, end) in pixels of the fitted picture, "
                          f"one for each axis, got {region!r}")
     if image_shape is None:
-        raise ValueError("region is in pixels of the fitted picture, whose size params does not "
-                         "hold; set params.image_shape")
+        raise ValueError("region is in pixels of the fitted picture, but params does not hold its "
+                         "size; set params.image_shape")
     longest = max(image_shape)
     if not (np.isfinite(ends).all() and np.abs(ends).max() <= FARTHEST * longest):
         raise ValueError(f"region must be finite, and at most {FARTHEST:g} times the size of the "
@@ -111,7 +119,7 @@ def crop(region, shape, image_shape):
 
 
 def samples_needed(view, image_shape):
-    """Samples of each pixel along an axis, so that no pixel of the fitted picture is missed."""
+    """Samples along each axis of a pixel such that no pixel of the fitted image is skipped."""
     if image_shape is None:
         return 1
     passed = max(e * max(image_shape) / n for e, n in zip(view.extent, view.shape))
@@ -119,7 +127,7 @@ def samples_needed(view, image_shape):
 
 
 def blocks(shape, n, most):
-    """Cut a picture into blocks of pixels, of at most so many samples, n along an axis of a pixel.
+    """Cut an image into blocks of at most ``most`` samples, n along each axis of a pixel.
 
     Yields
     ------

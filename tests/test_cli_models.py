@@ -148,7 +148,7 @@ def test_channels_that_come_first_are_written_so_that_a_file_holds_them(
         assert f"{name}: 9×13 pixels" in told
     if channels == 4:
         for command in (["denoise", *there], ["render", "model.npz", "-o"]):
-            assert "no such file holds 9×13 pixels of 4 channels; write .tif" in fails(
+            assert "such a file cannot hold 9×13 pixels of 4 channels; write .tif" in fails(
                 *command, "new.png")
         assert not os.path.exists("new.png")
 

@@ -66,7 +66,7 @@ def test_floats_outside_of_zero_to_one_are_refused_with_the_likely_remedy(low, h
 
 def test_masked_entries_are_refused():
     image = np.ma.masked_less(np.linspace(0, 1, 6).reshape(2, 3), 0.3)
-    with pytest.raises(ValueError, match="image has masked entries, which nothing here leaves out"):
+    with pytest.raises(ValueError, match="image has masked entries, which are not supported"):
         as_float(image)
     np.testing.assert_array_equal(as_float(np.ma.asarray(image.data)), as_float(image.data))
 
@@ -89,7 +89,7 @@ def test_an_empty_image_is_refused():
 
 
 def test_a_single_number_is_refused():
-    with pytest.raises(ValueError, match="image is a single float64; give an array with axes"):
+    with pytest.raises(ValueError, match="image is a single value of type float64; give an array with axes"):
         as_float(0.5)
 
 
