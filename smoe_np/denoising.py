@@ -1,4 +1,4 @@
-"""Pictures without their noise: the mean of several models, each of them kept smooth."""
+"""Denoising of images by the mean of several smooth models."""
 
 import math
 import warnings
@@ -11,63 +11,73 @@ from .fit import Recipe
 from .metrics import PEAK
 from .smoe import Smoe
 
-# What follows was measured on crops of four pictures; examples/denoise.md says how.
+# These values were tuned on crops of four pictures; see examples/denoise.md.
 FITS, ITERATIONS = 9, 40
-STRENGTHS = 0.4, 1.0, 2.5  # of the bandwidth, from model to model
-STRENGTH = 13.6  # λ_U is this, by σ² and per pixel
-DENSITY, USUAL_SIGMA = 0.15, 10.0  # kernels of a pixel at this noise; fewer with more, as the root
-LEAST_SIGMA = 0.05  # less noise than that of rounding to 8 bits is none
-MOST_SIGMA = 1000.0  # more is no picture
-NEAR = 3.0  # pixels, σ of the window in which a residual is compared with noise
+STRENGTHS = 0.4, 1.0, 2.5  # factors of λ_U, which the models take in turn
+STRENGTH = 13.6  # λ_U is this · σ² / (number of pixels · longest axis)
+# Kernels per pixel at a noise of USUAL_SIGMA; they decrease with the square root of the noise.
+DENSITY, USUAL_SIGMA = 0.15, 10.0
+LEAST_SIGMA = 0.05  # smaller than the noise of rounding to 8 bits: taken for none
+MOST_SIGMA = 1000.0
+NEAR = 3.0  # σ in pixels of the window in which the residual is compared with the noise
 RECIPE = Recipe(start=1.0, events_until=0.0, jitter=0.5, rate=0.2, weight_rate=0.2, shape_rate=0.12,
                 expert_rate=0.03, slope_rate=0.018, list_life=8, coarse=False,
-                turn_every=0)  # axes would be those of noise
+                turn_every=0)  # decorrelated axes would be those of the noise
 
 
 def denoise(image, sigma=None, fits=FITS, seed=0, backend="auto", channel_axis="auto",
             progress=None):
-    """Take additive white Gaussian noise off a picture.
-
-    Models of many kernels are fitted to the noisy picture, for a few steps only. In their loss is
-    the bandwidth, λ_U Σ A_dd, which keeps kernels wide where the picture does not insist on narrow
-    ones (Bochinski et al., ICIP 2018). Each model starts from a grid that is shaken in its own way,
-    and has one of three weights λ_U ∝ σ². Their mean is the result: what one of them makes of the
-    noise another does not, while all show the picture. Fine texture that they miss is given back
-    where more is left in the residual than noise of this σ would leave.
+    """Remove additive white Gaussian noise from an image.
 
     Parameters
     ----------
     image : array
-        (*shape,) or (*shape, C): float in [0, 1], or uint8/uint16.
+        The noisy image, (*shape,) or (*shape, C): floats in [0, 1], or uint8 or uint16.
     sigma : float, optional
-        Standard deviation of the noise on the scale of 0 to 255. Without it, it is estimated by
-        scikit-image (the extra ``denoise``).
+        Standard deviation of the noise on the scale of 0 to 255, also for images in [0, 1]. By
+        default it is estimated with scikit-image (the extra ``denoise``).
     fits : int
-        Models, 3 or more to have every weight; more are better, and take longer.
+        Number of models to average. With fewer than 3 not all smoothing strengths are used; more
+        models give better results, and take longer.
     seed : int
-        Of the grids. The same call gives the same picture, bit for bit on the CPU.
+        Random seed of the starting grids. On the CPU the same call returns the same image, bit for
+        bit.
     backend, channel_axis
-        As ``Smoe`` takes them.
+        As for ``Smoe``.
     progress : callable, optional
-        Called after each model with the mean so far, how many there are, and how many there will
-        be.
+        Function that is called after each model as ``progress(image, done, fits)``, with the result
+        so far and the numbers of models done and in all.
 
     Returns
     -------
-    array
-        In [0, 1], float32, in the shape of the image; a copy of it where there is no noise.
+    float32 array
+        The denoised image, in [0, 1], with the shape of ``image``; a copy of ``image`` if ``sigma``
+        is below 0.05.
 
     Raises
     ------
     ValueError, TypeError
-        If an argument is of the wrong kind or range.
+        If an argument has the wrong type or range.
     ImportError
-        If ``sigma`` is not given, and scikit-image is not installed.
+        If ``sigma`` is not given and scikit-image is not installed.
 
     Warns
     -----
     RuntimeWarning
         If ``sigma`` seems to be on the scale of 0 to 1.
+
+    Notes
+    -----
+    Models of many kernels are fitted to the noisy image in a few steps each. Their loss has a
+    bandwidth term, λ_U Σ A_dd, which keeps kernels wide where the image does not require narrow
+    ones (Bochinski et al., ICIP 2018). The models start from differently jittered grids and take
+    one of three weights λ_U ∝ σ² in turn. They follow the noise in different ways but all describe
+    the image, so that their mean has less noise. Where the residual has a larger variance than
+    noise of this ``sigma``, a part of it is added back to restore fine texture.
+
+    Examples
+    --------
+    >>> clean = smoe_np.denoise(noisy, sigma=10)
     """
     fits, seed = check_whole("fits", fits, 1), check_whole("seed", seed, 0)
     noisy, has_channels = check_image(image, "float32", channel_axis)
@@ -77,7 +87,8 @@ def denoise(image, sigma=None, fits=FITS, seed=0, backend="auto", channel_axis="
     sigma = check_sigma(sigma if is_given else estimate_sigma(noisy, -1))
     if is_given and 0 < sigma < 1 and array_module(image).asarray(image).dtype.kind == "f":
         warnings.warn(f"sigma is on the scale of 0 to 255, also for an image in [0, 1]; {sigma:g} "
-                      f"is hardly any noise", RuntimeWarning, stacklevel=2)
+                      f"is hardly any noise, give 255 times as much if it is on the scale of 0 to "
+                      f"1", RuntimeWarning, stacklevel=2)
 
     def given_back(pixels):
         shown = np.moveaxis(pixels, -1, axis) if has_channels else pixels[..., 0]
@@ -104,7 +115,7 @@ def denoise(image, sigma=None, fits=FITS, seed=0, backend="auto", channel_axis="
 
 
 def check_sigma(sigma, name="sigma"):
-    """A standard deviation of noise that may be, as a float; else an error that names it."""
+    """Return a valid standard deviation of noise as a float, or raise an error that names it."""
     sigma = check_number(name, sigma)
     if sigma > MOST_SIGMA:
         raise ValueError(f"{name} must be at most {MOST_SIGMA:g}, on the scale of 0 to 255, got "
@@ -113,9 +124,10 @@ def check_sigma(sigma, name="sigma"):
 
 
 def _with_texture(picture, noisy, sigma):
-    """Give back what the models have missed: y + max(0, 1 − σ²/v) (t − y), clipped to [0, 1].
+    """Add back a part of the residual: y + max(0, 1 − σ²/v) (t − y), clipped to [0, 1].
 
-    v is the mean of (t − y)² near by, in a channel. Where it is above σ², that is not all noise.
+    v is the local mean of (t − y)² in a channel. Where it is above σ², the residual is not all
+    noise.
     """
     from scipy.ndimage import gaussian_filter
 
@@ -127,15 +139,15 @@ def _with_texture(picture, noisy, sigma):
 
 
 def estimate_sigma(image, channel_axis="auto"):
-    """The standard deviation of the noise in a picture, on the scale of 0 to 255.
+    """Estimate the standard deviation of the noise in an image, on the scale of 0 to 255.
 
-    It is that of scikit-image: the median of the finest wavelet coefficients of each channel
-    (Donoho & Johnstone, Biometrika 1994), and their mean.
+    scikit-image estimates it for each channel, from the median of the finest wavelet coefficients
+    (Donoho & Johnstone, Biometrika 1994); the result is the mean over the channels.
 
     Raises
     ------
     ValueError, TypeError
-        If it is no picture.
+        If ``image`` is not a valid image.
     ImportError
         If scikit-image is not installed.
     """
@@ -146,9 +158,9 @@ def estimate_sigma(image, channel_axis="auto"):
         raise ImportError('sigma is not given, and scikit-image, which would estimate it, is not '
                           'installed: pip install "smoe_np[denoise]", or give sigma') from None
     if min(pixels.shape[:-1]) < 2:
-        return 0.0  # nothing to tell noise from
+        return 0.0  # too few pixels for an estimate
     with np.errstate(all="ignore"), warnings.catch_warnings():
-        # of a channel that is the same everywhere, and of 3 columns, which might be channels
+        # scikit-image warns of constant channels, and of 3 columns, which it takes for channels
         warnings.simplefilter("ignore")
         found = [of_wavelets(pixels[..., c]) for c in range(pixels.shape[-1])]
-    return PEAK * float(np.mean(np.nan_to_num(found)))  # NaN where all is the same
+    return PEAK * float(np.mean(np.nan_to_num(found)))  # NaN for a constant channel

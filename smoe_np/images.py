@@ -181,8 +181,8 @@ def _samples_to_full_range(image, bits, is_index):
 
 def _note_if_dark(image, remarks):
     if image.dtype == np.uint16 and 0 < image.max() < _DARK:
-        remarks.append(f"has 16 bits, but no value above {image.max()}, which makes it dark; if its "
-                       f"values have fewer bits, scale them up to 65535")
+        remarks.append(f"has 16 bits, but no value above {image.max()}, which makes it dark; if "
+                       f"its values have fewer bits, scale them up to 65535")
 
 
 def _palette(colormap):

@@ -1,8 +1,9 @@
-"""Figures of a model and of its training; Matplotlib is imported when one is drawn.
+"""Figures of a model and of its training.
 
-``LossPlotter``, ``ImagePlotter`` and ``DenoisePlotter`` are callbacks of ``Smoe.train`` and
-``Smoe.fit``; ``loss_figure``, ``image_figure`` and ``denoise_figure`` draw the same of a history,
-a model and pictures, such as files hold; ``sparsity_figure`` draws several models side by side.
+``LossPlotter``, ``ImagePlotter`` and ``DenoisePlotter`` are callbacks for ``Smoe.train``,
+``Smoe.fit`` and ``Smoe.sparsify``. ``loss_figure``, ``image_figure`` and ``denoise_figure`` draw
+the same figures from a history, a model, and images. ``sparsity_figure`` draws several models side
+by side. Matplotlib is imported when it is needed.
 """
 
 import contextlib
@@ -28,9 +29,9 @@ from .scene import Scene, scene_of_model
 from .screens import as_png, matplotlib_or_why_not, new_figure, screen
 
 PANELS = ("original", "reconstruction", "error", "kernels", "gating", "weights")
-SHARE = 0.03  # of the time from drawing to drawing, that a plotter may take for it
-FIRST_DRAWING = 1.0  # seconds that it is taken to need, with what is imported for it
-STYLE = {  # what is not said where it is drawn, and the user may have set otherwise
+SHARE = 0.03  # fraction of the time that a plotter may spend on drawing
+FIRST_DRAWING = 1.0  # seconds that the first drawing is assumed to take, imports included
+STYLE = {  # settings that the drawing code relies on, and that the user may have changed
     "font.family": ["sans-serif"], "font.sans-serif": ["DejaVu Sans"], "text.usetex": False,
     "axes.facecolor": "white", "axes.linewidth": 0.8, "axes.labelpad": 4.0,
     "axes.labelweight": "normal", "axes.spines.top": True, "axes.spines.right": True,
@@ -50,11 +51,13 @@ def loss_figure(history, path=None, quality="psnr", title=None):
     Parameters
     ----------
     history : sequence of smoe_np.Record
-        As ``Smoe.history`` has them.
+        Records of the validations, such as ``Smoe.history``.
     path : str or os.PathLike, optional
-        Write a PNG there, whole or not at all.
+        PNG file to write the figure to.
     quality : {"psnr", "mse"}
+        Quality measure to draw.
     title : str, optional
+        Title of the figure.
 
     Returns
     -------
@@ -65,35 +68,38 @@ def loss_figure(history, path=None, quality="psnr", title=None):
     ImportError
         If Matplotlib is not installed.
     ValueError
-        If the history is empty, or an argument is of the wrong kind.
+        If the history is empty, or an argument has the wrong value.
     OSError
         If the file cannot be written.
     """
     _check_png(path)
     _check_quality(quality)
     if not history:
-        raise ValueError("history is empty; there is nothing to draw before a validation")
+        raise ValueError("history is empty; give that of a model after its first validation")
     return _drawn(path, compose_loss, history, quality, title)
 
 
 def image_figure(params, image=None, path=None, panels=None, total=None, title=None,
                  channel_axis="auto", backend="auto"):
-    """Draw a model: its picture, its errors, its kernels.
+    """Draw a model: its reconstruction, its errors, its kernels.
 
     Parameters
     ----------
     params : SmoeParams
+        Model to draw.
     image : array, optional
-        The picture that it is of, as ``Smoe`` takes it.
+        The image that the model was fitted to, as for ``Smoe``.
     path : str or os.PathLike, optional
-        Write a PNG there, whole or not at all.
+        PNG file to write the figure to.
     panels : sequence of str, optional
-        Any of ``PANELS``, in the order in which they are wanted; by default all that there are.
+        Names from ``PANELS``, in the order in which they are drawn. By default all of them; without
+        ``image``, all that do not need it.
     total : int, optional
-        How many kernels there were at the start.
+        Number of kernels at the start, to which the current number is compared.
     title : str, optional
+        Title of the figure.
     channel_axis, backend
-        As ``Smoe`` takes them.
+        As for ``Smoe``.
 
     Returns
     -------
@@ -104,7 +110,7 @@ def image_figure(params, image=None, path=None, panels=None, total=None, title=N
     ImportError
         If Matplotlib is not installed.
     ValueError, TypeError
-        If an argument is of the wrong kind, or they do not fit together.
+        If an argument has the wrong type or value, or ``image`` does not fit ``params``.
     OSError
         If the file cannot be written.
     """
@@ -121,21 +127,22 @@ def image_figure(params, image=None, path=None, panels=None, total=None, title=N
 
 def sparsity_figure(models, image=None, path=None, title=None, channel_axis="auto",
                     backend="auto"):
-    """Draw models of one picture side by side, the gating map of each over its reconstruction.
+    """Draw models of one image side by side, the gating map of each above its reconstruction.
 
-    That is figure 2 of the paper of 2018 on sparse models (see ``smoe_np.sparsify``).
+    The layout is that of figure 2 of the 2018 paper on sparse models (see ``smoe_np.sparsify``).
 
     Parameters
     ----------
     models : sequence of SmoeParams
-        In the order in which they are wanted.
+        Models to draw, from left to right.
     image : array, optional
-        The picture that they are of, as ``Smoe`` takes it: PSNRs are to that.
+        The image that the models were fitted to, as for ``Smoe``; PSNRs refer to it.
     path : str or os.PathLike, optional
-        Write a PNG there, whole or not at all.
+        PNG file to write the figure to.
     title : str, optional
+        Title of the figure.
     channel_axis, backend
-        As ``Smoe`` takes them.
+        As for ``Smoe``.
 
     Returns
     -------
@@ -146,7 +153,7 @@ def sparsity_figure(models, image=None, path=None, title=None, channel_axis="aut
     ImportError
         If Matplotlib is not installed.
     ValueError, TypeError
-        If there is no model, or they do not fit together.
+        If there is no model, or the models or ``image`` have different shapes.
     OSError
         If the file cannot be written.
     """
@@ -165,24 +172,26 @@ def sparsity_figure(models, image=None, path=None, title=None, channel_axis="aut
 
 def denoise_figure(noisy, denoised, clean=None, reference=None, reference_name="Reference",
                    curve=None, path=None, title=None, channel_axis="auto"):
-    """Draw what denoising made of a picture.
+    """Draw the result of denoising.
 
     Parameters
     ----------
     noisy, denoised : array
+        The image before and after denoising.
     clean : array, optional
-        The picture without noise; PSNR and SSIM are of that.
+        The image without noise, to which PSNR and SSIM refer.
     reference : array, optional
-        What another method makes of the noisy one.
+        Result of another method, to compare with.
     reference_name : str
-        Its name.
+        Name of that method.
     curve : (iterations, decibels), optional
-        PSNR over the iterations: to the clean picture if there is one, else to the noisy one.
+        PSNR at some iterations, with reference to ``clean``, or to ``noisy`` without it.
     path : str or os.PathLike, optional
-        Write a PNG there, whole or not at all.
+        PNG file to write the figure to.
     title : str, optional
+        Title of the figure.
     channel_axis : "auto", None or int
-        As ``Smoe`` takes it.
+        As for ``Smoe``.
 
     Returns
     -------
@@ -193,7 +202,7 @@ def denoise_figure(noisy, denoised, clean=None, reference=None, reference_name="
     ImportError
         If Matplotlib is not installed.
     ValueError, TypeError
-        If an argument is of the wrong kind, or the shapes differ.
+        If an argument has the wrong type or value, or the shapes differ.
     OSError
         If the file cannot be written.
     """
@@ -209,29 +218,28 @@ def denoise_figure(noisy, denoised, clean=None, reference=None, reference_name="
 
 
 class Plotter:
-    """A figure that follows training: what its three kinds share.
+    """A figure that follows a training: base class of the three kinds of figures.
 
-    An object is a callback of ``Smoe.train`` and ``Smoe.fit``. In a notebook the figure is shown
-    below the cell, elsewhere in a window where there is a display. It is drawn anew as often as
-    ``SHARE`` of the time allows, and at the end of training in any case; of a fit to a PSNR, which
-    consists of several, by ``finish``.
+    A plotter is a callback for ``Smoe.train``, ``Smoe.fit`` and ``Smoe.sparsify``. It shows the
+    figure below the cell of a notebook, or in a window if there is a display. The figure is redrawn
+    as often as possible within 3 % of the time (``SHARE``), and at the end of training. After a
+    ``fit`` to a PSNR, which consists of several fits, call ``finish`` to draw the result.
 
     Parameters
     ----------
     path : str or os.PathLike, optional
-        A PNG that is written whole or not at all: at the end, and at each drawing where nothing is
-        shown.
+        PNG file to write the figure to: at the end, and at each redraw if no figure is shown.
     quiet : bool
-        Show nothing. With neither a path nor anything to show, nothing is drawn.
+        Do not show the figure. With no ``path`` either, nothing is drawn.
     title : str, optional
-        What stands above the figure.
+        Title of the figure.
 
     Raises
     ------
     ImportError
         If Matplotlib is not installed.
     ValueError
-        If the path does not end in ``.png``.
+        If ``path`` does not end in ``.png``.
     """
 
     def __init__(self, path=None, quiet=False, title=None):
@@ -240,11 +248,11 @@ class Plotter:
         self.path, self.title = path, title
         self._screen = None if quiet else screen()
         self._page = None
-        self._state = None  # of training, when it was drawn last
-        self._ended, self._took = None, FIRST_DRAWING  # the last drawing; seconds
+        self._state = None  # state of the training at the last drawing
+        self._ended, self._took = None, FIRST_DRAWING  # when the last drawing ended; its seconds
 
     def __call__(self, smoe):
-        """Note what a validation found, and draw if it is time, or if it was the last one."""
+        """Take note of a validation; draw if enough time has passed, or if it is the last one."""
         self._note(smoe)
         at_end = smoe.iteration >= smoe.until and not tries(smoe)
         if at_end or self._has_time():
@@ -253,16 +261,16 @@ class Plotter:
             self._screen.breathe()
 
     def finish(self, smoe):
-        """Draw the model that training left, unless that is what was drawn last.
+        """Draw the final model, unless it was drawn last.
 
-        It may be another one after an interruption, and after a fit to a PSNR.
+        Call this after an interruption, and after a ``fit`` to a PSNR.
         """
         if smoe.history and self._state != _state_of(smoe):
             self._note(smoe)
             self.draw(smoe)
 
     def draw(self, smoe):
-        """Draw now."""
+        """Draw now, and write the file."""
         self._draw(smoe, write=True)
 
     def _draw(self, smoe, write):
@@ -274,7 +282,7 @@ class Plotter:
         _compose(self._page, self._content, smoe)
         if self._screen is not None and not self._screen.show():
             self._screen = None  # its window was closed
-        self._page.is_sized = self._screen is not None  # by whoever looks at it
+        self._page.is_sized = self._screen is not None  # the viewer may resize the window
         if write and self.path is not None:
             _write(self._page.figure, self.path)
         self._state, self._ended = _state_of(smoe), time.perf_counter()
@@ -282,13 +290,13 @@ class Plotter:
 
     def _has_time(self):
         now = time.perf_counter()
-        if self._ended is None:  # a window opens at once; a file is in no hurry
+        if self._ended is None:  # a window opens at once; a file can wait
             self._ended = now
             return self._screen is not None
         return self._took <= SHARE * (now - self._ended)
 
     def _note(self, smoe):
-        """Keep of a validation what a later drawing needs."""
+        """Store what later drawings need of a validation."""
 
     def _content(self, page, smoe):
         """Draw on an empty page."""
@@ -303,6 +311,7 @@ class LossPlotter(Plotter):
     path, quiet, title
         As for ``Plotter``.
     quality : {"psnr", "mse"}
+        Quality measure to draw.
     """
 
     def __init__(self, path=None, quiet=False, title=None, quality="psnr"):
@@ -315,14 +324,14 @@ class LossPlotter(Plotter):
 
 
 class ImagePlotter(Plotter):
-    """A model's picture, its errors and its kernels, while it is trained.
+    """Reconstruction, errors and kernels of a model while it is trained.
 
     Parameters
     ----------
     path, quiet, title
         As for ``Plotter``.
     panels : sequence of str
-        Any of ``PANELS``, in the order in which they are wanted.
+        Names from ``PANELS``, in the order in which they are drawn.
     """
 
     def __init__(self, path=None, quiet=False, title=None, panels=PANELS):
@@ -336,26 +345,28 @@ class ImagePlotter(Plotter):
 
 
 class DenoisePlotter(Plotter):
-    """A noisy picture and what becomes of it, while a model of it is trained.
+    """A noisy image and its reconstruction while a model of it is trained.
 
-    PSNR and SSIM are to the clean picture if there is one. Else PSNR is to the noisy one, beside
-    the standard deviation of what is taken away.
+    PSNR and SSIM refer to the clean image if it is given. Otherwise the PSNR refers to the noisy
+    image, and the standard deviation of the removed part is shown as well.
 
     Parameters
     ----------
-    clean, reference : array, optional
-        The picture without noise, and what another method makes of the noisy one.
+    clean : array, optional
+        The image without noise.
+    reference : array, optional
+        Result of another method, to compare with.
     reference_name : str
-        Its name.
+        Name of that method.
     path, quiet, title
         As for ``Plotter``.
     channel_axis : "auto", None or int
-        As ``Smoe`` takes it.
+        As for ``Smoe``.
 
     Attributes
     ----------
     curve : (list of int, list of float)
-        Iterations, and the PSNR at each.
+        Iterations of the validations, and the PSNR in dB at each.
     """
 
     def __init__(self, clean=None, reference=None, reference_name="Reference", path=None,
@@ -370,7 +381,7 @@ class DenoisePlotter(Plotter):
         for image in (self.clean, self.reference):
             _check_shape(image, shape)
         iterations, levels = self.curve
-        while iterations and iterations[-1] >= smoe.iteration:  # of a fit before this one
+        while iterations and iterations[-1] >= smoe.iteration:  # those of an earlier fit
             iterations.pop(), levels.pop()
         iterations.append(smoe.iteration)
         compared = smoe.engine.picture() if self.clean is None else self.clean
@@ -382,7 +393,7 @@ class DenoisePlotter(Plotter):
 
 
 def _picture(smoe):
-    """What the model shows now: (*shape, C)."""
+    """The current reconstruction, (*shape, C)."""
     return to_numpy(smoe.reconstruction).reshape(*smoe.shape, smoe.channels)
 
 
@@ -391,18 +402,18 @@ def _state_of(smoe):
 
 
 def _total(smoe):
-    """How many kernels there are to be used, or None where that is not known."""
+    """The number of kernels to compare the current one with, or None if there is none."""
     if smoe.made_by != "fit":
         return smoe.initial_kernels
     return smoe.settings["value"] if smoe.settings["target"] == "kernels" else None
 
 
-# ---- what is asked for
+# ---- checks of arguments
 
 
 def _check_png(path):
     if path is not None and os.path.splitext(path_text(path))[1].lower() != ".png":
-        raise ValueError(f"path {path_text(path)!r} must end in .png: figures are written as that")
+        raise ValueError(f"path {path_text(path)!r} must end in .png, the format of figures")
 
 
 def _check_quality(quality):
@@ -419,7 +430,7 @@ def _checked_panels(panels):
 
 
 def _pixels(image, channel_axis, shape=None):
-    """A picture as (*shape, C) in [0, 1], or None where there is none."""
+    """An image as (*shape, C) in [0, 1]; None for None."""
     if image is None:
         return None
     pixels, _ = check_image(image, "float32", channel_axis)
@@ -433,11 +444,11 @@ def _check_shape(pixels, shape):
     return pixels
 
 
-# ---- where it goes
+# ---- output
 
 
 def _drawn(path, compose, *content):
-    """A new figure, written if there is a path."""
+    """A new figure, written to ``path`` if it is not None."""
     figure = new_figure()
     _compose(Page(figure), compose, *content)
     if path is not None:
@@ -447,7 +458,8 @@ def _drawn(path, compose, *content):
 
 @contextlib.contextmanager
 def _without_collection():
-    """What drawing makes is in use until its end: to look for garbage in it takes a fifth of it."""
+    """Switch garbage collection off, which takes a fifth of the time of drawing, and finds nothing.
+    """
     collects = gc.isenabled()
     gc.disable()
     try:
@@ -459,7 +471,7 @@ def _without_collection():
 
 @_without_collection()
 def _compose(page, compose, *content):
-    """Draw on a page, the same whatever the user's settings of Matplotlib are."""
+    """Draw on a page, independently of the user's Matplotlib settings."""
     with matplotlib_or_why_not().rc_context(STYLE):
         page.figure.clear()
         page.figure.set_facecolor("white")

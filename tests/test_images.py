@@ -253,7 +253,7 @@ def test_the_dark_are_told_as_they_look_however_they_are_stored(tmp_path, Image,
 @pytest.mark.parametrize("name", ["model.npz", "model.smoe"])
 def test_a_model_is_called_so(tmp_path, name):
     random_model(0, K=3).save(tmp_path / name)
-    with pytest.raises(ValueError, match=f"{name}' is a model, not a picture; smoe render draws"):
+    with pytest.raises(ValueError, match=f"{name}' is a model, not a picture; draw it with smoe render"):
         read_image(tmp_path / name)
 
 
@@ -429,7 +429,7 @@ def test_a_tiff_file_without_pixels_is_refused(tmp_path):
 
 def test_tiff_files_of_too_many_axes_are_refused(tmp_path):
     path = written(tmp_path / "a.tif", ramp(2, 3, 5, 6))
-    with pytest.raises(ValueError, match=r"has axes QQYX of shape \(2, 3, 5, 6\); save one"):
+    with pytest.raises(ValueError, match=r"has axes QQYX of shape \(2, 3, 5, 6\); save a single"):
         read_image(path)
 
 
