@@ -1,17 +1,18 @@
-"""How ``Smoe.sparsify`` goes about it: its three phases, and what raises the weight of sparsity.
+"""The method of ``Smoe.sparsify``: its three phases, and how the sparsity weight λ_S is adjusted.
 
-    train       λ_S = 0, at constant rates: a dense model
-    sparsify    λ_S > 0: weights π fall, and kernels whose weight reaches 0 leave
+    train       λ_S = 0, constant rates: yields a dense model
+    sparsify    λ_S > 0: weights π fall, and kernels whose weight reaches 0 are removed
     tune        λ_S = 0, rates fall as half a cosine
 
 (Bochinski et al., "Regularized Gradient Descent Training of Steered Mixture of Experts for Sparse
 Image Representation", ICIP 2018.) Steps are taken in each kernel's own frame (``frame``).
 
-Nobody chooses λ_S. Kernels are to fall from as many as there are to as many as are wanted along a
-geometric curve; after each round of a few steps λ_S is raised where there are more than planned,
-and lowered where there are fewer. A round that loses far more than planned is taken back, and so
-many kernels as planned leave in its stead, those first whose absence costs least. So there are
-never fewer kernels than wanted; the few too many that are left at the end leave by their cost.
+λ_S is controlled automatically. The number of kernels is to fall from the dense model's to the
+target along a geometric curve. After each round of a few steps, λ_S is raised if there are more
+kernels than planned, and lowered if there are fewer. A round that loses far more kernels than
+planned is undone; instead, as many as planned are removed, beginning with those whose removal costs
+least. So there are never fewer kernels than the target. Excess kernels at the end of the phase are
+removed by cost as well.
 """
 
 import math
@@ -30,39 +31,51 @@ from .search import next_try
 from .steps import NO_KERNEL, Progressed
 
 ITERATIONS = 200, 800, 1000  # of the three phases
-ROUND = 10  # steps from one look at the number of kernels to the next
-# There are no events, which need steps to be smaller; and no axes, along which weights go so far
-# apart that a model cannot be made sparser once more; nor bounds of the experts that were given.
+ROUND = 10  # steps between adjustments of λ_S
+# Rates are higher than those of a fit, whose events need smaller steps. Decorrelated axes
+# (``turn_every``) would drive weights so far apart that the model could not be sparsified again.
+# Experts are not bounded, so that those of a given model are kept.
 RECIPE = Recipe(rate=0.1, weight_rate=0.1, shape_rate=0.06, expert_rate=0.03, slope_rate=0.018,
                 turn_every=0, list_life=8, most_sharpness=2.0, most_beyond=math.inf,
                 most_slope=math.inf)
-FIRST_WEIGHT = 1.0  # λ_S at first, times K₀ and the mean squared error
-LEAST_ERROR = 1e-7  # that this error is taken to be at least
-MOST_RATE = 0.01  # of π, times their mean, while λ_S acts
-POWER, MOST_CHANGE = 4.0, 2.0  # λ_S changes with this power of K/planned, in a round at most so
-SLACK = 0.05  # below the plan a round is taken back ...
-TAKEN_BACK, RECOVERY = 0.5, 1.1  # ... and λ_S and the rate of π change so; after others the latter
-LEAST_WEIGHT, MOST_WEIGHT = 1e-12, 1e12  # λ_S
-DENSITY = 3.0  # times as many kernels as are wanted is dense enough to begin with
-FIRST_PART = 4  # 1/4 of the kernels are tried first where a PSNR is wanted
+FIRST_WEIGHT = 1.0  # initial λ_S in units of K₀ times the mean squared error ...
+LEAST_ERROR = 1e-7  # ... which is taken to be at least this
+MOST_RATE = 0.01  # upper limit on the learning rate of π, in units of their mean, while λ_S > 0
+POWER, MOST_CHANGE = 4.0, 2.0  # λ_S is multiplied by (K/planned)^POWER, at most MOST_CHANGE a round
+SLACK = 0.05  # a round is undone if it ends with this fraction fewer kernels than planned
+# Factors: of λ_S and the rate of π after a round that was undone; of the rate after any other.
+TAKEN_BACK, RECOVERY = 0.5, 1.1
+LEAST_WEIGHT, MOST_WEIGHT = 1e-12, 1e12  # limits on λ_S
+DENSITY = 3.0  # kernels of a dense start per kernel of the target
+FIRST_PART = 4  # for a target PSNR, 1/4 of the dense kernels is tried first
 PHASES = "train", "sparsify", "tune"
 
 
 class Round(NamedTuple):
-    """A round of steps with one weight of sparsity."""
+    """A round of steps with one value of λ_S.
 
-    iteration: int  # after it
+    Attributes
+    ----------
+    iteration : int
+        Iteration at the end of the round.
+    kernels : int
+        Number of kernels at the end of the round.
+    l1reg : float
+        λ_S during the round.
+    """
+
+    iteration: int
     kernels: int
-    l1reg: float  # λ_S during it
+    l1reg: float
 
 
 def sparsify_settings(target_kernels=None, target_psnr=None, iterations=ITERATIONS, val_iter=100):
-    """The settings of ``Smoe.sparsify`` by name, checked, as a checkpoint keeps them.
+    """Check the arguments of ``Smoe.sparsify``, and return them as a dict for checkpoints.
 
     Raises
     ------
     TypeError, ValueError
-        If one is of the wrong kind or range.
+        If an argument has the wrong type or range.
     """
     if (target_kernels is None) == (target_psnr is None):
         raise ValueError(f"sparsify needs exactly one of target_kernels and target_psnr, got "
@@ -81,20 +94,21 @@ def sparsify_settings(target_kernels=None, target_psnr=None, iterations=ITERATIO
 
 
 def dense_start(shape, kernels):
-    """``kernels_per_dim`` of a grid that is dense enough to be made sparse.
+    """Choose ``kernels_per_dim`` of a starting grid that is dense enough for ``Smoe.sparsify``.
 
     Parameters
     ----------
     shape : tuple of D ints
-        Of the picture.
+        Spatial shape of the image, without an axis of channels: ``smoe.shape`` or, for an RGB
+        image, ``image.shape[:2]``.
     kernels : int
-        That are wanted.
+        Target number of kernels.
 
     Returns
     -------
     int
-        The least for which the grid has three times as many (``DENSITY``), but no more than one a
-        pixel.
+        The smallest value for which the grid has three times as many kernels as the target
+        (``DENSITY``), but at most one per pixel.
     """
     across = 1
     while across < max(shape) and math.prod(kernel_grid(shape, across)) < DENSITY * kernels:
@@ -103,50 +117,53 @@ def dense_start(shape, kernels):
 
 
 class Sparsification:
-    """A sparsification: what is due, and when.
+    """The schedule of a sparsification.
 
     Parameters
     ----------
     settings : dict
-        Of ``sparsify_settings``.
+        Settings from ``sparsify_settings``.
     shape : tuple of D ints
+        Spatial shape of the image.
     affine : bool
         Whether slopes are trained.
     begin : int
-        The iteration at which it begins.
+        Iteration at which the sparsification begins.
 
     Attributes
     ----------
     kernels : int or None
-        That are wanted; None where a PSNR is, until there is a dense model.
+        Target number of kernels; None for a target PSNR, until there is a dense model.
     iterations : int
-        Of the last two phases.
+        Number of iterations of the last two phases.
     phase : {"train", "sparsify", "tune"}
+        Current phase.
     dense_kernels : int
-        That there were when the first phase ended; 0 before.
+        Number of kernels at the end of the first phase; 0 before.
     l1reg : float
-        λ_S now.
+        Current λ_S.
     weight_rate : float
-        Rate of π now, times their mean.
+        Current learning rate of π, in units of their mean.
     rounds : list of Round
+        Rounds so far.
     """
 
     def __init__(self, settings, shape, affine, begin):
         self.settings, self.shape, self.affine, self.begin = settings, shape, affine, begin
         self.recipe, self.dense_kernels = RECIPE, 0
-        self.sizes = Sizes(shape, 1, ())  # always of the picture itself
+        self.sizes = Sizes(shape, 1, ())  # full size only
         self.wanted = settings["target_psnr"]
-        self.full = sum(settings["iterations"][1:])  # iterations of a try that counts
+        self.full = sum(settings["iterations"][1:])  # iterations of a full-length try
         self.aim(settings["target_kernels"], self.full)
 
     def aim(self, kernels, iterations):
-        """Be before the second phase, with a number of kernels as its aim."""
+        """Reset the state to before the second phase, with a new target number of kernels."""
         self.kernels, self.iterations = kernels, iterations
         self.phase, self.rounds = PHASES[0], []
         self.l1reg, self.weight_rate = 0.0, MOST_RATE
 
     def next_try(self, tried):
-        """What to try next so as to reach a PSNR: see ``search.next_try``."""
+        """The next try on the way to a PSNR: see ``search.next_try``."""
         return next_try(tried, self.wanted, self.dense_kernels, self.full,
                         self.dense_kernels // FIRST_PART)
 
@@ -167,18 +184,18 @@ class Sparsification:
         return self.trained + self.iterations
 
     def next_phase(self, iteration):
-        """The iteration at which the next phase begins, or the end."""
+        """The iteration at which the next phase begins; infinity if there is none."""
         return next(end for end in (self.trained, self.sparse, math.inf) if end > iteration)
 
     def is_due(self, iteration):
-        """Whether another phase is to begin now."""
+        """Whether the next phase begins at this iteration."""
         return iteration >= {"train": self.trained, "sparsify": self.sparse,
                              "tune": math.inf}[self.phase]
 
     def turn(self, engine, params, adam, initial_kernels):
-        """Begin the next phase: the model with which it does."""
+        """Begin the next phase, and return the model that it starts from."""
         if self.phase == "train":
-            engine.forget()  # a sparsification from this model alone would begin just so
+            engine.forget()  # so that a try that starts here does not depend on earlier steps
             self.dense_kernels = params.num_kernels
             if self.kernels is None:
                 first = self.next_try([])
@@ -193,20 +210,20 @@ class Sparsification:
         return unchecked({**params.arrays(), "pis": balanced(params.pis)}, params.image_shape)
 
     def new_adam(self, params):
-        """What takes the steps of a model from the beginning of a phase on."""
+        """A new optimizer for a model at the beginning of a phase."""
         return adam_of(self.recipe, params, self.affine)
 
     def steps(self, until, initial_kernels):
-        """How steps are taken, but for what ``advance`` adds."""
+        """The settings of steps, apart from what ``advance`` adds."""
         return frame_steps(self.recipe, self.shape, self.kernels or initial_kernels, self.affine,
                            l1reg=self.l1reg, initial_kernels=initial_kernels)
 
     def prepared(self, engine, params, adam, iteration, until):
-        """The model with which to go on: the same, as kernels leave at the ends of rounds."""
+        """The model to continue with: unchanged, as there are no events here."""
         return params
 
     def advance(self, engine, params, adam, steps, lowest_loss, at_most, iteration, until):
-        """Take some steps: a round, where λ_S acts.
+        """Take some steps; a round of them if λ_S > 0.
 
         Returns
         -------
@@ -219,7 +236,7 @@ class Sparsification:
             try:
                 return self._round(engine, params, adam, kept, steps._replace(rates=rates),
                                    lowest_loss, min(ROUND, at_most), iteration)
-            except BaseException:  # Ctrl-C for the second time, no memory
+            except BaseException:  # such as a second Ctrl-C, or a lack of memory
                 adam.become(kept)
                 engine.forget()
                 raise
@@ -230,7 +247,7 @@ class Sparsification:
         return engine.advance(params, adam, steps, lowest_loss, at_most)
 
     def _round(self, engine, params, adam, kept, steps, lowest_loss, count, iteration):
-        """Some steps, and what follows from them for λ_S; ``kept`` is Adam as it was before."""
+        """Take some steps, then adjust λ_S; ``kept`` is a copy of Adam from before the round."""
         done, taken = Progressed(params, 0, lowest_loss, None), 0
         while taken < count and done.failure is None:
             done = engine.advance(done.params, adam, steps, done.lowest_loss, count - taken)
@@ -255,7 +272,7 @@ class Sparsification:
         return Progressed(found, count, done.lowest_loss, None)
 
     def _leave_out(self, engine, params, adam, kernels):
-        """The model without those whose absence costs least, if it has more kernels than that."""
+        """The model reduced to a number of kernels, by removing those that cost least."""
         if params.num_kernels <= kernels:
             return params
         return relocate(engine, params, adam, kernels, 0, self.recipe, self.affine,
@@ -264,16 +281,16 @@ class Sparsification:
     # ---- checkpoints
 
     kind = "sparsify"
-    advice = "make the model dense by other means, or of other kernels_per_dim"
+    advice = "start from another dense model, or with other kernels_per_dim"
     FACTS = "begin", "kernels", "iterations", "phase", "dense_kernels", "l1reg", "weight_rate"
 
     def facts(self):
-        """What a checkpoint keeps of it."""
+        """The state, as a checkpoint stores it."""
         return {**{name: getattr(self, name) for name in self.FACTS},
                 "rounds": [list(one) for one in self.rounds]}
 
     def restore(self, facts):
-        """Be where ``facts`` were told."""
+        """Return to the state that ``facts`` gave."""
         for name in self.FACTS:
             setattr(self, name, facts[name])
         self.rounds = [Round(*one) for one in facts["rounds"]]

@@ -184,8 +184,8 @@ def test_a_matrix_of_three_dimensions_must_be_lower_triangular_everywhere():
     ({"pis": np.array([1, 1, -2.5, 1])}, r"its minimum is -2.5"),
     ({"A": np.zeros((4, 2, 2))}, "0 on the diagonal of kernel"),
     ({"A": np.array([1, 1, 0, 1.0])}, "0 on the diagonal of kernel"),
-    ({"pis": np.array([1, 1, 1e-300, 1])}, r"params.pis holds 1e-300; magnitudes must be at least 1e-70"),
-    ({"A": np.array([1, 1, -1e-100, 1])}, r"params.A holds 1e-100; magnitudes must be at least 1e-70"),
+    ({"pis": np.array([1, 1, 1e-300, 1])}, r"params.pis holds 1e-300; magnitudes must"),
+    ({"A": np.array([1, 1, -1e-100, 1])}, r"params.A holds 1e-100; magnitudes must"),
 ])
 def test_check_gates_refuses_kernels_that_have_no_gate(change, message):
     params = SmoeParams(**changed(**change))  # such models exist, in files
