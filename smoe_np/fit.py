@@ -1,4 +1,4 @@
-"""How ``Smoe.fit`` goes about it: the recipe, its schedule, what it is asked for."""
+"""The method of ``Smoe.fit``: its recipe, its settings, its schedule."""
 
 import bisect
 import math
@@ -21,85 +21,95 @@ from .turned_adam import TurnedAdam
 
 TARGETS = ("kernels", "psnr", "scalars", "bytes")
 EXPERTS = ("auto", "affine", "constant")
-ADAM_EPS = 1e-12  # of gradients of half the sum of squares; along axes, of these times rates
-LONG = 6000  # iterations of a fit that keeps its rates, and has events, for a larger part
-EVENTS, LEAST_BETWEEN = 40, 6  # a short fit has so many events, but no closer than that
-MOST_DOUBLINGS = 64  # which any number of kernels comes to
-BITS = 9  # of a number: a file of so many bytes holds the best model with about these
-MOST_WANTED = 2**31 - 1  # kernels, scalars or bytes
+# Relative to gradients of half the sum of squared errors; with decorrelated axes, to these times
+# the learning rates.
+ADAM_EPS = 1e-12
+LONG = 6000  # iterations from which rates stay constant, and events go on, for longer
+EVENTS, LEAST_BETWEEN = 40, 6  # events of a short fit; iterations between them, at least
+MOST_DOUBLINGS = 64  # enough for any number of kernels
+BITS = 9  # bits per number with which a file of a given size holds the best model, about
+MOST_WANTED = 2**31 - 1  # limit on kernels, scalars or bytes
 MOST_SECONDS = 1e9
-# Until which part of the way a kernel has so many pixels, where the picture has more of them; what
-# that is worth, and what more of it costs, is in examples/ablation.md.
+# Pairs (part of the fit, pixels per kernel): until this part of the fit, an image with more pixels
+# per kernel is downscaled to that number. examples/ablation.md measures gain and cost.
 COARSE = (0.25, 200), (0.45, 400), (0.6, 1000), (0.85, 3000)
-WIDEST = 0.3  # of 1/σ along any axis, for each spacing of kernels, that may always be
-LINE_SHIFT = 0.7  # of children on a line, where others come between them if they lie farther apart
-SHARPEST = 3.0  # 1/σ per pixel, beyond which a kernel hides between pixels
-ITERATIONS = 3000  # unless told otherwise; of a budget of seconds, until it is seen how many
-LEAST_ITERATIONS = 20  # that a budget of seconds is taken to allow
+WIDEST = 0.3  # the lower limit on the diagonal of A is at most this, over the spacing of kernels
+LINE_SHIFT = 0.7  # limit on ``shift`` in one dimension, where wider children enclose other kernels
+SHARPEST = 3.0  # sharpness 1/σ per pixel beyond which a kernel fits between the pixel centres
+ITERATIONS = 3000  # default; with a budget of seconds, assumed until the speed is known
+LEAST_ITERATIONS = 20  # minimum with a budget of seconds
 
 
 class Recipe(NamedTuple):
-    """What ``Smoe.fit`` does, in numbers; ``examples/ablation.py`` measures what each is worth.
+    """Parameters of the method of ``Smoe.fit``.
 
-    Where not said otherwise, iterations are given as parts of the whole.
+    Points in time are given as fractions of all iterations, unless stated otherwise. An event
+    removes some kernels and splits others. ``examples/ablation.py`` measures the effect of each
+    parameter.
 
     Attributes
     ----------
     rate : float
-        Learning rate of centres, in each kernel's own frame.
+        Learning rate of centres, in each kernel's own frame (``smoe_np.frame``).
     weight_rate, shape_rate : float
-        Of mixing weights, and of steering matrices.
+        Learning rates of mixing weights and of steering matrices.
     expert_rate, slope_rate : float
-        Of experts' values at their centres, and of their slopes.
+        Learning rates of the values of experts at their centres and of their slopes.
     beta2 : float
         Adam's β₂.
     turn_every : int
-        Steps of a kernel, after which its axes turn; 0: no axes, but a rate for each number.
+        Steps of a kernel between updates of its decorrelated axes (``smoe_np.turned_adam``). With 0
+        there are no such axes: Adam scales each number separately.
     fade_from : float
-        Until when rates are constant; then they fall as half a cosine.
+        Time until which learning rates are constant; then they fall as half a cosine.
     fade_to_part : float
-        To which part of what they were.
+        Factor to which learning rates fall.
     start : float
-        Part of the kernels with which a fit begins, in a grid.
+        Fraction of the kernels with which a fit begins, on a grid.
     jitter : float
-        By how many spacings at most that grid is shaken.
+        Largest random displacement of that grid's centres, in spacings.
     growth_until : float
-        By when there are all kernels.
+        Time at which the full number of kernels is reached.
     events_until : float
-        Until when kernels leave and are split.
+        Time of the last event.
     event_every : int
-        Iterations from one such event to the next; fewer in a short fit.
+        Iterations between events; fewer in a short fit.
     removal : float
-        Part of the kernels that leave at an event, at first; it falls to none at ``events_until``.
+        Fraction of the kernels that an event removes at the beginning; it falls linearly to 0 at
+        ``events_until``.
     remove_by : {"cost", "weight", "error"}
-        Which leave: those of the least of it. The cost is that of leaving a kernel out.
+        Quantity by which kernels are removed, the smallest first. "cost" is the increase of the
+        error if the kernel is removed.
     mass_power : float
-        Kernels of the largest error / mass^mass_power are split.
+        Exponent p of the score by which kernels are split, the largest first: error / massᵖ.
     split_by_gain : bool
-        Or of the largest √(that · what separate experts would gain); needs ``best_direction``.
+        Take √(score · gain of separate experts for the two halves) as the score instead; needs
+        ``best_direction``.
     best_direction : bool
-        Split kernels where separate experts gain most, instead of at random.
+        Split a kernel in the direction in which separate experts gain most, not in a random one.
     shift : float
-        How far from their parent's centre its children lie, in its frame; below 1. In one
-        dimension no farther than ``LINE_SHIFT``.
+        Distance of the children of a split kernel from its centre, in its own frame; below 1, and
+        at most ``LINE_SHIFT`` in one dimension.
     tau : float
-        Steps use lists of kernels that may leave out gates below e^−tau. What is reported is exact.
+        Accuracy of the steps: their kernel lists may omit gates below e^−tau. Reported values are
+        computed with the exact lists.
     list_life : int
-        For how many steps such a list is used, even if kernels move.
+        Number of steps for which a kernel list is used even if kernels have moved too far for it.
     bandwidth_reg : float
-        Weight λ_U of the bandwidth in the loss, against noise.
+        Weight λ_U of the bandwidth term in the loss, for noisy images.
     least_diagonal : float
-        Of A, per pixel; less where kernels lie more than 30 pixels apart: ``WIDEST``.
+        Lower limit on the diagonal of A, per pixel. It is lower if kernels lie more than 30 pixels
+        apart; see ``WIDEST``.
     most_sharpness : float
-        Of 1/σ along any axis, per pixel, so that no kernel hides between pixels. With 1.5 instead
-        of 3 there are no slivers where a model is enlarged.
+        Upper limit on 1/σ along any axis, per pixel, so that no kernel fits between the pixel
+        centres. With 1.5 instead of 3 there are no slivers in an enlarged model.
     most_beyond : float
-        By how much experts' values at their centres may lie outside [0, 1].
+        Limit on how far the value of an expert at its centre may lie outside [0, 1].
     most_slope : float
-        Of experts' slopes, for each σ; this bound and the last let few bits store experts.
+        Limit on the slopes of experts, per σ. This limit and the one before let experts be stored
+        in few bits.
     coarse : bool
-        Whether a picture of many pixels for each kernel is regressed at smaller sizes at first:
-        ``COARSE``.
+        Fit an image with many pixels per kernel at smaller sizes first; see ``COARSE``.
     """
 
     rate: float = 0.085
@@ -133,7 +143,7 @@ class Recipe(NamedTuple):
 
 
 def usual_recipe(iterations):
-    """The recipe for a number of iterations, or for an unknown one, ``None``."""
+    """The default recipe for a number of iterations; ``None`` if the number is unknown."""
     if iterations is None or iterations < LONG:
         return Recipe()
     return Recipe(fade_from=0.75, events_until=0.8)
@@ -141,22 +151,23 @@ def usual_recipe(iterations):
 
 def frame_steps(recipe, shape, kernels, affine, fade_from=math.inf, fade_to=math.inf, l1reg=0.0,
                 initial_kernels=1):
-    """Steps in each kernel's own frame.
+    """The settings of steps in each kernel's own frame.
 
     Parameters
     ----------
     recipe : Recipe
     shape : tuple of D ints
+        Spatial shape of the image.
     kernels : int
-        For which the picture has room; the fewer there are, the wider they may be.
+        Full number of kernels; the fewer there are, the wider they may be.
     affine : bool
         Whether slopes are trained.
     fade_from, fade_to : float
-        Steps of Adam between which rates fall.
+        Numbers of Adam's steps between which learning rates fall.
     l1reg : float
-        λ_S.
+        Weight λ_S of the sparsity term.
     initial_kernels : int
-        K₀.
+        K₀ of the loss.
 
     Returns
     -------
@@ -171,11 +182,11 @@ def frame_steps(recipe, shape, kernels, affine, fade_from=math.inf, fade_to=math
     frame = OwnFrame(least * longest, recipe.most_sharpness * longest, fade_from,
                      fade_to, recipe.fade_to_part, recipe.most_beyond, recipe.most_slope)
     return StepSettings(rates, ADAM_EPS, l1reg, recipe.bandwidth_reg, initial_kernels, False, None,
-                        frame, explosion=math.inf)  # the loss may rise: an event, a larger λ_S
+                        frame, explosion=math.inf)  # events and a larger λ_S may raise the loss
 
 
 def adam_of(recipe, params, affine):
-    """Adam for a model's steps, as a recipe has it."""
+    """A new optimizer for a model, as a recipe specifies it."""
     if recipe.turn_every == 0:
         return Adam(params, recipe.beta2)
     trained = [name for name in NAMES if affine or name != "gamma_e"]
@@ -183,19 +194,19 @@ def adam_of(recipe, params, affine):
 
 
 def scalars_of(D, C, affine):
-    """Numbers of a kernel: π, μ, the lower triangle of A, ν, and γ if experts are affine."""
+    """Scalars per kernel: π, μ, the lower triangle of A, ν, and γ if experts are affine."""
     return sum(numbers_of(D, C, affine).values())
 
 
 def fit_settings(kernels=None, psnr=None, scalars=None, bytes=None, iterations=None, seconds=None,
                  experts="auto", seed=0, val_iter=100, recipe=None, bits=None, sharpness=None,
                  channels=1):
-    """The settings of ``Smoe.fit`` by name, checked, as a checkpoint keeps them.
+    """Check the arguments of ``Smoe.fit``, and return them as a dict for checkpoints.
 
     Raises
     ------
     TypeError, ValueError
-        If one is of the wrong kind or range.
+        If an argument has the wrong type or range.
     """
     targets = {"kernels": kernels, "psnr": psnr, "scalars": scalars, "bytes": bytes}
     given = [name for name in TARGETS if targets[name] is not None]
@@ -211,8 +222,8 @@ def fit_settings(kernels=None, psnr=None, scalars=None, bytes=None, iterations=N
     if iterations is not None and seconds is not None:
         raise ValueError("fit takes iterations or seconds, not both")
     if name == "psnr" and seconds is not None:
-        raise ValueError("seconds goes with kernels, scalars or bytes; to a psnr it takes several "
-                         "fits, each of so many iterations")
+        raise ValueError("seconds goes with kernels, scalars or bytes; a psnr takes several fits, "
+                         "so give iterations, the length of each")
     if seconds is None:
         iterations = check_whole("iterations", ITERATIONS if iterations is None else iterations, 1)
     else:
@@ -221,13 +232,14 @@ def fit_settings(kernels=None, psnr=None, scalars=None, bytes=None, iterations=N
             raise ValueError(f"seconds must be at most {MOST_SECONDS:g}, got {seconds:g}")
     if experts not in EXPERTS:
         raise ValueError(f"experts must be one of {EXPERTS}, got {experts!r}")
-    if experts == "auto":  # in colour there can be more of those without slopes, which is better
+    if experts == "auto":  # in colour, more kernels without slopes are better in the same size
         experts = "constant" if channels > 1 and name in ("scalars", "bytes") else "affine"
     if bits is not None:
         if name != "bytes":
-            raise ValueError("bits goes with bytes: so many numbers a file of these bytes holds")
+            raise ValueError("bits goes with bytes, the size of a file with so many bits a number; "
+                             "leave out bits, or give bytes as the target")
         bits = check_bits(bits)
-    if isinstance(recipe, dict):  # of a checkpoint
+    if isinstance(recipe, dict):  # from a checkpoint
         recipe = Recipe(**recipe)
     if recipe is not None and not isinstance(recipe, Recipe):
         raise TypeError(f"recipe must be a smoe_np.fit.Recipe, got {recipe!r}")
@@ -248,20 +260,20 @@ def fit_settings(kernels=None, psnr=None, scalars=None, bytes=None, iterations=N
 
 
 def settings_of(facts):
-    """The settings of ``fit`` again, from those that ``fit_settings`` gave: of strangers."""
+    """The settings of a fit, checked again, from those that a checkpoint of any origin holds."""
     facts = dict(facts)
-    if isinstance(facts["recipe"], dict):  # of a version that knew full size alone
+    if isinstance(facts["recipe"], dict):  # earlier versions fitted at full size only
         facts["recipe"] = {"coarse": False, **facts["recipe"]}
     return fit_settings(**{facts.pop("target"): facts.pop("value")}, **facts)
 
 
 def kernels_for(settings, D, C):
-    """The number of kernels that a target other than a PSNR stands for.
+    """The number of kernels that a target other than a PSNR allows.
 
     Raises
     ------
     ValueError
-        If it does not allow a single one.
+        If the target does not allow a single kernel.
     """
     name, value = settings["target"], settings["value"]
     affine = settings["experts"] == "affine"
@@ -275,22 +287,24 @@ def kernels_for(settings, D, C):
                          f"dimensions and {C} channels takes, got {value}")
     if name != "bytes":
         return value // each
-    # of fewer kernels fewer bits are spared, so that bytes grow with kernels
+    # coding saves less with fewer kernels; in all, bytes grow with kernels, so they can be bisected
     return bisect.bisect_right(range(2, 8 * value), value,
                                key=lambda K: expected_bytes(K, D, C, affine, bits)) + 1
 
 
 class Plan:
-    """A fit of a number of kernels: what is due, and when.
+    """The schedule of a fit with a given number of kernels.
 
     Parameters
     ----------
     settings : dict
-        Of ``fit_settings``.
+        Settings from ``fit_settings``.
     shape : tuple of D ints
+        Spatial shape of the image.
     kernels : int
+        Full number of kernels.
     iterations : int
-        That are expected.
+        Expected number of iterations.
     """
 
     def __init__(self, settings, shape, kernels, iterations):
@@ -303,43 +317,43 @@ class Plan:
         self.counts = self._first_counts()
         self.begin, self.last_event = math.prod(self.counts), 0
         self.wanted = settings["value"] if settings["target"] == "psnr" else None
-        self.full = settings["iterations"]  # of a fit that counts, where a PSNR is wanted
+        self.full = settings["iterations"]  # of a full-length try, for a target PSNR
         self.sizes = Sizes(shape, kernels, COARSE if self.recipe.coarse else ())
 
     def next_try(self, tried):
-        """What to fit next so as to reach a PSNR: see ``search.next_try``."""
+        """The next try on the way to a PSNR: see ``search.next_try``."""
         return next_try(tried, self.wanted, math.prod(self.shape), self.full)
 
     def _first_counts(self):
-        """Kernels along each axis of the first grid: so many that all can be there in the end."""
+        """Kernels along each axis of the first grid, enough for events to reach the full number."""
         every = self.event_every(self.iterations)
         events = min(int(self.recipe.events_until * self.iterations / every), MOST_DOUBLINGS)
         begin = max(1, int(self.kernels * self.recipe.start))
         while True:
             counts = spread_kernels(self.shape, begin)
-            # at an event they double at most
+            # an event can at most double the kernels
             if begin == self.kernels or math.prod(counts) * 2**events >= self.kernels:
                 return counts
             begin = min(self.kernels, begin + 1 + begin // 10)
 
     def start(self, target):
-        """The model to start from: a grid of some kernels."""
+        """The model to start from: a grid of few kernels."""
         random = np.random.default_rng(self.settings["seed"])
         return fit_start(target, self.counts, self.recipe.jitter, random,
                          self.recipe.most_sharpness)
 
     def event_every(self, until):
-        """Iterations from event to event."""
+        """Iterations between events."""
         return min(self.recipe.event_every, max(LEAST_BETWEEN, until // EVENTS))
 
     def until_event(self, iteration, until):
-        """Iterations until the next event, 0 if one is due; infinity if there is none any more."""
+        """Iterations until the next event; 0 if one is due, infinity if none is left."""
         every = self.event_every(until)
         due = -iteration % every if iteration else every
         return due if iteration + due <= self.recipe.events_until * until else math.inf
 
     def event(self, engine, params, adam, iteration, until):
-        """Take kernels away and split others: the new model."""
+        """Remove some kernels and split others; return the new model."""
         recipe, way = self.recipe, iteration / until
         grown = min(1, (way + self.event_every(until) / until) / max(recipe.growth_until, 1e-9))
         target = math.ceil(self.begin * (self.kernels / self.begin) ** grown)
@@ -350,15 +364,15 @@ class Plan:
                         self.affine, random)
 
     def prepared(self, engine, params, adam, iteration, until):
-        """The model with which to go on: after an event, if one is due."""
+        """The model to continue with: the result of an event if one is due, else unchanged."""
         if self.last_event == iteration or self.until_event(iteration, until):
             return params
         params = self.event(engine, params, adam, iteration, until)
-        self.last_event = iteration  # not if it was broken off
+        self.last_event = iteration  # only now, so that an interrupted event is repeated
         return params
 
     def advance(self, engine, params, adam, steps, lowest_loss, at_most, iteration, until):
-        """Take some steps, until the next event at most: what came of them."""
+        """Take some steps, at most until the next event; return a ``Progressed``."""
         to_event = self.until_event(iteration, until)
         at_most = min(at_most, to_event or self.event_every(until))
         frame = steps.own_frame
@@ -368,11 +382,11 @@ class Plan:
         return engine.advance(params, adam, steps, lowest_loss, at_most)
 
     def new_adam(self, params):
-        """What takes the steps of a model, from its first on."""
+        """A new optimizer for a model."""
         return adam_of(self.recipe, params, self.affine)
 
     def steps(self, until, initial_kernels):
-        """How steps are taken."""
+        """The settings of steps."""
         return frame_steps(self.recipe, self.shape, self.kernels, self.affine,
                            self.recipe.fade_from * until, until, 0.0, initial_kernels)
 
@@ -380,20 +394,20 @@ class Plan:
 
     kind = "fit"
     advice = "fit with lower rates in its recipe"
-    rounds = ()  # of sparsifications
+    rounds = ()  # only a sparsification has any
 
     def facts(self):
-        """What a checkpoint keeps of it."""
+        """The state, as a checkpoint stores it."""
         return {"kernels": self.kernels, "planned": self.iterations, "last_event": self.last_event}
 
 
 MOST = {"fade_from": 1, "fade_to_part": 1, "start": 1, "growth_until": 1, "events_until": 1,
         "removal": 1, "jitter": 10, "turn_every": 2**31 - 1, "list_life": 2**31 - 1,
-        "event_every": 2**31 - 1}  # of numbers of a recipe
+        "event_every": 2**31 - 1}  # upper limits on the parameters of a recipe
 
 
 def _checked(recipe):
-    """A recipe as a dict of plain numbers, or an error that names what is wrong with it."""
+    """Return a recipe as a dict of plain values, or raise an error that names what is wrong."""
     for name, value in recipe._asdict().items():
         usual = getattr(Recipe(), name)
         if isinstance(usual, bool | str):
