@@ -1,10 +1,10 @@
-"""A model of few bits that makes up for its own rounding.
+"""Quantization of a model to few bits per number, with training that compensates for rounding.
 
-Of a model that is rounded all at once, errors add up; and a few needles of kernels, whose part of
-the picture is far from their centres, then miss it. Here the kinds of numbers (``packed``) are
-rounded one after the other, those first for which it costs most; after each, the kinds that are not
-rounded yet are trained for a while, in each kernel's own frame, so that they make up for it.
-Kernels without which the error is lower then leave: needles, mostly.
+If a model is rounded all at once, the errors add up, and a few needle-shaped kernels, which own
+pixels far from their centres, then miss them. Here the kinds of numbers (``packed``) are rounded
+one after another, beginning with those that cost most. After each, the kinds that are not rounded
+yet are trained for a while, in each kernel's own frame, to compensate. Kernels that increase the
+error, mostly needles, are removed.
 """
 
 import math
@@ -19,15 +19,15 @@ from .packed import arrays_of, bits_of, kinds_of, packed_bytes, rounded
 from .params import SmoeParams
 
 ITERATIONS = 100  # after each kind
-RATE = 0.3  # by that of a fit
-ENOUGH = 0.01  # dB that rounding may cost before anything is done about it
-OUTLIERS = 0.01  # of the pixels, which do not count where bits are shared out: see allocate_bits
-TRIES = 4  # to be within bytes: what is trained in between may be coded in more than was foreseen
-HARM = 0.2  # of the error, which is worth a second try without the kernels that do it
-SPARE = 8  # bytes that are left free besides, in each further try
-LIGHT = 0.005  # of the kernels, those worth least, may leave instead, where few bytes are too many
-# Kinds in the order in which they are rounded, about what part of the error remains when what is
-# not rounded yet has made up for it, and what is trained to do so.
+RATE = 0.3  # learning rates, relative to those of a fit
+ENOUGH = 0.01  # dB that rounding may cost without compensation
+OUTLIERS = 0.01  # fraction of the pixels that is ignored in the allocation: see allocate_bits
+TRIES = 4  # to keep a size limit: trained numbers may take more bytes than predicted
+HARM = 0.2  # decrease of the error from which removing harmful kernels is worth a try
+SPARE = 8  # bytes that each further try leaves free in addition
+LIGHT = 0.005  # fraction of the kernels that may be removed if a file is slightly too large
+# Kinds in the order in which they are rounded; the part of the error that remains, about, after
+# compensation; the parameters that are trained for that.
 STAGES = (
     ("extents", 0.1, ("pis", "musX", "nu_e", "gamma_e")),
     ("shears", 0.12, ("pis", "musX", "nu_e", "gamma_e")),
@@ -36,32 +36,34 @@ STAGES = (
     ("values", 0.4, ("gamma_e",)),
     ("slopes", 1.0, ()),
 )
-OF_CENTRES_ALONE = 0.6  # what remains of centres where there are no slopes
-OF_GATES = ("extents", "shears", "centres")  # kinds whose rounding may turn kernels to harm
+OF_CENTRES_ALONE = 0.6  # the part that remains for centres if there are no slopes
+OF_GATES = ("extents", "shears", "centres")  # kinds whose rounding may make kernels harmful
 
 
 def quantized(engine, params, bits=None, most_bytes=None, iterations=ITERATIONS, fixed=()):
-    """A model near another one, all of whose numbers are those that few bits can tell.
+    """Quantize a model to values that a packed file of few bits can represent.
 
     Parameters
     ----------
     engine : see ``smoe_np.engine``
-        Of the picture to regress.
+        Engine for the image that the model is fitted to.
     params : SmoeParams
+        Model to quantize.
     bits : float or dict, optional
-        Of a number, in the mean, 4 to 24; or of each kind, as ``allocate_bits`` gives them.
+        Mean bits per number, 4 to 24, or the bits of each kind as ``allocate_bits`` returns them.
     most_bytes : int, optional
-        Instead: that a packed file of these numbers may take.
+        Size limit of the packed file, in bytes, instead of ``bits``.
     iterations : int
-        Steps after each kind; 0: all is rounded at once.
+        Number of steps after each kind; 0 rounds everything at once.
     fixed : sequence of str
-        Names of parameters that are not to be trained.
+        Names of parameters that are not trained.
 
     Returns
     -------
     SmoeParams
-        Saving it with these bits, as a packed file, changes it no more. It may have fewer kernels.
-    dict
+        The quantized model, possibly with fewer kernels. Saving it as a packed file with the
+        returned bits changes it no further.
+    dict of str to float
         The bits of each kind.
 
     Raises
@@ -70,7 +72,7 @@ def quantized(engine, params, bits=None, most_bytes=None, iterations=ITERATIONS,
         If bits or bytes are out of range, or the model cannot be packed.
     """
     params = params.map(to_numpy)
-    if iterations and params.num_kernels:  # first of all: what leaves needs no bits
+    if iterations and params.num_kernels:  # first, so that no bits are spent on these kernels
         params = _without(engine, params, _harmful(engine, params, []))
     found = _kinds(params)
     if most_bytes is not None:
@@ -83,16 +85,16 @@ def quantized(engine, params, bits=None, most_bytes=None, iterations=ITERATIONS,
 
 
 def _how_to_allocate(engine, kinds):
-    """What ``allocation`` is given besides the model: the picture, what counts, what remains."""
+    """The arguments of ``allocation`` besides the model: shape, backend, outliers, remaining."""
     remaining = {kind: part for kind, part, _ in STAGES if kind in kinds}
     if "slopes" not in kinds:
         remaining["centres"] = OF_CENTRES_ALONE
-    remaining[list(remaining)[-1]] = 1.0  # there is nothing left that could make up for it
+    remaining[list(remaining)[-1]] = 1.0  # nothing is left to compensate for the last kind
     return engine.shape, engine.name, OUTLIERS, remaining
 
 
 def _within(engine, params, most_bytes, iterations, fixed):
-    """What ``quantized`` gives, in a file of so many bytes at most."""
+    """The result of ``quantized`` for a file of at most ``most_bytes`` bytes."""
     allocation = BitsByBytes(params, *_how_to_allocate(engine, _kinds(params)))
     result, bits = _fitting(engine, params, allocation, most_bytes, iterations, fixed)
     if result.num_kernels < params.num_kernels:  # there may be room for more bits
@@ -104,7 +106,7 @@ def _within(engine, params, most_bytes, iterations, fixed):
 
 
 def _fitting(engine, params, allocation, most_bytes, iterations, fixed):
-    """A model of as many bits as there is room for, and they."""
+    """A model with as many bits as fit into the file, and these bits."""
     allowed, bits = most_bytes, allocation.within(most_bytes)
     first = bits
     for _ in range(TRIES):
@@ -120,11 +122,13 @@ def _fitting(engine, params, allocation, most_bytes, iterations, fixed):
         if allowed < allocation.least:
             break
         bits = allocation.within(allowed)
-    return _compensated(engine, params, first, 0, fixed), first  # of which the size was known
+    return _compensated(engine, params, first, 0, fixed), first  # whose size was predicted exactly
 
 
 def _lightened(engine, params, bits, most_bytes, found):
-    """A rounded model, of ``found`` bytes, without the few kernels that are too many, or None."""
+    """A rounded model of ``found`` bytes, with the fewest kernels removed that make it fit; None if
+    more than LIGHT would have to go.
+    """
     few = math.ceil(LIGHT * params.num_kernels)
     least = math.ceil((found - most_bytes) * params.num_kernels / found)
     if least > few:
@@ -141,7 +145,7 @@ def _lightened(engine, params, bits, most_bytes, found):
 
 
 def _compensated(engine, params, bits, iterations, fixed):
-    """The model rounded kind after kind, and trained in between; or at once, if that is better."""
+    """The model rounded kind by kind with training in between, or at once if that is better."""
     found = _kinds(params)
     at_once = _of_kinds(params, rounded(found, bits))
     if iterations == 0 or params.num_kernels == 0:
@@ -162,7 +166,7 @@ def _compensated(engine, params, bits, iterations, fixed):
 
 
 def _stage(engine, params, kind, bits, names, iterations, done):
-    """The model with one more kind rounded, and what is not rounded yet trained after it."""
+    """The model with one more kind rounded, and the parameters ``names`` trained afterwards."""
     whole = _with_rounded(params, kind, bits)
     if not names:
         return whole
@@ -180,7 +184,7 @@ def _stage(engine, params, kind, bits, names, iterations, done):
 
 
 def _without(engine, params, harmful):
-    """The model without some kernels, if that is better by far; else as it is."""
+    """The model without some kernels if that decreases the error by HARM, else unchanged."""
     if not harmful.any():
         return params
     fewer = params.select(~harmful)
@@ -193,7 +197,7 @@ def _with_rounded(params, kind, bits):
 
 
 def _harmful(engine, params, done):
-    """Kernels, not all, without which the error would be lower, each by itself: (K,) bool."""
+    """Mask (K,) of kernels whose removal, of each alone, would decrease the error; never all."""
     cost = engine.weigh(params)[:, 2]
     harmful = (cost < 0) & (cost < cost.max())
     harmful[_at_ends(params, done)] = False
@@ -201,9 +205,9 @@ def _harmful(engine, params, done):
 
 
 def _at_ends(params, done):
-    """Indices of kernels at the ends of the ranges of kinds that are rounded already.
+    """Indices of the kernels with the extreme values of the kinds that are rounded already.
 
-    Without them, all numbers of these kinds would have to be rounded again.
+    They define the quantization levels: without them these kinds would have to be rounded again.
     """
     return [kernel for kind, numbers in _kinds(params).items() if kind in done
             for kernel in (numbers.min(1).argmin(), numbers.max(1).argmax())]
@@ -214,14 +218,14 @@ def _kinds(params):
 
 
 def _of_kinds(params, found):
-    """The model of numbers by kind, in the precision and of the picture of another."""
+    """A model from numbers by kind, with the dtype and image shape of ``params``."""
     arrays = arrays_of(found, params.num_dims, params.num_channels)
     return SmoeParams(**{name: array.astype(params.dtype) for name, array in arrays.items()},
                       image_shape=params.image_shape)
 
 
 def _trained(engine, params, names, iterations):
-    """The model after some steps of the parameters of some names, at falling rates."""
+    """The model after training the parameters ``names``, at falling learning rates."""
     recipe = Recipe()
     steps = frame_steps(recipe, engine.shape, params.num_kernels, True, 0, iterations)
     rates = {name: RATE * rate for name, rate in steps.rates.items() if name in names}

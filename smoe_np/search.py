@@ -1,42 +1,59 @@
-"""How few kernels reach a PSNR: what to fit next, and which fit is the one that was looked for."""
+"""The search for the smallest number of kernels that reaches a PSNR."""
 
 import math
 from typing import NamedTuple
 
-FIRST_TRY = 256  # pixels for a kernel, where nothing is known yet
-DECIBELS = 4.0  # that twice as many kernels usually bring ...
-LEAST_DECIBELS = 0.5  # ... and that they are taken to bring at least
-SHORT, SHORT_LACKS = 10, 1.9  # a short fit has 1/10 of the iterations, and usually so many dB less
-WITHIN = 0.1  # dB above what is wanted is near enough
-STEP = 1.005  # times as many kernels is near enough, too
-TRIES = 10
+FIRST_TRY = 256  # pixels per kernel of the first try
+DECIBELS = 4.0  # usual gain in dB from twice as many kernels ...
+LEAST_DECIBELS = 0.5  # ... and the smallest one that is assumed
+SHORT, SHORT_LACKS = 10, 1.9  # a short fit has 1/10 of the iterations, and usually 1.9 dB less
+WITHIN = 0.1  # tolerance in dB above the target
+STEP = 1.005  # tolerance as a ratio of numbers of kernels
+TRIES = 10  # limit on full-length fits
 
 
 class Try(NamedTuple):
-    """A fit on the way to a PSNR."""
+    """A fit or sparsification on the way to a PSNR.
+
+    Attributes
+    ----------
+    kernels : int
+        Number of kernels.
+    iterations : int
+        Number of iterations.
+    psnr : float
+        PSNR reached, in dB.
+    """
 
     kernels: int
     iterations: int
-    psnr: float = -math.inf  # that it reached
+    psnr: float = -math.inf
 
 
 def next_try(tried, wanted, most, iterations, first=None):
-    """What to fit next so as to have as few kernels as reach a PSNR, or None where that is done.
+    """The next try in the search for the smallest number of kernels that reaches a PSNR.
 
-    Two short fits tell where to look; then PSNR is taken to be linear in log K, through the two
-    fits that are nearest. As long as all fall short, or none does, strides grow.
+    Two short fits give a first estimate. After that, the PSNR is assumed to be linear in log K,
+    through the two nearest tries. While all tries miss the target, or all reach it, the step in the
+    number of kernels grows.
 
     Parameters
     ----------
     tried : list of Try
+        Tries so far.
     wanted : float
-        dB.
+        Target PSNR in dB.
     most : int
-        Kernels, beyond which nothing is tried.
+        Largest number of kernels to try.
     iterations : int
-        Of a fit that counts.
+        Number of iterations of a full-length try.
     first : int, optional
-        Kernels to begin with, where that is known well enough to do without short fits.
+        Number of kernels of the first try; if given, there are no short fits.
+
+    Returns
+    -------
+    Try or None
+        The next try; None if the search has ended.
     """
     full = sorted(one for one in tried if one.iterations == iterations)
     short = [one for one in tried if one.iterations != iterations]
@@ -69,7 +86,14 @@ def next_try(tried, wanted, most, iterations, first=None):
 
 
 def best_fit(fits, wanted):
-    """Of fits, (params, history), the smallest that reaches a PSNR, else the one that is nearest.
+    """The smallest of the fits that reach a PSNR, else the one with the highest PSNR.
+
+    Parameters
+    ----------
+    fits : list of (params, history, rounds)
+        Fits to choose from.
+    wanted : float
+        Target PSNR in dB.
     """
     def rank(fit):
         last = fit[1][-1]
@@ -79,7 +103,7 @@ def best_fit(fits, wanted):
 
 
 def _where(tried, wanted):
-    """The number of kernels at which a PSNR is expected, from the one nearest to it."""
+    """The number of kernels at which a PSNR is expected, extrapolated from the nearest try."""
     *_, a, b = [tried[0], *tried]
     slope = DECIBELS
     if a.kernels != b.kernels and a.iterations == b.iterations:
