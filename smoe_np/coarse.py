@@ -1,4 +1,4 @@
-"""A large picture at smaller sizes, for the steps of a fit that need no more."""
+"""Downscaled versions of a large image, for the early steps of a fit."""
 
 import bisect
 import math
@@ -7,34 +7,35 @@ from typing import NamedTuple
 import numpy as np
 from scipy import sparse
 
-LEAST_FACTOR = 1.4  # by which an axis is shorter at least: less is not worth another engine
-LEAST_PIXELS = 10_000  # that a smaller picture has ...
-LEAST_SIDE = 32  # ... and along each axis: of a pixel at its end, a part is left out
-PER_KERNEL = 150  # pixels whose steps take as long as what a kernel takes besides
+LEAST_FACTOR = 1.4  # minimum factor of downscaling that is worth another engine
+LEAST_PIXELS = 10_000  # minimum size of a downscaled image
+LEAST_SIDE = 32  # minimum pixels along each axis, as up to one pixel at its end is left out
+PER_KERNEL = 150  # cost of a kernel per step apart from its pixels, in pixels
 
 
 class Stage(NamedTuple):
-    """Until which part of the way a picture is regressed at which size, its longest axis."""
+    """A part of a fit at one size of the image."""
 
-    until: float
-    longest: int
+    until: float  # end of the stage, as a fraction of the iterations
+    longest: int  # pixels of the longest axis
 
 
 def stages(shape, kernels, schedule):
-    """The sizes at which a fit regresses a picture, one after the other.
+    """The stages of a fit, from small sizes of the image to the full size.
 
     Parameters
     ----------
     shape : tuple of D ints
+        Spatial shape of the image.
     kernels : int
-        That there are in the end.
+        Number of kernels at the end.
     schedule : iterable of (float, float)
-        Until which part of the way how many pixels a kernel has.
+        End of each stage, as a fraction of the iterations, and its number of pixels per kernel.
 
     Returns
     -------
     list of Stage
-        The last one at full size, until the end.
+        The last one is at full size, until the end.
     """
     longest, D, found = max(shape), len(shape), []
     for until, pixels in schedule:
@@ -50,16 +51,20 @@ def stages(shape, kernels, schedule):
 
 
 class Sizes:
-    """The sizes of a fit, one after the other: their engines, and how long their steps take.
+    """The stages of a fit, with their engines and the measured times of their steps.
 
-    Parameters are those of ``stages``.
+    Parameters
+    ----------
+    shape, kernels, schedule
+        As for ``stages``.
     """
 
     def __init__(self, shape, kernels, schedule):
         self.shape, self.kernels = shape, kernels
         self.stages = stages(shape, kernels, schedule)
-        self._engine, self._longest = None, 0  # of a smaller picture, while it is of use
-        self._seen = {}  # by size, the last one last: times that it was seen, its steps, seconds
+        self._engine, self._longest = None, 0  # engine of a downscaled image; its longest axis
+        # by size, the latest last: number of measurements, weighted sums of steps and of seconds
+        self._seen = {}
 
     def stage(self, iteration, until):
         """The stage of an iteration."""
@@ -67,18 +72,20 @@ class Sizes:
                     self.stages[-1])
 
     def left(self, iteration, until):
-        """Iterations that are left of the stage of an iteration."""
+        """Iterations that are left in the stage of an iteration."""
         return math.ceil(min(self.stage(iteration, until).until, 1.0) * until) - iteration
 
     def engine(self, engine, iteration, until):
-        """The engine that takes the step of an iteration: of the picture at the size that is due.
+        """The engine for the step of an iteration, at the size of its stage.
 
         Parameters
         ----------
         engine : see ``smoe_np.engine``
-            Of the picture itself.
+            Engine of the full-size image.
+        iteration, until : int
+            Current and last iteration.
         """
-        # never back, where seconds are given and the end is reckoned anew
+        # never back to a smaller size, if a budget of seconds moves the end
         longest = self._longest = max(self._longest, self.stage(iteration, until).longest)
         if longest == max(self.shape):
             self.release()
@@ -90,40 +97,40 @@ class Sizes:
         return self._engine
 
     def forget(self):
-        """Go on with a model that has nothing to do with those before."""
+        """Make the engine drop its kernel lists: the next model is unrelated to the last."""
         if self._engine is not None:
             self._engine.forget()
 
     def release(self):
-        """Do without the engine of a smaller picture, which gives back what it has of others."""
-        self.forget()
+        """Discard the engine of a downscaled image."""
+        self.forget()  # so that the engine hands back moments that it holds
         self._engine = None
 
     def note(self, longest, steps, seconds):
-        """Learn how long steps take at a size now: what was seen before counts half."""
+        """Record the time of some steps at a size; earlier measurements count half."""
         if steps == 0:
             return
         times, steps_before, seconds_before = self._seen.pop(longest, (0, 0, 0))
-        part = 0.5 if times > 1 else 0.0  # the first time, lists are built and memory is claimed
+        part = 0.5 if times > 1 else 0.0  # the first one includes building lists and allocation
         self._seen[longest] = (times + 1, steps + part * steps_before,
                                seconds + part * seconds_before)
 
     @property
     def knows(self):
-        """Whether it has been seen how long steps take."""
+        """Whether the time of a step is known."""
         return any(times > 1 for times, _, _ in self._seen.values())
 
     def end(self, iteration, seconds, aside=0.0):
-        """The iteration at which some seconds, from an iteration on, will have gone by.
-
-        Only where it ``knows``.
+        """Predict the iteration at which a budget of seconds ends; only valid if it ``knows``.
 
         Parameters
         ----------
         iteration : int
+            Current iteration.
         seconds : float
+            Seconds left.
         aside : float
-            Seconds by iteration that are not of steps.
+            Seconds per iteration that are not spent on steps.
 
         Returns
         -------
@@ -144,7 +151,7 @@ class Sizes:
                                                    key=needed)
 
     def _pace(self, longest):
-        """Seconds of a step at a size, from the last size that was seen if not from itself."""
+        """Seconds per step at a size, estimated from the latest other size if not measured."""
         known = [size for size, (times, _, _) in self._seen.items() if times > 1]
         size = longest if longest in known else known[-1]
         _, steps, seconds = self._seen[size]
@@ -156,23 +163,24 @@ class Sizes:
 
 
 def smaller(picture, longest):
-    """A picture whose longest axis has fewer pixels; each is the mean over its area.
+    """Downscale an image; each new pixel is the mean over its area.
 
-    Along the others a rest that is less than a pixel is left out.
+    Along the shorter axes a remainder of less than a pixel is left out.
 
     Parameters
     ----------
     picture : (*shape, C) array of float
+        The image.
     longest : int
-        Pixels of the longest axis.
+        Number of pixels of the longest axis after downscaling.
 
     Returns
     -------
     (*smaller shape, C) array
-        Of the same part of the domain, so that a model of the one is one of the other.
+        The downscaled image, with the same coordinates, so that it has the same models.
     """
     *shape, _ = picture.shape
-    side = max(shape) / longest  # of a new pixel, in old ones
+    side = max(shape) / longest  # side of a new pixel, in old pixels
     for d, n in enumerate(shape):
         many = max(1, math.floor(n / side * (1 + 1e-12)))
         rows = np.moveaxis(picture, d, 0)
@@ -182,7 +190,7 @@ def smaller(picture, longest):
 
 
 def _means(n, many, side, dtype):
-    """The matrix (many, n) of means over n pixels along an axis, ``side`` of them in each."""
+    """The matrix (many, n) that averages n pixels along an axis, ``side`` at a time."""
     edges = np.minimum(np.arange(many + 1) * side, n)
     first = np.floor(edges[:-1]).astype(int)
     counts = np.ceil(edges[1:]).astype(int) - first

@@ -1,22 +1,22 @@
-"""A picture cut into tiles: where they lie, and its pixels tile by tile."""
+"""The tiles of an image: their positions, and conversion between images and tiles."""
 
 import itertools
 
 import numpy as np
 
-PARTS = 2  # parts of a tile along an axis, each of which may have a winner of its own
-NEIGHBOURS = 8  # tiles along an axis that stand together in the order of lists
+PARTS = 2  # parts of a tile along an axis; the kernel with the largest gate is found for each part
+NEIGHBOURS = 8  # tiles along an axis of the blocks that are kept together in the order of tiles
 
 
 class Grid:
-    """A picture of some shape cut into tiles, numbered in row-major order.
+    """The tiles of an image, numbered in row-major order.
 
     Parameters
     ----------
     shape : tuple of D ints
-        Pixels along each axis.
+        Number of pixels of the image along each axis.
     side : int or tuple of D ints
-        Pixels along each axis of a tile; an axis shorter than that is not cut.
+        Number of pixels of a tile along each axis; a shorter axis is not cut.
     """
 
     def __init__(self, shape, side):
@@ -29,7 +29,7 @@ class Grid:
         self.pixels = int(np.prod(self.tile))  # P, pixels of a tile
         corner = np.stack(np.unravel_index(np.arange(self.num_tiles), self.counts))
         self.order = np.lexsort([*corner[::-1], *(corner[::-1] // NEIGHBOURS)])
-        self.rank = np.empty_like(self.order)  # of each tile in an order that keeps neighbours near
+        self.rank = np.empty_like(self.order)  # position of each tile in ``order``
         self.rank[self.order] = np.arange(self.num_tiles)
         self.ragged = any(c * s != n for c, s, n in zip(self.counts, self.tile, shape, strict=True))
 
@@ -44,9 +44,9 @@ class Grid:
         return (corner + 0.5) * self.tile
 
     def parts(self):
-        """Parts of a tile: their middles (D, parts), from the tile's centre, and half extents.
+        """The parts of a tile: their centres (D, parts), relative to the tile's, and half extents.
 
-        The extent is that of the pixel centres.
+        The extents are those of the pixel centres.
         """
         axes = []
         for s in self.tile:
@@ -55,12 +55,12 @@ class Grid:
         return np.array(list(itertools.product(*axes))).T  # (2, D, parts)
 
     def inside(self, tiles):
-        """(T, P) bool: whether a pixel of a tile belongs to the picture."""
+        """(T, P) bool: whether each pixel of the tiles lies inside the image."""
         points = self.centres(tiles)[:, :, None] + self.offsets()
         return (points < np.reshape(self.shape, (-1, 1))).all(axis=1)
 
     def cut(self, image):
-        """(T, C, P) tiles of an image (*shape, C); what lies beyond the picture is 0."""
+        """(T, C, P) tiles of an image (*shape, C); pixels outside the image are 0."""
         C, D = image.shape[-1], len(self.shape)
         if self.ragged:
             beyond = [(0, c * s - n) for c, s, n in

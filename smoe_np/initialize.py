@@ -1,4 +1,4 @@
-"""Where training starts: a grid of kernels with means of the picture, or a model."""
+"""Starting models: grids of kernels with means of the image, or a given model."""
 
 import math
 import warnings
@@ -10,13 +10,13 @@ from .backend import to_numpy
 from .engine import check_fit, check_params
 from .params import SmoeParams, taking_part
 
-MOST_PER_PIXEL = 4  # kernels along an axis: more than that is a slip of the finger ...
-LEAST_LIMIT = 100  # ... unless it is few all the same
+MOST_PER_PIXEL = 4  # limit on kernels per pixel along an axis, to catch typing errors ...
+LEAST_LIMIT = 100  # ... of more kernels than this
 MOST_KERNELS = 10**8
 
 
 def kernel_grid(shape, kernels_per_dim):
-    """Kernels along each axis: ``kernels_per_dim`` on the longest, as widely spaced on the others.
+    """Kernels along each axis: ``kernels_per_dim`` on the longest, the same spacing on the others.
 
     Returns
     -------
@@ -27,21 +27,22 @@ def kernel_grid(shape, kernels_per_dim):
 
 
 def initial_params(target, kernels_per_dim, dtype=np.float32):
-    """The start of tf-smoe, for any number of dimensions and channels and any aspect.
+    """The starting grid of tf-smoe, for any numbers of dimensions and channels and any proportions.
 
-    A grid of centres at (i + ½)/k, A = 2(k + 1) I, π = 1/K, γ = 0, ν = the mean of the picture in
-    the box of half-width ½/k round the centre (tf-smoe's start).
+    Centres lie at (i + ½)/k; A = 2(k + 1) I, π = 1/K, γ = 0, and ν is the mean of the image in the
+    box of half-width ½/k around the centre.
 
     Parameters
     ----------
     target : (*shape, C) array of float
+        The image.
     kernels_per_dim : int
-        k, the number of kernels along the longest axis.
+        Number of kernels along the longest axis, k.
 
     Raises
     ------
     ValueError
-        If ``kernels_per_dim`` is far beyond the number of pixels.
+        If there are far more kernels along the longest axis than pixels, or too many in all.
     """
     shape = target.shape[:-1]
     D, longest = len(shape), max(shape)
@@ -58,14 +59,14 @@ def initial_params(target, kernels_per_dim, dtype=np.float32):
 
 
 def spread_kernels(shape, kernels):
-    """Kernels along each axis of a grid of at most so many, evenly spread, one a pixel at most.
+    """Kernels along each axis of an evenly spread grid of at most ``kernels``, one per pixel.
 
     Returns
     -------
     tuple of D ints, at least 1 each
     """
     counts = [1] * len(shape)
-    while True:  # one more along the axis where they lie farthest apart, as long as there is room
+    while True:  # add one along the axis with the widest spacing, as long as there is room
         for axis in sorted(range(len(shape)), key=lambda d: counts[d] / shape[d]):
             more = [n + (d == axis) for d, n in enumerate(counts)]
             if more[axis] <= shape[axis] and math.prod(more) <= kernels:
@@ -76,31 +77,37 @@ def spread_kernels(shape, kernels):
 
 
 def spacing_of(shape, kernels):
-    """Pixels from kernel to kernel where so many are evenly spread; a float."""
+    """The spacing in pixels of ``kernels`` kernels that are evenly spread; a float."""
     sides = sorted(shape)
     while True:
         spacing = (math.prod(sides) / kernels) ** (1 / len(sides))
         if len(sides) == 1 or sides[0] >= spacing:
             return spacing
-        sides.pop(0)  # along which there is but one
+        sides.pop(0)  # too short for more than one kernel
 
 
 def fit_start(target, counts, jitter, random, most_sharpness):
-    """The start of ``Smoe.fit``: kernels on a grid, as wide as they lie apart.
+    """The starting model of ``Smoe.fit``: kernels on a jittered grid.
 
-    Standard deviations are half the spacing along each axis, π = 1/K, γ = 0, ν the mean of the
-    picture in a kernel's box.
+    Standard deviations are half the spacing along each axis, π = 1/K, γ = 0, and ν is the mean of
+    the image in the kernel's box.
 
     Parameters
     ----------
     target : (*shape, C) array of float
+        The image.
     counts : tuple of D ints
-        Kernels along each axis.
+        Number of kernels along each axis.
     jitter : float
-        How far centres are moved at random, in spacings.
+        Largest random displacement of centres along each axis, in spacings.
     random : numpy.random.Generator
+        Random generator.
     most_sharpness : float
-        1/σ along an axis, per pixel, at most.
+        Upper limit on 1/σ along each axis, per pixel.
+
+    Returns
+    -------
+    SmoeParams
     """
     shape = target.shape[:-1]
     spacing = np.array([n / k for n, k in zip(shape, counts)])  # pixels
@@ -112,7 +119,7 @@ def fit_start(target, counts, jitter, random, most_sharpness):
 
 
 def constant_model(target):
-    """The best model that is the same everywhere: a single kernel, and its mean squared error."""
+    """The best constant model, which has a single kernel, and its mean squared error."""
     shape = target.shape[:-1]
     params = _grid_params(target, [1] * len(shape), np.eye(len(shape)), target.dtype)
     residual = target - params.nu_e[0]
@@ -120,17 +127,17 @@ def constant_model(target):
 
 
 def _grid_params(target, counts, A, dtype):
-    """Kernels on a grid, all with one A and π = 1/K, each with the mean of the picture around it.
+    """Kernels on a grid, with the same A and π = 1/K, and with the mean of the image around each.
     """
     shape = target.shape[:-1]
     longest = max(shape)
-    # along each axis: centres in units of the longest axis, and the pixels that each one averages
+    # along each axis: centres in units of the longest axis; first and last pixels of each box
     centres, edges = [], []
     for n, k in zip(shape, counts, strict=True):
         centres.append((np.arange(k) + 0.5) * (n / longest / k))
         low = np.ceil(np.arange(k) * (n / k) - 0.5 - 1e-9).astype(int)
         high = np.floor(np.arange(1, k + 1) * (n / k) - 0.5 + 1e-9).astype(int) + 1
-        # no pixel's centre in the box, where kernels are many: the pixel that its middle is in
+        # a box that is too small to contain a pixel's centre takes the pixel at its middle
         low = np.where(high > low, low, ((np.arange(k) + 0.5) * (n / k)).astype(int))
         edges.append((low, np.maximum(high, low + 1)))
     means = _box_means(target, edges)  # (*counts, C)
@@ -157,9 +164,9 @@ def _box_means(target, edges):
 
 
 def ready_to_train(params, target, radial):
-    """A model to start from: positive weights and diagonals, and a fit to the image."""
+    """A given model, checked and converted for training: positive weights and diagonals."""
     params = check_params(params).map(to_numpy)
-    params = params.astype(target.dtype)  # what is too small for it counts as 0
+    params = params.astype(target.dtype)  # first, as weights that underflow count as 0
     params = taking_part(params)
     params.image_shape = target.shape[:-1]
     check_fit(params, target)
@@ -167,7 +174,7 @@ def ready_to_train(params, target, radial):
     if flipped:
         warnings.warn(
             f"{flipped} kernels of params have negative gates (det A < 0), which training does not "
-            f"know; a column of A is negated in each, and the picture changes there",
+            f"support; a column of A is negated in each, and the picture changes there",
             UserWarning, stacklevel=3)
     if radial and not params.radial:
         raise ValueError("radial is True, but params has kernels that are not multiples of the "

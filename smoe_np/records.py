@@ -1,26 +1,26 @@
-"""The history of a training: what each validation found."""
+"""The history of a training: a record of each validation."""
 
 from dataclasses import asdict, dataclass
 
 
 @dataclass(frozen=True)
 class Record:
-    """What a validation found, of the very parameters held after ``iteration`` steps.
+    """The result of a validation, for the model after ``iteration`` steps.
 
     Attributes
     ----------
     iteration : int
-        Steps taken.
+        Number of steps taken.
     loss : float
-        Mean squared error of pictures in [0, 1], with the regularisers.
+        The loss: mean squared error on the scale of 0 to 1, plus the regularisation terms.
     mse : float
-        Mean squared error alone, of pictures on the scale of 0 to 255.
+        Mean squared error on the scale of 0 to 255, without regularisation terms.
     psnr : float
-        dB, of that error; infinite where it is 0.
+        PSNR in dB; infinite if the error is 0.
     kernels : int
-        That the model has.
+        Number of kernels of the model.
     seconds : float
-        Of training so far, callbacks not counted.
+        Training time so far in seconds, without callbacks.
     """
 
     iteration: int
@@ -32,10 +32,10 @@ class Record:
 
 
 def as_facts(history):
-    """Records as a checkpoint keeps them."""
+    """Records as a list of dicts, as a checkpoint stores them."""
     return [asdict(record) for record in history]
 
 
 def records_of(facts):
-    """Records again, from what ``as_facts`` gave."""
+    """The records from a list that ``as_facts`` returned."""
     return [Record(**record) for record in facts]

@@ -1,4 +1,4 @@
-"""How a training is written to a checkpoint, and goes on from it."""
+"""Checkpoints of a training: what they hold, and how it continues from them."""
 
 import math
 
@@ -17,15 +17,22 @@ from .training import train_settings
 
 
 class Resumable:
-    """What of a training its checkpoints hold; ``Smoe`` builds on it."""
+    """Checkpoints of a training; ``Smoe`` builds on it."""
 
     def save_checkpoint(self, path):
-        """Write all that training needs to go on: parameters, moments, history, settings.
+        """Write a checkpoint: parameters, Adam's moments, history, settings.
+
+        The image is not included.
+
+        Parameters
+        ----------
+        path : str or os.PathLike
+            Name of the file, a ``.npz``.
 
         Raises
         ------
         OSError
-            If the file cannot be written; an older one of that name is then left as it was.
+            If the file cannot be written. An existing file of that name is left as it was.
         """
         arrays = {f"params_{name}": array for name, array in self._params.arrays().items()}
         arrays.update((f"best_{n}", array) for n, array in self._best_params.arrays().items())
@@ -43,8 +50,8 @@ class Resumable:
         })
 
     def _plan_facts(self, arrays):
-        """What a checkpoint says of a fit or a sparsification, by its kind; models that were found
-        on the way are added to its arrays.
+        """The state of a fit or a sparsification by its kind; its intermediate models are added to
+        ``arrays``.
         """
         if self._plan is None:
             return {}
@@ -58,7 +65,7 @@ class Resumable:
         return {self._plan.kind: facts}
 
     def _restore_plan(self, facts, arrays):
-        """Be in the middle of what ``_plan_facts`` told of."""
+        """Return to the state that ``_plan_facts`` gave."""
         told = facts.get("fit")
         if told is not None:
             self.settings = settings_of(facts["settings"])
@@ -79,17 +86,30 @@ class Resumable:
 
     @classmethod
     def from_checkpoint(cls, path, image, backend="auto", channel_axis="auto"):
-        """The training that ``save_checkpoint`` wrote, of the same image.
+        """Create a Smoe from a checkpoint and the image that it was trained on.
 
-        ``resume`` finishes what was interrupted, ``train`` goes on for as long as is asked; on the
-        CPU bit for bit as if there had been no interruption.
+        Call ``resume`` to finish the interrupted call, or ``train`` to train further. On the CPU
+        the results are the same, bit for bit, as without interruption.
+
+        Parameters
+        ----------
+        path : str or os.PathLike
+            File that ``save_checkpoint`` wrote.
+        image : array
+            The image of that training, as for ``Smoe``.
+        backend, channel_axis
+            As for ``Smoe``.
+
+        Returns
+        -------
+        Smoe
 
         Raises
         ------
         OSError
             If the file cannot be read.
         ValueError
-            If it is no checkpoint, is damaged, or is one of another image.
+            If the file is not a checkpoint, is damaged, or belongs to another image.
         """
         arrays, facts = load_checkpoint(path)
         engine_class(backend, len(facts["shape"]), facts["channels"])
@@ -99,10 +119,10 @@ class Resumable:
             dtype = check_dtype(facts["options"]["dtype"])
         given = check_image(image, dtype, channel_axis)[0].shape
         if given != shape:
-            axes = ("; another channel_axis makes that of it"
+            axes = ("; with another channel_axis it may fit"
                     if math.prod(given) == math.prod(shape) else "")
-            raise ValueError(f"{path_text(path)!r} does not fit: it is of {_in_words(shape)}, the "
-                             f"image given has {_in_words(given)}{axes}")
+            raise ValueError(f"{path_text(path)!r} does not fit: its image has {_in_words(shape)}, "
+                             f"the image given has {_in_words(given)}{axes}")
         with naming(path):
             start = params.map(array_module(image).asarray)
             smoe = cls(image, params=start, backend=backend, channel_axis=channel_axis,
@@ -113,7 +133,7 @@ class Resumable:
             if smoe._params.num_kernels != params.num_kernels or best.dtype != dtype:
                 raise ValueError("its parameters are not of its dtype")
             smoe._params, smoe._best_params = params, best
-            if facts.get("recorded", True):  # as it was in earlier versions
+            if facts.get("recorded", True):  # earlier versions always had a record
                 smoe._recorded = params
             smoe._rounds = [Round(*one) for one in facts.get("rounds", [])]
             if facts.get("fit") is not None or facts.get("sparsify") is not None:

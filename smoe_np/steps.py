@@ -1,4 +1,4 @@
-"""What a step of training is, whatever engine takes it."""
+"""The training step: its settings, its result, and the reference implementation in NumPy."""
 
 import math
 from typing import NamedTuple
@@ -10,25 +10,25 @@ from .frame import LEAST_DIVISOR, retract, whitened
 from .params import LARGEST, NAMES
 from .regularize import add_penalty_gradients, clip_gradients, penalty, tie_radial
 
-EXPLOSION = 10.0  # times the lowest loss of this call of train ...
-LEAST_EXPLOSION = 1e-3  # ... or of this, so that a perfect fit may get worse
+EXPLOSION = 10.0  # ratio to the lowest loss of this call of train, above which training ends ...
+LEAST_EXPLOSION = 1e-3  # ... where that loss is at least this, so that a perfect fit may get worse
 NOT_FINITE = f"a parameter is beyond {LARGEST:g}, or no longer finite"
 NO_KERNEL = "the last kernel's weight fell to 0"
 
 
 class OwnFrame(NamedTuple):
-    """How steps in each kernel's own frame (``frame``) go; rates are those of its numbers."""
+    """Settings of steps in each kernel's own frame (``frame``), to which rates then refer."""
 
-    least_diagonal: float  # of A
-    most_sharpness: float  # √(A Aᵀ)_dd, 1/σ of a section along an axis
-    fade_from: float  # steps of Adam after which rates fall, as half a cosine, ...
-    fade_to: float  # ... until then, ...
-    fade_to_part: float  # ... to this part
-    most_beyond: float = math.inf  # of an expert's value at its centre, beyond [0, 1]
-    most_slope: float = math.inf  # of an expert, along z
+    least_diagonal: float  # lower limit on the diagonal of A
+    most_sharpness: float  # upper limit on √(A Aᵀ)_dd, 1/σ of a section along an axis
+    fade_from: float  # number of Adam's steps after which rates fall, as half a cosine, ...
+    fade_to: float  # ... until this number, ...
+    fade_to_part: float  # ... to this fraction
+    most_beyond: float = math.inf  # limit on an expert's value at its centre outside [0, 1]
+    most_slope: float = math.inf  # limit on the slopes of an expert along z
 
     def fading(self, steps):
-        """What rates are multiplied with after so many steps."""
+        """The factor for the rates after a number of steps."""
         if steps <= self.fade_from:
             return 1.0
         way = min(1, (steps - self.fade_from) / max(self.fade_to - self.fade_from, 1))
@@ -36,29 +36,29 @@ class OwnFrame(NamedTuple):
 
 
 class StepSettings(NamedTuple):
-    """What training steps need to know besides the model."""
+    """Settings of training steps."""
 
-    rates: dict  # learning rate by name of parameter; those without one stay as they are
+    rates: dict  # learning rate by name of parameter; parameters without one are not trained
     adam_eps: float
     l1reg: float
     bandwidth_reg: float
     initial_kernels: int
     radial: bool
     grad_clip: float | None
-    own_frame: OwnFrame | None = None  # with l1reg, π itself steps and not its logarithm
-    explosion: float = EXPLOSION  # times the lowest loss, and more is an explosion
+    own_frame: OwnFrame | None = None  # with l1reg, π itself is stepped, not its logarithm
+    explosion: float = EXPLOSION
 
     def penalty(self, params):
-        """What the regularisers add to the loss of a model."""
+        """The regularisation terms in the loss of a model."""
         return penalty(params, self.l1reg, self.bandwidth_reg, self.initial_kernels)
 
 
 class Progressed(NamedTuple):
-    """What has come of some steps."""
+    """The result of some steps."""
 
     params: object  # SmoeParams
-    steps: int  # that were taken
-    lowest_loss: float  # seen so far, with that given
+    steps: int  # number of steps taken
+    lowest_loss: float  # lowest loss so far, including earlier steps
     failure: str | None  # why no further step can be taken
 
 
@@ -68,29 +68,31 @@ def explodes(loss, lowest_loss, settings):
 
 
 def explosion(loss, lowest_loss):
-    """How to say so."""
+    """The message for a loss that explodes."""
     return f"the loss is {loss:g}, its lowest was {lowest_loss:g}"
 
 
-# numbers that overflow are looked for where they matter
-@np.errstate(all="ignore")
+@np.errstate(all="ignore")  # the loss and the new parameters are checked
 def take_step(engine, params, adam, settings, lowest_loss):
-    """A step with the gradients of an engine, which is told of kernels that leave.
-
-    Where it cannot be taken, ``params`` are those given.
+    """Take a step with the gradients of an engine.
 
     Parameters
     ----------
     engine : see ``smoe_np.engine``
+        Engine that computes the gradients; it is notified of kernels that are removed.
     params : SmoeParams
+        Current model.
     adam : Adam
-        Its moments change.
+        Optimizer; its moments are updated.
     settings : StepSettings
+        Settings of the step.
     lowest_loss : float
+        Lowest loss so far.
 
     Returns
     -------
     Progressed
+        The result; its ``params`` are those given if the step failed.
     """
     mse, gradients = engine.loss_and_gradients(params)
     loss = mse + settings.penalty(params)
@@ -120,10 +122,11 @@ def take_step(engine, params, adam, settings, lowest_loss):
 
 
 def _step_in_own_frame(engine, params, gradients, adam, settings):
-    half_sum = math.prod(engine.shape) * params.num_channels / 2  # of squares, for their mean
+    # from gradients of the mean of the squared errors to those of half their sum
+    half_sum = math.prod(engine.shape) * params.num_channels / 2
     frame = settings.own_frame
     gradients = whitened(gradients, params, half_sum)
-    if settings.l1reg:  # π itself steps, not its logarithm: kernels can leave
+    if settings.l1reg:  # step π itself, not its logarithm, so that weights can reach 0
         xp = array_module(params.pis)
         gradients.pis = gradients.pis / xp.maximum(params.pis, LEAST_DIVISOR)
     changes = adam.changes(gradients, settings.rates, settings.adam_eps,

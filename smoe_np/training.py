@@ -1,4 +1,4 @@
-"""What ``Smoe.train`` is asked for, and the steps that it takes."""
+"""The settings of ``Smoe.train``, and of its steps."""
 
 from .engine import check_number, check_whole
 from .steps import StepSettings
@@ -6,7 +6,7 @@ from .steps import StepSettings
 
 def train_settings(iterations, val_iter, base_lr, lr_div, lr_mult, l1reg, bandwidth_reg, grad_clip,
                    adam_eps):
-    """The settings of ``Smoe.train``, checked, as numbers of Python by name."""
+    """Check the arguments of ``Smoe.train``, and return them as a dict of Python numbers."""
     return {
         "iterations": check_whole("iterations", iterations, 0),
         "val_iter": check_whole("val_iter", val_iter, 1),
@@ -22,16 +22,16 @@ def train_settings(iterations, val_iter, base_lr, lr_div, lr_mult, l1reg, bandwi
 
 
 def train_steps(settings, options, initial_kernels):
-    """How steps are taken.
+    """The settings of the steps of ``Smoe.train``.
 
     Parameters
     ----------
     settings : dict
-        Of ``train_settings``.
+        Settings from ``train_settings``.
     options : dict
-        Of the Smoe.
+        Options of the Smoe.
     initial_kernels : int
-        K₀.
+        K₀ of the loss.
 
     Returns
     -------

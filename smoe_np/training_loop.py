@@ -1,4 +1,4 @@
-"""How a training goes: from validation to validation, through phases and fits, to its end."""
+"""The training loop: validations, phases of a sparsification, tries on the way to a PSNR."""
 
 import math
 import time
@@ -18,14 +18,15 @@ from .sparsify import Sparsification
 from .steps import explodes, explosion
 from .training import train_steps
 
-FEW = 3  # steps, taken to see how long they take
-MANY_DECADES = 6  # that weights of a training from a grid do not span before long
+FEW = 3  # steps by which the speed is measured
+MANY_DECADES = 6  # range of weights that a training from a grid reaches only after long
 
 
 def check_callbacks(callbacks, progress=None):
-    """The callbacks as a tuple; else a TypeError that names what is none."""
+    """Return the callbacks as a tuple, or raise a TypeError that names what is not a function."""
     if callable(callbacks):
-        raise TypeError(f"callbacks must be a list of functions, got {callbacks!r}; give [it]")
+        raise TypeError(f"callbacks must be a list of functions, got {callbacks!r}; put it into a "
+                        f"list")
     try:
         callbacks = tuple(callbacks)
     except TypeError:
@@ -41,12 +42,13 @@ def check_callbacks(callbacks, progress=None):
 class TrainingLoop(Resumable):
     """The loop of ``train``, ``fit`` and ``sparsify``; ``Smoe`` builds on it.
 
-    What differs between them is the plan: there is none where the gradient alone is followed.
+    They differ in the plan, the schedule of a fit or a sparsification; ``train`` has none.
     """
 
     def _refuse_while_training(self):
         if self._training:
-            raise RuntimeError("this Smoe is training already; end that first, or make another")
+            raise RuntimeError("this Smoe is training already; wait until that has ended, or make "
+                               "another")
 
     def _train(self, callbacks, checkpoint, progress):
         self._refuse_while_training()
@@ -66,7 +68,7 @@ class TrainingLoop(Resumable):
             while self.stopped is None:
                 if self._plan is not None:
                     self._reckon(self._seconds + time.perf_counter() - started)
-                    self._lowest_loss = math.inf  # events may raise it
+                    self._lowest_loss = math.inf  # events may raise the loss
                 turned = self._turn()
                 steps = self._step_settings()
                 at_end = self.iteration >= self.until
@@ -96,7 +98,7 @@ class TrainingLoop(Resumable):
                 if interrupts.received is not None:
                     self.stopped = "interrupted"
                     break
-                if self._best_loss == math.inf:  # the model was set, or train begins with it
+                if self._best_loss == math.inf:  # the model was assigned, or train starts with it
                     mse = self._mse() if self.record is None else self.record.mse / PEAK**2
                     self._best_params = self._params
                     self._best_loss = mse + steps.penalty(self._params)
@@ -116,19 +118,20 @@ class TrainingLoop(Resumable):
         return self
 
     def _warn_of_fewer(self):
-        """Say so if the best model of a fit is one from before all kernels were there."""
+        """Warn if the best model of a fit dates from before all kernels had been added."""
         wanted, best = self._plan.kernels, self._best_params.num_kernels
         if self._plan.kind == "fit" and self._plan.wanted is None and best < wanted:
-            warnings.warn(f"with all {wanted} kernels the error was larger than on the way, and "
-                          f"the best model, with which this ends, has {best}; take fewer, or more "
+            warnings.warn(f"with all {wanted} kernels the error was larger than with fewer; the "
+                          f"result is the best model found, with {best}; take fewer, or more "
                           f"iterations", RuntimeWarning, stacklevel=5)
 
     def _begin_fit(self, wanted, settings):
-        """Be at the start of a fit of so many kernels and iterations; if that fails, as before."""
+        """Prepare a fit with the kernels and iterations of a ``Try``; nothing changes if it fails.
+        """
         until = wanted.iterations or ITERATIONS
         plan, target = Plan(settings, self.shape, wanted.kernels, until), self.engine.picture()
         params = plan.start(target)
-        # what nothing that is called best may be worse than
+        # the result must not be worse than a constant image
         best, mse = constant_model(target)
         best_loss = mse + penalty(best, 0.0, plan.recipe.bandwidth_reg, 1)
         adam = plan.new_adam(params)
@@ -139,14 +142,14 @@ class TrainingLoop(Resumable):
         self.initial_kernels = params.num_kernels
 
     def _begin_again(self, wanted):
-        """Be where a sparsification makes the dense model sparse, with another aim."""
+        """Return to the dense model of a sparsification, with another target number of kernels."""
         self._plan.aim(wanted.kernels, wanted.iterations)
         self.iteration, self.until = self._plan.trained, self._plan.until
         self.history = [one for one in self.history if one.iteration <= self.iteration]
         self._params = self._best_params = self._dense
 
     def _turn(self):
-        """Begin the phase of a sparsification that is due; whether one was."""
+        """Begin the next phase of a sparsification if it is due; return whether it was."""
         plan = self._plan
         if not isinstance(plan, Sparsification) or not plan.is_due(self.iteration):
             return False
@@ -159,11 +162,12 @@ class TrainingLoop(Resumable):
         return True
 
     def _next_try(self):
-        """After the end: begin another fit, if a PSNR is wanted; whether there is one."""
+        """At the end of a try for a target PSNR, begin the next one; return whether there is one.
+        """
         plan = self._plan
         if plan is None or plan.wanted is None or self.stopped is not None:
             return False
-        if plan.next_try(self.tried) is None:  # resumed after its end
+        if plan.next_try(self.tried) is None:  # resumed after the search has ended
             return False
         self.tried.append(Try(plan.kernels, plan.iterations, self.history[-1].psnr))
         if plan.iterations == plan.full:
@@ -188,7 +192,7 @@ class TrainingLoop(Resumable):
         return False
 
     def _advance(self, steps, at_most):
-        """Take some steps, as the plan has it if there is one."""
+        """Take at most ``at_most`` steps, according to the plan if there is one."""
         if self._plan is None:
             return self.engine.advance(self._params, self.adam, steps, self._lowest_loss, at_most)
         engine, sizes = self._engine_of_steps(), self._plan.sizes
@@ -207,28 +211,28 @@ class TrainingLoop(Resumable):
             return done
         finally:
             engine.tau, engine.list_life = exact
-            if engine is not self.engine:  # which knows nothing of that
+            if engine is not self.engine:  # which has not seen these steps
                 self.engine.forget()
 
     def _engine_of_steps(self):
-        """What takes the next steps: another engine where a fit begins on a smaller picture."""
+        """The engine of the next steps: another one while a fit uses a downscaled image."""
         if self._plan is None:
             return self.engine
         return self._plan.sizes.engine(self.engine, self.iteration, self.until)
 
     def _forget(self):
-        """Have engines go on with a model that has nothing to do with those before."""
+        """Make the engines drop their kernel lists: the next model is unrelated to the last."""
         self.engine.forget()
         if self._plan is not None:
             self._plan.sizes.forget()
 
     def _reckon(self, now):
-        """Where there is a budget of seconds: the iterations that it allows."""
+        """With a budget of seconds, update ``until`` to the iterations that it allows."""
         seconds = self.settings.get("seconds")
         if seconds is None or not self._plan.sizes.knows:
             return
         aside = self._look / self.settings["val_iter"]
-        left = seconds - now - self._look  # and one at the end
+        left = seconds - now - self._look  # less the validation at the end
         self.until = max(LEAST_ITERATIONS, self._plan.sizes.end(self.iteration, left, aside))
 
     def _step_settings(self):
@@ -236,12 +240,12 @@ class TrainingLoop(Resumable):
             return self._plan.steps(self.until, self.initial_kernels)
         return train_steps(self.settings, self.options, self.initial_kernels)
 
-    @np.errstate(all="ignore")  # numbers that overflow are looked for where they matter
+    @np.errstate(all="ignore")  # the loss is checked by the caller
     def _mse(self):
         return self.engine.loss(self._params)
 
     def _validate(self, mse, loss, callbacks, checkpoint):
-        """Add a record, unless the model has one, and call the callbacks."""
+        """Add a record and call the callbacks, unless the model has a record already."""
         if loss < self._best_loss:
             self._best_loss, self._best_params = loss, self._params
         if self.record is not None:
@@ -254,19 +258,19 @@ class TrainingLoop(Resumable):
 
     @property
     def made_by(self):
-        """What trained last: "train", "fit" or "sparsify"; ``None`` before any."""
+        """Method that trained the model last: "train", "fit" or "sparsify"; initially ``None``."""
         if self._plan is not None:
             return self._plan.kind
         return None if self.settings is None else "train"
 
     @property
     def record(self):
-        """The last of ``history``, if it is of the model as it is now; else ``None``."""
+        """The last record of ``history`` if it describes the current model, else ``None``."""
         there = self._recorded is self._params and self.history
         return self.history[-1] if there and self.history[-1].iteration == self.iteration else None
 
     def _add_record(self, mse, loss):
-        """Add one of this model to the history, instead of any of another at this iteration."""
+        """Add a record of the current model; it replaces another one at the same iteration."""
         if self.history and self.history[-1].iteration == self.iteration:
             self.history.pop()
         psnr = -10 * math.log10(mse) if mse > 0 else math.inf
@@ -282,14 +286,14 @@ class TrainingLoop(Resumable):
         self._forget()
         advice = self._advice() if self._plan is None else self._plan.advice
         warnings.warn(
-            f"training ended at iteration {at}: {why}; the model is back at its best parameters; "
+            f"training ended at iteration {at}: {why}; the model is reset to its best parameters; "
             f"{advice}", RuntimeWarning, stacklevel=5)
 
     def _advice(self):
-        """What to do about a training that diverged."""
+        """Advice after a training that diverged."""
         decades = math.log10(float(self._params.pis.max()) / float(self._params.pis.min()))
         if self.options["train_pis"] and decades > MANY_DECADES:
-            return (f"its weights span {decades:.0f} decades, as fit and sparsify make them, and "
-                    f"steps of train are of one size for all; make the Smoe with train_pis=False "
-                    f"and train with a base_lr of 1e-6, or fit for longer")
+            return (f"its weights span {decades:.0f} decades, as fit and sparsify make them, but "
+                    f"train takes steps of the same size for all; make the Smoe with "
+                    f"train_pis=False and train with a base_lr of 1e-6, or fit for longer")
         return "train on with a lower base_lr, lr_mult or regularisation"

@@ -221,13 +221,13 @@ def test_another_image_is_refused(checkpoint, image):
 
 @pytest.mark.parametrize("shape", [(40, 36), (35, 40), (40, 35, 3), (40,), (40, 35, 2, 5)])
 def test_an_image_of_another_shape_is_refused(checkpoint, shape):
-    refused(checkpoint, np.zeros(shape), "does not fit: it is of .* pixels and .* channel")
+    refused(checkpoint, np.zeros(shape), "does not fit: its image has .* pixels and .* channel")
 
 
 def test_the_axis_of_channels_is_named_where_another_one_would_fit(tmp_path):
     volume = np.linspace(0, 1, 12 * 20 * 3).reshape(12, 20, 3)
     Smoe(volume, 2, channel_axis=None).save_checkpoint(tmp_path / "c.npz")
-    with pytest.raises(ValueError, match="3 channels; another channel_axis makes that of it"):
+    with pytest.raises(ValueError, match="3 channels; with another channel_axis it may fit"):
         Smoe.from_checkpoint(tmp_path / "c.npz", volume)
 
 
