@@ -1,4 +1,4 @@
-"""Kernels that are taken away where they are of little use, and split where one is not enough."""
+"""Events of a fit: kernels of little use are removed, others are split where the error is large."""
 
 import math
 
@@ -8,12 +8,12 @@ from .frame import balanced
 from .gate import quadratic_terms
 from .params import unchecked
 
-ANGLES = 8  # in which a kernel of two dimensions may be split
-RIDGE = 1e-3  # of the mass, so that experts of hardly any pixels gain nothing
+ANGLES = 8  # directions in which a kernel of two dimensions may be split
+RIDGE = 1e-3  # regularisation, relative to the mass: experts of hardly any pixels gain nothing
 
 
 def directions(D):
-    """Unit vectors (R, D) in which kernels may be split, evenly spread; of n and −n only one."""
+    """Unit vectors (R, D) along which kernels may be split, evenly spread; one of n and −n each."""
     if D == 2:
         angles = np.arange(ANGLES) * (math.pi / ANGLES)
         return np.stack([np.cos(angles), np.sin(angles)], axis=1)
@@ -23,26 +23,26 @@ def directions(D):
 
 
 def expert_gains(sums, A, affine):
-    """By how much other experts would lower the error: the gain of least squares of w e to ρ.
+    """The gain from additional experts: the decrease of Σ ρ² by a least-squares fit of w e to ρ.
 
     Parameters
     ----------
     sums : (..., K, W) float64 array
-        As an engine's ``halve`` gives them.
+        Sums from an engine's ``halve``.
     A : (K, D, D) array
         Steering matrices, per pixel.
     affine : bool
-        Or constant experts.
+        Whether experts have slopes.
 
     Returns
     -------
     (..., K) array
-        Of the sum of squares.
+        Decrease of the sum of squared errors.
     """
     D = A.shape[-1]
     M = (D + 1) * (D + 2) // 2
     size = D + 1 if affine else 1
-    # numbers before kernels, all arithmetic on whole arrays: matrices are too small for LAPACK
+    # kernels as the last axis, arithmetic on whole arrays: the matrices are too small for LAPACK
     sums = np.moveaxis(sums, -1, 0)
     first, experts = sums[1 : D + 1], sums[M:].reshape(-1, D + 1, *sums.shape[1:])
     second = np.empty((D, D, *sums.shape[1:]))
@@ -64,13 +64,13 @@ def expert_gains(sums, A, affine):
 
 
 def _forms(gram, wanted):
-    """Σ_c b_cᵀ G⁻¹ b_c of G (n, n, ...) and b (n, C, ...), which are lost.
+    """Σ_c b_cᵀ G⁻¹ b_c for G (n, n, ...) and b (n, C, ...), which are overwritten.
 
-    A pivot that is nothing but rounding counts for nothing.
+    Pivots are bounded below, so that rounding errors contribute nothing.
     """
     total = 0
     for i in range(len(gram)):
-        pivot = np.maximum(gram[i, i], RIDGE * RIDGE)  # what the ridge adds to an empty side
+        pivot = np.maximum(gram[i, i], RIDGE * RIDGE)  # the ridge of an empty half
         total = total + (wanted[i] * wanted[i]).sum(0) / pivot
         for j in range(i + 1, len(gram)):
             factor = gram[i, j] / pivot
@@ -80,12 +80,19 @@ def _forms(gram, wanted):
 
 
 def split_gains(engine, params, affine):
-    """By how much the error would fall if each side of a kernel had an expert of its own.
+    """The decrease of the error if each half of a kernel had an expert of its own.
+
+    Parameters
+    ----------
+    engine : see ``smoe_np.engine``
+    params : SmoeParams
+    affine : bool
+        Whether experts have slopes.
 
     Returns
     -------
     (K,) array
-        The gain in the best of ``directions``, of the sum of squares.
+        Decrease of the sum of squared errors for the best of ``directions``.
     (K, D) array
         That direction, in the kernel's own frame.
     """
@@ -99,24 +106,26 @@ def split_gains(engine, params, affine):
 
 
 def split(params, kernels, normals, shift):
-    """Split some kernels in two, along unit vectors of their own frames.
+    """Split some kernels in two, along unit vectors in their own frames.
 
-    A kernel's children lie at ± shift · n in its frame, have half its weight each, 1 − shift² of
-    its variance along n, and its expert: weight, mean and covariance of the two together are its
-    own.
+    The two children of a kernel lie at ± shift · n in its frame. Each has half its weight, its
+    variance along n times 1 − shift², and its expert. Together they have the weight, mean and
+    covariance of the kernel.
 
     Parameters
     ----------
     params : SmoeParams
-    kernels : (n,) array of indices
+    kernels : (n,) int array
+        Indices of the kernels to split.
     normals : (n, D) array
+        Unit vectors n.
     shift : float
-        Above 0 and below 1.
+        Distance of the children from the kernel's centre, above 0 and below 1.
 
     Returns
     -------
     SmoeParams
-        With a child in the place of each of ``kernels``, and their n others at the end.
+        The model with one child of each kernel in its place, and the other n at the end.
     """
     A, musX = params.A[kernels].astype(float), params.musX[kernels].astype(float)
     offset = np.linalg.solve(np.swapaxes(A, 1, 2), shift * normals[:, :, None])[:, :, 0]
@@ -136,30 +145,34 @@ def split(params, kernels, normals, shift):
 
 
 def relocate(engine, params, adam, target, removed, recipe, affine, random):
-    """Take some kernels away, and split others until there are as many as wanted.
+    """Remove some kernels, and split others to reach a target number.
 
     Parameters
     ----------
     engine : see ``smoe_np.engine``
-        Goes on with the new model.
+        Engine that weighs the kernels; it is notified of the new ones.
     params : SmoeParams
+        Current model.
     adam : Adam
-        New kernels start with moments of 0, and no axes of their own yet.
+        Optimizer; new kernels start with moments of 0 and the identity as axes.
     target : int
-        Kernels wanted; at most twice those that stay are to be had at once.
+        Target number of kernels. It is not reached if it is more than twice the kernels kept.
     removed : int
-        How many are to leave; more if there are too many, fewer if there would be too few.
+        Number of kernels to remove; more are removed if there are too many, fewer if splitting
+        could not reach the target otherwise.
     recipe : Recipe
+        Rules for removing and splitting.
     affine : bool
         Whether experts have slopes.
     random : numpy.random.Generator
+        Random generator for directions.
 
     Returns
     -------
     SmoeParams
     """
     K = params.num_kernels
-    # those that stay can be twice as many
+    # each kept kernel can be split once
     removed = max(min(removed, K - (target + 1) // 2, K - 1), K - target, 0)
     mass, error, cost = engine.weigh(params).T
     worth = {"cost": cost, "weight": params.pis, "error": error}[recipe.remove_by]

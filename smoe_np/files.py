@@ -1,8 +1,7 @@
-"""Reading and writing of files of arrays: atomic writes and .npz archives.
+"""Atomic writing of files, and .npz archives of arrays.
 
-A file that is read here may come from anywhere. Nothing in it is ever executed, no size that it
-declares is believed before it was compared with the bytes that are really there, and whatever is
-wrong with it comes out as one line that names the path.
+Files are not trusted. Nothing in them is executed, declared sizes are compared with the bytes that
+are there, and every error is reported in one line that names the path.
 """
 
 import contextlib
@@ -21,7 +20,7 @@ PARAM_NAMES = ("pis", "musX", "A", "gamma_e", "nu_e")
 _NUMERIC_KINDS = "biufc"  # dtype.kind of bool, integers, floats and complex numbers
 _MEMBER_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _MAX_UNPACKED_BYTES = 64 << 30
-_MAX_EXPANSION = 1100  # deflate cannot do better than 1032 : 1
+_MAX_EXPANSION = 1100  # deflate compresses by at most 1032 : 1
 
 
 class Refused(Exception):
@@ -53,7 +52,7 @@ if hasattr(errno, "EDQUOT"):  # not on Windows
 
 
 def path_text(path):
-    """The path as a str, for messages; TypeError or ValueError where it cannot be a path."""
+    """The path as a str, for messages; TypeError or ValueError if it is not a valid path."""
     if not isinstance(path, (str, bytes, os.PathLike)):
         raise TypeError(f"path is of type {type(path).__name__}; give a str or an os.PathLike")
     text = os.fsdecode(path)
@@ -63,7 +62,7 @@ def path_text(path):
 
 
 def shell_line(words):
-    """Words as a line for a shell, which stays one line if there is a line break in a name."""
+    """Words quoted as a command for a shell; always one line, even if names have line breaks."""
     def escaped(sign):
         if sign in "'\\":
             return "\\" + sign
@@ -83,7 +82,7 @@ def _in_words(error, verb, text):
 
 
 def open_to_read(path):
-    """Open a file for reading, with errors in words.
+    """Open a file for reading, with error messages that say what to do.
 
     Parameters
     ----------
@@ -96,13 +95,14 @@ def open_to_read(path):
     Raises
     ------
     FileNotFoundError, IsADirectoryError, PermissionError, OSError
-        One line that names the path and says what to do (also alone, as ``strerror``).
+        If the file cannot be opened. The message, which ``strerror`` holds too, is one line that
+        names the path and says what to do.
     """
     text = path_text(path)
     try:
-        if os.path.isdir(text):  # Windows would call this a lack of permission
+        if os.path.isdir(text):  # Windows would report a lack of permission
             raise IsADirectoryError(errno.EISDIR, "")
-        if os.path.exists(text) and not os.path.isfile(text):  # it may never end
+        if os.path.exists(text) and not os.path.isfile(text):  # a device may never end
             raise OSError(errno.EINVAL, "")
         return open(text, "rb")
     except OSError as error:
@@ -111,27 +111,32 @@ def open_to_read(path):
 
 @contextlib.contextmanager
 def atomic_write(path):
-    """Write a file completely or not at all.
+    """Write a file completely or not at all; a context manager.
 
-    Yields a binary file object on a temporary name in the same folder. When the body ends, the file
-    is flushed to the disk and takes the place of `path` in one step; when the body raises, it is
-    removed and an older `path` stays as it was. A symbolic link stays one: what it points to is
-    replaced. A new file gets the usual permissions, a replaced one keeps its own.
+    It opens a temporary file in the same folder. At the end of the block the file is flushed to the
+    disk and replaces `path` in one step. If the block raises, the file is removed, and an existing
+    `path` stays as it was. Of a symbolic link, the target is replaced. A new file gets the default
+    permissions; a replaced one keeps its own.
 
     Parameters
     ----------
     path : str or os.PathLike
 
+    Yields
+    ------
+    stream : binary file object
+
     Raises
     ------
     FileNotFoundError, IsADirectoryError, PermissionError, OSError
-        Of the same ``errno`` as the failure (``ENOSPC``: the disk is full), one line that names the
-        path and says what to do (also alone, as ``strerror``).
+        If the file cannot be written, with the ``errno`` of the failure (``ENOSPC``: the disk is
+        full). The message, which ``strerror`` holds too, is one line that names the path and says
+        what to do.
     """
     text = path_text(path)
     target = os.path.realpath(text)
     folder, name = os.path.split(target)
-    # The name is cut so that the temporary one is not too long where `name` itself is not.
+    # The name is cut, as a longer one than `name` might be too long for the file system.
     temporary = os.path.join(folder, f".{name[:40]}.{os.urandom(4).hex()}.tmp")
     try:
         permissions = _permissions_to_keep(text, target)
@@ -152,14 +157,13 @@ def atomic_write(path):
     except OSError as error:
         if error.errno and error.filename in (None, temporary, target):
             raise _in_words(error, "write", text) from error
-        raise  # trouble of the body's own, with another file
+        raise  # an error of the block itself, about another file
 
 
 def _permissions_to_keep(text, target):
-    """Mode bits of the file about to be replaced, None where there is none.
+    """Mode bits of the file to be replaced, or None if there is none.
 
-    os.replace would happily put a file in the place of a device (/dev/null), or of a file that its
-    owner has write-protected, so both are refused here.
+    Devices (/dev/null) and write-protected files are refused, as os.replace would replace them.
     """
     if os.path.isdir(target) or text.endswith(("/", os.sep)):
         raise IsADirectoryError(errno.EISDIR, "")
@@ -175,7 +179,7 @@ def _permissions_to_keep(text, target):
 
 
 def briefly(error):
-    """Kind and first line of an error, for messages."""
+    """Type and first line of an error, for messages."""
     first_line = str(error).partition("\n")[0]
     return f"{type(error).__name__}: {first_line[:120]}"
 
@@ -184,23 +188,24 @@ def briefly(error):
 
 
 def save_arrays(path, arrays, meta=None):
-    """Save named arrays, and a few facts about them, in one uncompressed .npz file.
+    """Save named arrays, and facts about them, in one uncompressed .npz file.
 
-    The file is written atomically, under exactly the name given. The same contents always give the
-    same bytes.
+    The file is written atomically, under exactly the name given. The same contents always result in
+    the same bytes.
 
     Parameters
     ----------
     path : str or os.PathLike
     arrays : dict of str to array_like
-        Numbers or booleans of any shape. Names consist of letters, digits, ``_``, ``.`` and ``-``.
+        Arrays of numbers or booleans of any shape. Names consist of letters, digits, ``_``, ``.``
+        and ``-``.
     meta : dict, optional
-        Whatever JSON can hold; kept as a uint8 array named ``meta``.
+        Facts that JSON can represent; stored as a uint8 array named ``meta``.
 
     Raises
     ------
     TypeError
-        If an array does not hold numbers, or `meta` is not a dict that JSON can hold.
+        If an array does not hold numbers, or `meta` is not a dict that JSON can represent.
     ValueError
         If a name is not allowed.
     OSError
@@ -238,27 +243,27 @@ def _meta_as_bytes(meta):
 
 
 def load_arrays(path, check=None):
-    """Load what `save_arrays` saved, or any .npz file of numeric arrays.
+    """Load a file that `save_arrays` wrote, or any .npz file of numeric arrays.
 
     Parameters
     ----------
     path : str or os.PathLike
     check : callable, optional
-        Is given the shape of each array by its name, before anything is unpacked, and may raise
-        `Refused`.
+        Function that is called with a dict of the arrays' shapes by name before anything is
+        unpacked; it may raise `Refused`.
 
     Returns
     -------
     arrays : dict of str to ndarray
-        Each C-contiguous, writable, in the machine's byte order.
+        Arrays by name, C-contiguous, writable, in native byte order.
     meta : dict
-        Empty where the file has none.
+        Facts that were saved with the arrays; empty if there are none.
 
     Raises
     ------
     ValueError
-        If the file is empty, cut off, damaged or no .npz file, if it holds objects, if it declares
-        more data than it can hold, or if its names are odd; the message names the path.
+        If the file is empty, truncated, damaged or not an .npz file, holds objects, declares more
+        data than it can hold, or has invalid names; the message names the path.
     OSError
         If the file cannot be opened; see `open_to_read`.
     """
@@ -284,7 +289,7 @@ def load_arrays(path, check=None):
             return arrays, _meta_from_bytes(arrays.pop("meta", None))
         except Refused as refusal:
             raise ValueError(f"{text!r} {refusal}") from None
-        except Exception as error:  # zipfile has a dozen ways to say so
+        except Exception as error:  # zipfile raises errors of many kinds
             raise ValueError(
                 f"{text!r} is not a readable .npz file, or is cut off or damaged "
                 f"({briefly(error)}); save or copy it again"
@@ -297,8 +302,8 @@ def _member_names(members):
         name, dot, ending = member.filename.rpartition(".")
         if ending != "npy" or not _MEMBER_NAME.fullmatch(name):
             raise Refused(
-                f"holds an entry named {member.filename[:80]!r}, which is no name of an array; "
-                "give a .npz file of arrays"
+                f"holds an entry named {member.filename[:80]!r}, which is not the name of an "
+                "array; give a .npz file of arrays"
             )
         if name in names:
             raise Refused(f"holds two arrays named {name!r}; save it again")
@@ -335,7 +340,7 @@ def _read_member(archive, member, name, shape_alone=False):
             )
         if shape_alone:
             return shape
-        data = stream.read(declared)  # to the very end, where zipfile checks the checksum
+        data = stream.read(declared)  # to the end, where zipfile verifies the checksum
     array = np.ndarray(shape, dtype, data, order="F" if column_major else "C")
     return owned(array)
 

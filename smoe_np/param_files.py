@@ -1,4 +1,5 @@
-"""Files of parameters: .npz, packed ones, and pickles of tf-smoe, read without running them."""
+"""Parameter files: .npz, packed files, and pickles of tf-smoe, which are read without running code.
+"""
 
 import io
 import math
@@ -9,8 +10,8 @@ import numpy as np
 from .files import PARAM_NAMES, Refused, briefly, load_arrays, open_to_read, owned, path_text
 from .packed import MAGIC, load_packed
 
-# Old and new NumPy, under the names that Python 2 and 3 wrote down. The values name the methods of
-# _ArrayUnpickler that answer for them; NumPy's own functions are never handed out.
+# Globals in pickles of old and new NumPy, from Python 2 and 3. The values name the methods of
+# _ArrayUnpickler that replace them; NumPy's own functions are never called.
 _ADMITTED = {
     ("numpy.core.multiarray", "_reconstruct"): "_begin_array",
     ("numpy._core.multiarray", "_reconstruct"): "_begin_array",
@@ -25,8 +26,9 @@ _ADMITTED = {
     ("builtins", "bytes"): "_no_bytes",
 }
 
-# Only what builds dicts, lists, tuples, text and numbers, and calls what is admitted. Left out are
-# classes (NEWOBJ, OBJ, INST), extension codes, persistent ids, sets and buffers kept elsewhere.
+# Only opcodes that build dicts, lists, tuples, text and numbers, and that call admitted globals.
+# Excluded are classes (NEWOBJ, OBJ, INST), extension codes, persistent ids, sets and out-of-band
+# buffers.
 _OPCODES = """
     APPEND APPENDS BINBYTES BINBYTES8 BINFLOAT BINGET BININT BININT1 BININT2 BINPUT BINSTRING
     BINUNICODE BINUNICODE8 BUILD BYTEARRAY8 DICT DUP EMPTY_DICT EMPTY_LIST EMPTY_TUPLE FLOAT FRAME
@@ -36,13 +38,13 @@ _OPCODES = """
 """
 
 _DTYPE_NAMES = ["b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8"]
-PICTURES = b"\x89PNG", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"BM", b"GIF8"  # how they begin
+PICTURES = b"\x89PNG", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"BM", b"GIF8"  # their first bytes
 _KEY_TYPES = (str, bytes, int, float, bool, type(None))
 _MAX_AXES = 8
 
 
 class _Dispatch(dict):
-    """Opcode to method; an opcode that is not admitted is refused."""
+    """Methods by opcode; opcodes that are not admitted are refused."""
 
     def __missing__(self, code):
         raise Refused(f"holds pickle opcode {chr(code)!r}, which no file of arrays needs; "
@@ -50,7 +52,7 @@ class _Dispatch(dict):
 
 
 class _Global:
-    """Stands for an admitted global; holds nothing that a pickle could change."""
+    """Stand-in for an admitted global, with nothing that a pickle could change."""
 
     __slots__ = ("name", "call")
 
@@ -75,9 +77,9 @@ class _PendingArray:
 class _ArrayUnpickler(pickle._Unpickler):
     """Rebuilds dicts, lists and numeric arrays from a pickle, and refuses the rest.
 
-    It extends the unpickler written in Python: the one in C, pickle.Unpickler, allocates whatever
-    size a file declares (a few bytes are enough for 32 GiB), and cannot be told which opcodes to
-    refuse. Arrays are few opcodes and many bytes, so the speed is the same.
+    It extends the unpickler written in Python, because the one in C, pickle.Unpickler, allocates
+    whatever size a file declares (a few bytes are enough for 32 GiB), and cannot be restricted to
+    some opcodes. Arrays are few opcodes and many bytes, so the speed is the same.
     """
 
     dispatch = _Dispatch(
@@ -86,7 +88,7 @@ class _ArrayUnpickler(pickle._Unpickler):
     )
 
     def __init__(self, data):
-        super().__init__(io.BytesIO(data), encoding="latin1")  # latin1: bytes of Python 2, kept
+        super().__init__(io.BytesIO(data), encoding="latin1")  # keeps the bytes of Python 2
         self._bytes_left = len(data)
 
     def find_class(self, module, name):
@@ -98,7 +100,7 @@ class _ArrayUnpickler(pickle._Unpickler):
         method = _ADMITTED[module, name]
         return _Global(f"{module}.{name}", getattr(self, method) if method else None)
 
-    # Opcodes whose usual methods call, hash, allocate or set attributes as the file says.
+    # Opcodes whose usual methods would call, hash, allocate or set attributes as the file demands.
 
     def load_reduce(self):
         arguments = self.stack.pop()
@@ -140,12 +142,12 @@ class _ArrayUnpickler(pickle._Unpickler):
     dispatch[pickle.BYTEARRAY8[0]] = load_bytearray8
 
     def _set_items(self, target, items):
-        # Hashing a tuple of tuples of tuples can take for ever, or overflow the C stack.
+        # Hashing deeply nested tuples can take for ever, or overflow the C stack.
         if type(target) is not dict or any(type(key) not in _KEY_TYPES for key in items[::2]):
             raise Refused("holds a dict whose keys are not plain")
         target.update(zip(items[::2], items[1::2]))
 
-    # What stands for the admitted globals.
+    # Replacements for the admitted globals.
 
     def _begin_array(self, subtype, shape, typecode):
         if type(subtype) is not _Global or subtype.name != "numpy.ndarray" or shape != (0,):
@@ -176,10 +178,10 @@ class _ArrayUnpickler(pickle._Unpickler):
         pending.dtype = pending.dtype.newbyteorder(order)
 
     def _encode(self, text, encoding):
-        # How bytes are written in protocols 0 to 2.
+        # Protocols 0 to 2 write bytes as encoded text.
         if type(text) is not str or encoding not in ("latin1", "latin-1"):
             raise Refused("encodes something that is not bytes")
-        # The same text, encoded over and over, could fill the memory; no honest file does that.
+        # The same text, encoded over and over, could fill the memory; no regular file does that.
         self._bytes_left -= len(text)
         if self._bytes_left < 0:
             raise Refused("declares more bytes than it holds")
@@ -207,8 +209,8 @@ class _ArrayUnpickler(pickle._Unpickler):
 def load_tf_smoe_pickle(path):
     """Load the arrays of a parameter file of tf-smoe, without running any pickle code.
 
-    Such a file is the pickle of a dict whose entry ``params`` is a dict of arrays. It is read
-    whatever version of Python (2 or 3) and NumPy wrote it.
+    Such a file is the pickle of a dict whose entry ``params`` is a dict of arrays. Files from any
+    version of Python (2 or 3) and NumPy can be read.
 
     Parameters
     ----------
@@ -217,14 +219,14 @@ def load_tf_smoe_pickle(path):
     Returns
     -------
     arrays : dict of str to ndarray
-        Those of `PARAM_NAMES` that the file has, C-contiguous and writable, in the shapes and the
-        precision of the file.
+        The arrays of `PARAM_NAMES` that the file has, C-contiguous and writable, with the shapes
+        and the precision of the file.
 
     Raises
     ------
     ValueError
-        If the file is empty, cut off, damaged or no such pickle, or asks for anything but numeric
-        arrays; the message names the path and what was refused.
+        If the file is empty, truncated, damaged or not such a pickle, or contains anything but
+        numeric arrays; the message names the path and what was refused.
     OSError
         If the file cannot be opened; see `open_to_read`.
     """
@@ -245,7 +247,7 @@ def load_tf_smoe_pickle(path):
         }
     except Refused as refusal:
         raise ValueError(f"{text!r} {refusal}") from None
-    except Exception as error:  # bytes that are no pickle fail in every way there is
+    except Exception as error:  # bytes that are not a pickle raise errors of any kind
         raise ValueError(
             f"{text!r} is neither a model of smoe_np nor a readable pickle of tf-smoe, or is cut "
             f"off or damaged ({briefly(error)}); save or copy it again"
@@ -253,10 +255,10 @@ def load_tf_smoe_pickle(path):
 
 
 def load_param_arrays(path):
-    """Load the parameters of a model from a .npz file, a packed one, or a pickle of tf-smoe.
+    """Load the parameters of a model from a .npz file, a packed file, or a pickle of tf-smoe.
 
-    What kind of file it is, is decided by its first bytes, not by its name. Of a checkpoint it is
-    the model as its training had it then.
+    The kind of file is decided by its first bytes, not by its name. From a checkpoint, the current
+    model at that time is loaded.
 
     Parameters
     ----------
@@ -265,14 +267,14 @@ def load_param_arrays(path):
     Returns
     -------
     arrays : dict of str to ndarray
-        ``pis``, ``musX``, ``A``, ``gamma_e`` and ``nu_e``, as stored; other arrays are left out.
+        ``pis``, ``musX``, ``A``, ``gamma_e`` and ``nu_e``, as stored; other arrays are ignored.
     meta : dict
-        What `save_arrays` was given, or what a packed file holds; empty for a pickle.
+        Facts about the model, such as ``image_shape``; empty for a pickle.
 
     Raises
     ------
     ValueError
-        If the file cannot be understood or lacks an array; see `load_arrays`, `load_packed` and
+        If the file is not a model or lacks an array; see `load_arrays`, `load_packed` and
         `load_tf_smoe_pickle`.
     OSError
         If the file cannot be opened; see `open_to_read`.
@@ -282,7 +284,8 @@ def load_param_arrays(path):
     if begin == MAGIC:
         return load_packed(path)
     if begin.startswith(PICTURES):
-        raise ValueError(f"{path_text(path)!r} is a picture, not a model; smoe fit makes one of it")
+        raise ValueError(f"{path_text(path)!r} is a picture, not a model; fit a model to it with "
+                         f"smoe fit")
     arrays, meta = (load_arrays(path, _check_shapes) if begin[:2] == b"PK" else
                     (load_tf_smoe_pickle(path), {}))
     if "params_pis" in arrays:  # a checkpoint
@@ -299,7 +302,8 @@ def load_param_arrays(path):
 
 
 def _check_shapes(shapes):
-    """Refuse arrays of a model that are not of as many kernels, which may be vast."""
+    """Refuse arrays of a model with different numbers of kernels, before large ones are unpacked.
+    """
     shapes = {name.removeprefix("params_"): shape for name, shape in shapes.items()}
     kernels = {shapes[name][:1] for name in PARAM_NAMES if name in shapes}
     if len(kernels) > 1:

@@ -369,7 +369,7 @@ def test_pictures_are_called_so(tmp_path):
     path = tmp_path / "file"
     for begin in (b"\x89PNG\r\n", b"\xff\xd8\xff\xe0", b"II*\0", b"MM\0*", b"BM1234", b"GIF89a"):
         path.write_bytes(begin + bytes(99))
-        with pytest.raises(ValueError, match="file' is a picture, not a model; smoe fit makes one"):
+        with pytest.raises(ValueError, match="file' is a picture, not a model; fit a model"):
             param_files.load_param_arrays(path)
 
 
