@@ -1,4 +1,4 @@
-"""Checkpoint files: arrays and facts that are checked before anyone relies on them."""
+"""Checkpoint files, whose arrays and facts are validated when they are read."""
 
 import contextlib
 import math
@@ -9,42 +9,43 @@ from . import files
 from .params import NAMES, SmoeParams, check_gates
 
 FORMAT, VERSION = "smoe_np checkpoint", 1
-MOST_STEPS = 1 << 30  # that Adam has taken: kernels count them in 32 bits
+MOST_STEPS = 1 << 30  # limit on Adam's steps, which are counted in 32 bits
 MOST_CHANNELS = 1 << 20
-LARGEST = 10**300  # of whole numbers that are to be taken for fractions
+LARGEST = 10**300  # limit on integers that are converted to floats
 
 
 def save_checkpoint(path, arrays, facts):
-    """Write a checkpoint, whole or not at all.
+    """Write a checkpoint, atomically.
 
     Parameters
     ----------
-    path : path
+    path : str or os.PathLike
     arrays : dict of arrays
-        ``params_…`` and ``best_…``, those of ``Adam.arrays``, and ``lists_…``, the engine's state.
+        Arrays ``params_…`` and ``best_…``, those of ``Adam.arrays``, and the engine's state
+        ``lists_…``.
     facts : dict
-        What ``FACTS`` names.
+        The entries named in ``FACTS``.
     """
     files.save_arrays(path, arrays, {"format": FORMAT, "version": VERSION, **facts})
 
 
 def load_checkpoint(path):
-    """Read what ``save_checkpoint`` wrote: arrays and facts, of the kinds that they must be.
+    """Read and validate the arrays and facts that ``save_checkpoint`` wrote.
 
     Raises
     ------
     OSError
         If the file cannot be read.
     ValueError
-        If it is not a checkpoint, or holds what cannot be.
+        If the file is not a checkpoint, or has invalid contents.
     """
     arrays, facts = files.load_arrays(path)
     if facts.get("format") != FORMAT:
-        raise ValueError(f"{files.path_text(path)!r} is not a checkpoint of smoe_np; parameters "
-                         f"alone are read with load_params, and given to Smoe as params")
+        raise ValueError(f"{files.path_text(path)!r} is not a checkpoint of smoe_np; if it is a "
+                         f"model, read it with load_params, and give it to Smoe as params")
     with naming(path):
         if facts["version"] != VERSION:
-            raise ValueError(f"it is of version {facts['version']!r}, only {VERSION} is known")
+            raise ValueError(f"it is of version {facts['version']!r}, only {VERSION} can be read")
         for name, (right, what) in FACTS.items():
             if not right(facts[name]):
                 raise ValueError(f"its {name} is {facts[name]!r}, which is not {what}")
@@ -68,7 +69,7 @@ def load_checkpoint(path):
 
 @contextlib.contextmanager
 def naming(path):
-    """Errors in what a checkpoint holds become a ValueError that names the file."""
+    """Convert errors about the contents of a checkpoint to a ValueError that names the file."""
     name = repr(files.path_text(path))
     try:
         yield
@@ -95,8 +96,8 @@ def lists_of(arrays):
 
 
 def _check_plan(arrays, facts, params):
-    """Raise unless facts about a fit or a sparsification are what ``Smoe.save_checkpoint`` writes,
-    and the models that were found on the way are there.
+    """Raise unless the facts about a fit or a sparsification are such as ``save_checkpoint``
+    writes, and its intermediate models are there.
     """
     if not _are_rounds(facts.get("rounds", [])):
         raise ValueError(f"its rounds are {facts['rounds']!r}")
@@ -144,7 +145,7 @@ def _are_rounds(x):
 
 
 def _check_lists(arrays, params):
-    """Raise unless the state of pair lists is one that may have been: see ``LiveLists.state``."""
+    """Raise unless the state of the pair lists is a possible one: see ``LiveLists.state``."""
     K, D = params.musX.shape
     lists = lists_of(arrays)
     slots = len(lists["pis"]) if "pis" in lists and lists["pis"].ndim == 1 else 0
@@ -157,7 +158,7 @@ def _check_lists(arrays, params):
         if lists["slots"].dtype.kind != "i" or (steps < 1).any():
             raise ValueError("its lists_slots are not ascending numbers of kernels")
         if not (lists["pis"] > 0).all() or lists["age"] < 0:
-            raise ValueError("its lists_pis or lists_age cannot be")
+            raise ValueError("its lists_pis must be above 0, and its lists_age not below 0")
         if (np.diagonal(lists["A"], axis1=1, axis2=2) == 0).any():
             raise ValueError("its lists_A has a 0 on a diagonal")
     if "tau" in lists:

@@ -1,4 +1,4 @@
-"""What is in a folder of results, read again."""
+"""Reading a folder of results."""
 
 import contextlib
 import csv
@@ -19,43 +19,46 @@ from .scene import scene_of_model
 
 
 class Results(NamedTuple):
-    """What a folder of results holds, as ``write_report`` takes it."""
+    """The contents of a folder of results, as ``write_report`` takes them."""
 
     params: SmoeParams
-    image: Any  # None where it is not to be found
+    image: Any  # array, or None if it was not found
     history: list
     settings: dict
-    channel_axis: Any  # of the image, as ``Smoe`` takes it
+    channel_axis: Any  # axis of the image's channels, as for ``Smoe``
 
 
 def read_results(folder, image_path=None, channel_axis=None):
-    """Read what ``smoe train``, ``fit -r`` or ``sparsify -r`` has left in a folder.
+    """Read the results that ``smoe train``, ``fit -r`` or ``sparsify -r`` wrote to a folder.
 
     Parameters
     ----------
     folder : str or os.PathLike
+        Name of the folder.
     image_path : str or os.PathLike, optional
-        The picture; by default the one that the settings name, if it is there and the same.
+        File of the image; by default the one named in the settings, if it still exists and has not
+        changed.
     channel_axis : "auto" or int, optional
-        As ``Smoe`` takes it; by default that of the settings.
+        As for ``Smoe``; by default that of the settings.
 
     Returns
     -------
     Results
-        The best model and its picture, None where that has gone or changed; history and settings,
-        empty where there are none.
+        The best model; its image, or None if it is missing or has changed; history and settings,
+        which are empty if there are none.
 
     Raises
     ------
     OSError
         If there is no model, or a file cannot be read.
     ValueError
-        If a file is damaged, or the picture given is not one of the model.
+        If a file is damaged, or the image at ``image_path`` has other numbers of dimensions or
+        channels than the model.
 
     Warns
     -----
     UserWarning
-        If the picture given is not that which the model was made of.
+        If the image at ``image_path`` is not the one that the model was fitted to.
     """
     def there(name):
         path = os.path.join(path_text(folder), name)
@@ -71,20 +74,20 @@ def read_results(folder, image_path=None, channel_axis=None):
                              f"'channel_axis'")
     if image_path is not None:
         image = read_image(image_path)
-        scene_of_model(params, image, channel_axis)  # or an error: they do not fit together
+        scene_of_model(params, image, channel_axis)  # raises if they do not match
         is_it = True
-        with contextlib.suppress(TypeError, ValueError):  # of settings that somebody has changed
+        with contextlib.suppress(TypeError, ValueError):  # settings may have been edited
             is_it = _is_of(image, settings, params, channel_axis)
         if not is_it:
-            warnings.warn(f"{path_text(image_path)!r} is not the picture that the model of "
-                          f"{path_text(folder)!r} was made of", UserWarning, stacklevel=2)
+            warnings.warn(f"{path_text(image_path)!r} is not the picture that the model in "
+                          f"{path_text(folder)!r} was fitted to", UserWarning, stacklevel=2)
         return Results(params, image, history, settings, channel_axis)
     image = _picture_of(folder, settings, params, channel_axis)
     return Results(params, image, history, settings, channel_axis)
 
 
 def _picture_of(folder, settings, params, channel_axis):
-    """The picture that settings name, if it is there and the one that the model was made of."""
+    """The image that settings name, or None if it is missing or not the one of the model."""
     named, from_here = settings.get("image"), settings.get("image_from_here")
     paths = [os.path.join(path_text(folder), from_here)] if isinstance(from_here, str) else []
     for path in [*paths, named]:
@@ -101,7 +104,7 @@ def _is_of(image, settings, params, channel_axis):
     wanted, model = settings.get("image_sha256"), settings.get("model")
     if scene_of_model(params, image, channel_axis).shape != params.image_shape:
         return False
-    if wanted is None or not isinstance(model, dict):  # of an earlier version
+    if wanted is None or not isinstance(model, dict):  # written by an earlier version
         return True
     dtype = check_dtype(model.get("dtype"))
     return digest_of(check_image(image, dtype, channel_axis)[0]) == wanted
@@ -123,7 +126,7 @@ def read_history(path):
     OSError
         If the file cannot be read.
     ValueError
-        If it is not such a table.
+        If the file is not such a table.
     """
     with open_to_read(path) as stream:
         data = stream.read()
@@ -133,8 +136,8 @@ def read_history(path):
         for row in csv.DictReader(io.StringIO(data.decode(), newline="")):
             records.append(Record(**{name: kind(row[name]) for name, kind in kinds.items()}))
     except (KeyError, TypeError, ValueError, csv.Error) as error:
-        raise ValueError(f"{path_text(path)!r} is no history of a training: line "
-                         f"{len(records) + 2} is not as it must be ({error})") from None
+        raise ValueError(f"{path_text(path)!r} is not the history of a training: line "
+                         f"{len(records) + 2} is invalid ({error})") from None
     return records
 
 
@@ -144,7 +147,7 @@ def _read_settings(path):
     try:
         settings = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path!r} is no JSON: {error}") from None
+        raise ValueError(f"{path!r} is not JSON: {error}") from None
     if not isinstance(settings, dict):
         raise ValueError(f"{path!r} must hold a JSON object, got {type(settings).__name__}")
     return settings

@@ -1,4 +1,4 @@
-"""What training leaves: a folder of results, or the file of a model."""
+"""Output of a training: a folder of results, or a model file."""
 
 import contextlib
 import csv
@@ -21,7 +21,7 @@ from .packed import ENDING as PACKED
 from .packed import USUAL_BITS, is_packed_name
 from .records import Record
 
-# All that is ever written there, by sub-folder; nothing else is ever replaced or removed.
+# All files that are written, by subfolder; no other file is ever replaced or removed.
 OWN_FILES = {
     "": re.compile(r"params_(best|last)\.npz|reconstruction_best\.(png|tif)"
                    r"|history\.csv|settings\.json|loss\.png|sheet\.png|report\.html"),
@@ -33,13 +33,14 @@ PROBE_BYTES = 1 << 16
 
 
 class _Checkpoint:
-    """The checkpoint of a run, told from a file that was there before.
+    """The checkpoint file of a run, as distinct from a file that existed before.
 
     Parameters
     ----------
     path : str
+        Name of the checkpoint file.
     given : str or os.PathLike, optional
-        The checkpoint from which training goes on; if it is this one, it is of the same run.
+        Checkpoint from which training continues; if it is this file, it belongs to the same run.
     """
 
     def __init__(self, path, given=None):
@@ -60,30 +61,34 @@ class _Checkpoint:
 
 
 class ResultsFolder:
-    """The results of a training run, in the layout of tf-smoe; making one only looks.
+    """The folder of results of a training run, in the layout of tf-smoe.
+
+    The constructor only checks the folder; nothing is written before `create`.
 
     ==============================================  ================================================
     ``params/params_000100.npz``                    the model at a validation
-    ``reconstructions/reconstruction_000100.png``   its picture
-    ``checkpoints/last.npz``                        all that training needs to go on
-    ``params_best.npz reconstruction_best.png``     of the validation with the lowest loss
+    ``reconstructions/reconstruction_000100.png``   its reconstruction
+    ``checkpoints/last.npz``                        checkpoint, from which training can continue
+    ``params_best.npz reconstruction_best.png``     the model with the lowest loss
     ``params_last.npz``                             the model at the end, or when interrupted
     ``history.csv``                                 a line for each validation
     ``settings.json``                               the settings, and how the run ended
-    ``loss.png sheet.png report.html``              what ``Gallery`` draws
+    ``loss.png sheet.png report.html``              figures and page, written by ``Gallery``
     ==============================================  ================================================
 
-    Pictures are ``.tif`` where Pillow is not installed, and where they are volumes.
+    Reconstructions are ``.tif`` files if Pillow is not installed, if they are not two-dimensional,
+    and if they have other numbers of channels than 1 or 3.
 
     Parameters
     ----------
     path : str or os.PathLike
+        Name of the folder.
     overwrite : bool
-        Take a folder that holds files. Those of an earlier run are replaced or removed when the
-        first result is written; what this class does not write itself, stays.
+        Accept a folder that holds files. Results of an earlier run are replaced or removed when the
+        first result is written; all other files stay.
     checkpoint : str or os.PathLike, optional
-        The checkpoint from which training goes on. If it is the one in this very folder, it is the
-        same run: the folder is taken as it is, and nothing is removed.
+        Checkpoint from which training continues. If it is the one in this folder, the run is the
+        same: existing files are accepted, and none is removed.
 
     Raises
     ------
@@ -93,7 +98,7 @@ class ResultsFolder:
         If the path is that of a file.
     """
 
-    precision = None  # what is written is as it is
+    precision = None  # models are not rounded
 
     def __init__(self, path, overwrite=False, checkpoint=None):
         self.path = path_text(path)
@@ -102,7 +107,7 @@ class ResultsFolder:
         self._goes_on = self._checkpoint.goes_on
         self._has_other_checkpoint = checkpoint is not None and not self._goes_on
         self._may_hold_files = overwrite or self._goes_on
-        self._begun = False  # nothing is removed before there is something to write
+        self._begun = False  # old results are kept until there is something to write
         self._written_best = self._lock = None
         self._about = {}
         if os.path.lexists(self.path) and not os.path.isdir(self.path):
@@ -121,18 +126,18 @@ class ResultsFolder:
                               f"or --overwrite to replace the results in it{going_on}")
 
     def owns(self, path):
-        """Whether a file is one of those that are written here, and may be replaced."""
+        """Whether a file is one of those that this run writes, and may replace."""
         folder, name = os.path.split(os.path.realpath(path))
         return any(folder == os.path.realpath(os.path.join(self.path, sub)) and own.fullmatch(name)
                    for sub, own in OWN_FILES.items())
 
     def create(self, **about):
-        """Make the folders, and prove that they can be written to.
+        """Make the folders, and test that they can be written to.
 
         Parameters
         ----------
         **about
-            What else ``settings.json`` is to hold.
+            Additional entries of ``settings.json``.
 
         Raises
         ------
@@ -147,12 +152,12 @@ class ResultsFolder:
             self.release()
             raise
         if os.path.islink(self.checkpoint) and not self._goes_on:
-            os.unlink(self.checkpoint)  # which is written first; a link may lead anywhere
+            os.unlink(self.checkpoint)  # checkpoints follow links, which may lead anywhere
 
     def _make_folders(self):
         for sub in sorted(OWN_FILES):  # the folder itself first
             folder = os.path.join(self.path, sub) if sub else self.path
-            if sub and os.path.islink(folder):  # files of whatever it leads to would be removed
+            if sub and os.path.islink(folder):  # files would be removed from wherever it leads
                 raise NotADirectoryError(
                     errno.ENOTDIR, f"cannot write results to {folder!r}: it is a link; remove it, "
                                    f"or give another folder of results")
@@ -167,10 +172,10 @@ class ResultsFolder:
                                            f"{os.strerror(error.errno).lower()}") from None
             if not sub:
                 self._lock = self._lock or hold(self.path)
-                self._refuse_files()  # which have come there meanwhile
+                self._refuse_files()  # again, now that no other process writes here
 
     def release(self):
-        """Let other processes write here."""
+        """Allow other processes to write to this folder."""
         let_go(self._lock)
         self._lock = None
 
@@ -181,13 +186,13 @@ class ResultsFolder:
 
     @property
     def where(self):
-        """Where the results are, in words."""
+        """Where the results are, for messages."""
         return f"results in {self.path}"
 
     def validation(self, smoe):
-        """Write what a validation leaves; a callback of ``Smoe.train`` and ``fit``."""
+        """Write the results of a validation; a callback for ``Smoe.train`` and ``Smoe.fit``."""
         self._begin()
-        if smoe.tried and len(smoe.history) == 1:  # a fit to a PSNR begins anew, at iteration 0
+        if smoe.tried and len(smoe.history) == 1:  # a new try for a PSNR starts at iteration 0
             self._remove("params", "reconstructions")
         if self._written_best is None:
             self._write_settings(smoe)
@@ -201,12 +206,12 @@ class ResultsFolder:
         self._write_history(smoe)
 
     def complete(self, smoe):
-        """Write what a run that goes on was killed before writing, after its last checkpoint."""
+        """Write the results of the last checkpoint, if the run was killed before it had done so."""
         if self._goes_on and smoe.record is not None:
             self.validation(smoe)
 
     def finish(self, smoe):
-        """Write what the end of training leaves."""
+        """Write the results at the end of training."""
         self._begin()
         smoe.params.save(os.path.join(self.path, "params_last.npz"))
         best = smoe.best_params
@@ -217,13 +222,13 @@ class ResultsFolder:
         self._write_settings(smoe)
 
     def keep(self, smoe):
-        """Write what there is when training is interrupted."""
+        """Write the results so far when training is interrupted."""
         self.finish(smoe)
 
     # ---- files of an earlier run
 
     def _holds_files(self):
-        """Whether there is anything but empty folders such as a run that failed at once leaves."""
+        """Whether there is anything but the empty subfolders of a run that failed at once."""
         missing = FileNotFoundError, NotADirectoryError
         with contextlib.suppress(*missing), os.scandir(self.path) as entries:
             for entry in entries:
@@ -232,7 +237,7 @@ class ResultsFolder:
         return False
 
     def _begin(self):
-        """Remove the files of an earlier run, lest they mix with those of this one."""
+        """Remove the files of an earlier run, which would mix with those of this one."""
         if self._begun or self._goes_on:
             return
         self._begun = True
@@ -242,7 +247,7 @@ class ResultsFolder:
         for sub in subfolders:
             with os.scandir(os.path.join(self.path, sub)) as entries:
                 old = [entry.path for entry in entries if OWN_FILES[sub].fullmatch(entry.name)
-                       and (entry.is_symlink() or entry.is_file())]  # of a link the link alone
+                       and (entry.is_symlink() or entry.is_file())]  # links, not their targets
             for path in old:
                 if path != self.checkpoint or not self.has_checkpoint:
                     os.unlink(path)
@@ -264,7 +269,7 @@ class ResultsFolder:
         self._write_text("history.csv", table.getvalue())
 
     def facts(self, smoe):
-        """What ``settings.json`` holds."""
+        """The contents of ``settings.json``."""
         facts = {
             "smoe_np": __version__, **self._about, "shape": smoe.shape, "channels": smoe.channels,
             "image_sha256": smoe.image_sha256, "backend": smoe.engine.name,
@@ -284,37 +289,38 @@ class ResultsFolder:
 
 
 class ModelFile:
-    """The file of a model, and beside it a checkpoint until there is one; making one only looks.
+    """The model file of a run, with a checkpoint next to it until the model is written.
 
-    ``MODEL.npz`` or ``MODEL.smoe`` is written at the end; until then there is
-    ``MODEL.checkpoint.npz``, which is removed when the model has been written. Where there is a
-    folder of results as well, that has the checkpoint.
+    ``MODEL.npz`` or ``MODEL.smoe`` is written at the end. Until then there is
+    ``MODEL.checkpoint.npz``, which is removed when the model has been written. If there is a folder
+    of results as well, the checkpoint is there instead. The constructor only checks the names.
 
     Parameters
     ----------
     path : str or os.PathLike
-        Its name ends in ``.npz`` or ``.smoe``.
+        Name of the model file, which ends in ``.npz`` or ``.smoe``.
     overwrite : bool
-        Replace files of these names.
+        Replace existing files of these names.
     checkpoint : str or os.PathLike, optional
-        The checkpoint from which training goes on. If it is the one beside this very model, it is
-        the same run's: it is replaced, and removed at the end.
+        Checkpoint from which training continues. If it is the one next to this model, it belongs to
+        the same run: it is replaced, and removed at the end.
     results : ResultsFolder, optional
+        Folder of results of the same run.
     bits : float, optional
-        Of a number in a ``.smoe``, in the mean: what ``Smoe.quantize`` is given; by default 16.
+        Mean bits per number in a ``.smoe`` file, as for ``Smoe.quantize``; 16 by default.
 
     Attributes
     ----------
     most_bytes : int or None
-        That a ``.smoe`` may take; then ``bits`` do not count.
+        Size limit of a ``.smoe`` file, in bytes; if given, ``bits`` is ignored.
 
     Raises
     ------
     FileExistsError
-        If there is a file of one of these names, and neither `overwrite` nor `checkpoint` allows
+        If a file of one of these names exists, and neither `overwrite` nor `checkpoint` allows
         that.
     ValueError
-        If the name does not end as it must, or is that of another file of this run.
+        If `bits` is given for a ``.npz`` file, or the name is that of another file of this run.
     """
 
     def __init__(self, path, overwrite=False, checkpoint=None, results=None, bits=None):
@@ -322,8 +328,8 @@ class ModelFile:
         self.bits, self.most_bytes = USUAL_BITS if bits is None else bits, None
         stem, self.is_packed = os.path.splitext(self.path)[0], is_packed_name(self.path)
         if bits is not None and not self.is_packed:
-            raise ValueError(f"bits are those of a {PACKED} file; give the model a name that ends "
-                             f"so instead of {self.path!r}")
+            raise ValueError(f"bits applies to {PACKED} files only; give the model a name that "
+                             f"ends so instead of {self.path!r}, or leave out bits")
         if bits is not None:
             check_bits(bits)
         if checkpoint is not None and os.path.realpath(checkpoint) == os.path.realpath(self.path):
@@ -340,18 +346,18 @@ class ModelFile:
         if results is None and os.path.lexists(self.checkpoint) and not (
                 overwrite or self._checkpoint.goes_on):
             raise FileExistsError(
-                errno.EEXIST, f"{self.checkpoint!r} exists, as a fit that was interrupted leaves "
-                              f"it; go on with it by -c, give the model another name, or "
+                errno.EEXIST, f"{self.checkpoint!r} exists, probably from an interrupted fit; "
+                              f"continue that with -c, give the model another name, or "
                               f"--overwrite to begin anew")
 
     def owns(self, path):
-        """Whether a file is one of those that are written here, and may be replaced."""
+        """Whether a file is one of those that this run writes, and may replace."""
         ours = (os.path.realpath(self.path), os.path.realpath(self.checkpoint))
         return os.path.realpath(path) in ours or (
             self._results is not None and self._results.owns(path))
 
     def create(self, **about):
-        """Prove that all can be written, and make the folders of the results.
+        """Test that all files can be written, and make the folders of the results.
 
         Parameters
         ----------
@@ -376,7 +382,7 @@ class ModelFile:
             prove_writable(self.path)
 
     def release(self):
-        """Let other processes write to the folder of results."""
+        """Allow other processes to write to the folder of results."""
         if self._results is not None:
             self._results.release()
 
@@ -387,7 +393,7 @@ class ModelFile:
 
     @property
     def where(self):
-        """Where the model is, and what else there is, in words."""
+        """Where the model, results and checkpoint are, for messages."""
         found = f"model in {self.path}"
         if self._results is not None:
             return f"{found}, {self._results.where}"
@@ -395,32 +401,32 @@ class ModelFile:
 
     @property
     def precision(self):
-        """What numbers of a ``.smoe`` are rounded to, in words; of a ``.npz`` None."""
+        """The precision of a ``.smoe`` file, for messages; None for ``.npz``."""
         if not self.is_packed:
             return None
         return (f"{self.bits:g} bits a number" if self.most_bytes is None
                 else f"{self.most_bytes} bytes")
 
     def validation(self, smoe):
-        """Write what a validation leaves; a callback of ``Smoe.fit``."""
+        """Write the results of a validation; a callback for ``Smoe.fit``."""
         if self._results is not None:
             self._results.validation(smoe)
 
     def complete(self, smoe):
-        """Write what a run that goes on was killed before writing, after its last checkpoint."""
+        """Write the results of the last checkpoint, if the run was killed before it had done so."""
         if self._results is not None:
             self._results.complete(smoe)
 
     def keep(self, smoe):
-        """Write what there is when training is interrupted: no model, which is rough until then."""
+        """Write the results when training is interrupted; no model file, as it would be rough."""
         if self._results is not None:
             self._results.keep(smoe)
 
     def finish(self, smoe):
-        """Write the model; if all went well, the checkpoint beside it has had its day.
+        """Write the model; if training was not cut short, remove the checkpoint next to it.
 
-        For a packed file it is quantized before, so that whatever is told of it is told of what
-        the file holds.
+        For a packed file the model is quantized first, so that all reports describe what the file
+        holds.
         """
         bits = None
         if self.is_packed:
@@ -430,7 +436,8 @@ class ModelFile:
         if self._results is not None:
             self._results.finish(smoe)
         if os.path.lexists(self.path) and not self._overwrite:
-            raise FileExistsError(errno.EEXIST, f"{self.path!r} exists by now, and is left alone")
+            raise FileExistsError(errno.EEXIST, f"{self.path!r} has been created meanwhile, and is "
+                                                f"not overwritten")
         smoe.params.save(self.path, bits=bits)
         if self._results is None and smoe.stopped is None and self.has_checkpoint and (
                 not os.path.islink(self.checkpoint)):
@@ -442,7 +449,7 @@ class _Proven(Exception):
 
 
 def prove_writable(path):
-    """Raise OSError unless a file can be written there; one of that name stays as it is."""
+    """Raise OSError unless a file can be written there; an existing one is left as it is."""
     with contextlib.suppress(_Proven), atomic_write(path) as stream:
         stream.write(bytes(PROBE_BYTES))
         stream.flush()

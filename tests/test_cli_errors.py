@@ -100,8 +100,8 @@ GO_ON = FIT + "-c stopped.checkpoint.npz "
     ("fit grey.tif -o new/new.npz --kernels 3 -r results", "its folder does not exist"),
     ("fit grey.tif -o grey.tif/new.npz --kernels 3", "part of the path is a file, not a folder"),
     ("fit grey.tif -o broken.npz --kernels 3", "'broken.npz' exists; give another name, or --over"),
-    ("fit grey.tif -o stopped.npz --kernels 3", "'stopped.checkpoint.npz' exists, as a fit that "
-     "was interrupted leaves it; go on with it by -c, give the model another name, or --overwrite"),
+    ("fit grey.tif -o stopped.npz --kernels 3", "'stopped.checkpoint.npz' exists, probably from an "
+     "interrupted fit; continue that with -c, give the model another name, or --overwrite"),
     (FIT + f"-c {CHECKPOINT}", "is a checkpoint of smoe train, not of smoe fit; go on with smoe"),
     (FIT + "-c missing.npz", "'missing.npz': there is no such file"),
     (FIT + "-c checkpoint.npz", "'checkpoint.npz' is not a readable .npz file"),

@@ -399,7 +399,8 @@ def test_a_model_that_cannot_be_written_at_the_end_is_not_lost(here, fails, monk
     with monkeypatch.context() as patch:
         patch.setattr(ModelFile, "finish", meanwhile)
         line = fails("fit", "grey.tif", "-o", "m.npz", "--kernels", 3, "-n", 3, "-q")
-    assert "'m.npz' exists by now, and is left alone; the checkpoint is m.checkpoint.npz" in line
+    assert ("'m.npz' has been created meanwhile, and is not overwritten; the checkpoint is "
+            "m.checkpoint.npz") in line
     assert Path("m.npz").read_text() == "of somebody else"
     assert smoe(*shlex.split(line.partition("go on with: smoe ")[2])) == 0
     assert not Path("m.checkpoint.npz").exists()

@@ -171,7 +171,7 @@ def test_plot_finds_the_picture_from_any_folder_and_takes_no_other_for_it(here, 
     assert "Original" in Path("../r/report.html").read_text()
     assert "warning" not in capsys.readouterr().err
     assert smoe("plot", "../r", "-i", "grey.tif") == 0
-    assert "'grey.tif' is not the picture that the model of '../r'" in capsys.readouterr().err
+    assert "'grey.tif' is not the picture that the model in '../r'" in capsys.readouterr().err
     assert smoe("plot", "../r", "-i", "../grey.tif") == 0
     settings = Path("../r/settings.json").read_text()
     Path("../r/settings.json").write_text('{"model": {}, "image_sha256": "0"}')
@@ -229,7 +229,7 @@ def test_plot_does_not_replace_what_it_draws(here, fails, output):
     (("plot", "r", "-o", "s.png"), "-o is for a MODEL; the figures of a results folder"),
     (("plot", "empty"), "params_best.npz': there is no such file"),
     (("plot", "r", "-i", "colour.tif"), "3 channels"),
-    (("plot", "forged"), "is no JSON"),
+    (("plot", "forged"), "is not JSON"),
 ])
 def test_what_cannot_be_drawn_is_said_in_one_line(here, fails, command, why):
     os.mkdir("empty")
