@@ -158,7 +158,7 @@ def test_a_slice_of_a_volume_is_drawn_as_a_picture(here, fails):
     smoe_np.Smoe(volume, 3).train(5).save("volume.npz")
     draw = ["render", "volume.npz", "-o"]
     refused = fails(*draw, "new.png")
-    assert "holds 5×7×9 pixels of 1 channel; write .tif, or one slice, which has a" in refused
+    assert "hold 5×7×9 pixels of 1 channel; write .tif, or one slice, which has a" in refused
     assert smoe(*draw, "new.png", "--crop", 0, 2, 0, 5, 1, 9) == 0
     drawn = smoe_np.render(smoe_np.load_params("volume.npz"))
     np.testing.assert_allclose(smoe_np.read_image("new.png") / 255, drawn[:, 2], atol=0.51 / 255)

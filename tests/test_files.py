@@ -335,7 +335,7 @@ def test_two_arrays_of_one_name_are_refused(tmp_path):
 @pytest.mark.parametrize("name", ["a.txt", "../a.npy", "/a.npy", ".npy", "folder/", "a b.npy"])
 def test_odd_names_are_refused(tmp_path, name):
     path = written(tmp_path, zip_bytes([(name, npy_bytes(np.zeros(2)))]))
-    with pytest.raises(ValueError, match="holds an entry named .* which is not the name of an array"):
+    with pytest.raises(ValueError, match="holds an entry named .* which is not the name of"):
         files.load_arrays(path)
 
 
