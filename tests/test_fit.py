@@ -134,7 +134,7 @@ def test_a_signal_of_steps_is_fitted_by_as_many_kernels_as_are_wanted(each_engin
 def test_a_fit_that_ends_with_fewer_kernels_than_wanted_says_so(each_engine):
     smoe = Smoe(picture((24, 24)), backend=each_engine)
     far = Recipe(rate=20.0, shape_rate=5.0, expert_rate=5.0)  # too fast to learn anything
-    with pytest.warns(RuntimeWarning, match="all 40 kernels .* ends, has [0-9]+; take fewer"):
+    with pytest.warns(RuntimeWarning, match="all 40 kernels .* model found, with [0-9]+; take"):
         smoe.fit(kernels=40, iterations=100, recipe=far)
     assert smoe.params.num_kernels < 40
 

@@ -654,5 +654,5 @@ def test_a_child_that_was_forked_trains_on(image):
 
 
 def test_numbers_whose_squares_overflow_are_refused(image):
-    with pytest.raises(ValueError, match=r"params\.musX holds 1e\+12; magnitudes must be at most 1e\+09"):
+    with pytest.raises(ValueError, match=r"params\.musX holds 1e\+12; .* at most 1e\+09"):
         Smoe(image, params=Smoe(image, 3).params.map(lambda a: a + 1e12 * (a.shape == (9, 2))))
