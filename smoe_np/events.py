@@ -154,7 +154,7 @@ def relocate(engine, params, adam, target, removed, recipe, affine, random):
     params : SmoeParams
         Current model.
     adam : Adam
-        Optimizer; new kernels start with moments of 0 and the identity as axes.
+        Optimiser; new kernels start with moments of 0 and the identity as axes.
     target : int
         Target number of kernels. It is not reached if it is more than twice the kernels kept.
     removed : int

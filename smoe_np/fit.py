@@ -186,7 +186,7 @@ def frame_steps(recipe, shape, kernels, affine, fade_from=math.inf, fade_to=math
 
 
 def adam_of(recipe, params, affine):
-    """A new optimizer for a model, as a recipe specifies it."""
+    """A new optimiser for a model, as a recipe specifies it."""
     if recipe.turn_every == 0:
         return Adam(params, recipe.beta2)
     trained = [name for name in NAMES if affine or name != "gamma_e"]
@@ -236,8 +236,7 @@ def fit_settings(kernels=None, psnr=None, scalars=None, bytes=None, iterations=N
         experts = "constant" if channels > 1 and name in ("scalars", "bytes") else "affine"
     if bits is not None:
         if name != "bytes":
-            raise ValueError("bits goes with bytes, the size of a file with so many bits a number; "
-                             "leave out bits, or give bytes as the target")
+            raise ValueError("bits goes with bytes; leave out bits, or give bytes as the target")
         bits = check_bits(bits)
     if isinstance(recipe, dict):  # from a checkpoint
         recipe = Recipe(**recipe)
@@ -382,7 +381,7 @@ class Plan:
         return engine.advance(params, adam, steps, lowest_loss, at_most)
 
     def new_adam(self, params):
-        """A new optimizer for a model."""
+        """A new optimiser for a model."""
         return adam_of(self.recipe, params, self.affine)
 
     def steps(self, until, initial_kernels):

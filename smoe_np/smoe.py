@@ -101,7 +101,7 @@ class Smoe(TrainingLoop):
     engine : object
         Engine that computes; see ``smoe_np.engine``.
     adam : smoe_np.adam.Adam
-        State of the optimizer.
+        State of the optimiser.
     image_sha256 : str
         Digest of the image, by which checkpoints and results recognise it.
 
@@ -302,7 +302,7 @@ class Smoe(TrainingLoop):
             ``experts`` is "constant"; of an RGB image, 15 or 9.
         bytes : int, optional
             Target size of a packed file (``.smoe``), in bytes. The size is an estimate; call
-            ``quantize`` with the same ``bytes`` afterwards to keep to it exactly.
+            ``quantize`` with the same ``bytes`` afterwards to keep within it.
         iterations : int, optional
             Number of steps to take, 3000 if neither this nor ``seconds`` is given.
         seconds : float, optional

@@ -210,7 +210,7 @@ class Sparsification:
         return unchecked({**params.arrays(), "pis": balanced(params.pis)}, params.image_shape)
 
     def new_adam(self, params):
-        """A new optimizer for a model at the beginning of a phase."""
+        """A new optimiser for a model at the beginning of a phase."""
         return adam_of(self.recipe, params, self.affine)
 
     def steps(self, until, initial_kernels):

@@ -83,7 +83,7 @@ def take_step(engine, params, adam, settings, lowest_loss):
     params : SmoeParams
         Current model.
     adam : Adam
-        Optimizer; its moments are updated.
+        Optimiser; its moments are updated.
     settings : StepSettings
         Settings of the step.
     lowest_loss : float
