@@ -88,9 +88,9 @@ def clean(given):
     """``smoe denoise``."""
     output, quiet = given["output"], given.get("quiet", False)
     refuse_to_replace(output, given)
-    check_sigma(given.get("sigma", 0), "--sigma")
-    check_whole("--fits", given.get("fits", 1), 1)
-    check_whole("--seed", given.get("seed", 0), 0)
+    check_sigma(given.get("sigma", 0))
+    check_whole("fits", given.get("fits", 1), 1)
+    check_whole("seed", given.get("seed", 0), 0)
     check_path(output)
     prove_writable(output)
     image = read_image(given["image_path"])

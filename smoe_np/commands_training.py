@@ -44,7 +44,7 @@ from .terminal import (
 from .training import train_settings
 
 PIXELS_EACH = 4  # pixels per kernel and axis at the start of a sparsification to a PSNR
-NEAR_ENOUGH = 0.1  # dB below the target PSNR that count as reached
+NEAR_ENOUGH = 0.1  # dB that rounding may take from a model that reached the target PSNR
 MUCH = 0.5  # dB by which the PSNR must have been better before to be reported
 HOW = TRAINING.keys() - {"iterations", "val_iter"}  # settings that may change whether it diverges
 
@@ -66,12 +66,18 @@ def fit(given):
         files.most_bytes = settings["value"]
     aim = _aim(settings, smoe)  # fails, before any file is written, if the target is too low
     _make_model(smoe, functools.partial(smoe.fit, **_fitting(given)), files, results, aim, given)
-    spared = NEAR_ENOUGH if files.is_packed else 0.0  # what rounding may take away
-    missed = tries(smoe) and smoe.history[-1].psnr < settings["value"] - spared
-    if missed and max(one.psnr for one in smoe.tried) >= settings["value"]:
-        say(f"smoe: warning: rounding to {files.precision} took the model below "
-            f"{settings['value']:g} dB; with more --bits it loses less")
+    missed = tries(smoe) and _misses(settings["value"], smoe, files)
     return FAILED if missed or smoe.stopped == "diverged" else DONE
+
+
+def _misses(wanted, smoe, files):
+    """Whether the model has less than the wanted PSNR; says so if it is rounding that took it."""
+    spared = NEAR_ENOUGH if files.is_packed else 0.0  # what rounding may take away
+    missed = smoe.history[-1].psnr < wanted - spared
+    if missed and max(one.psnr for one in smoe.tried) >= wanted:
+        say(f"smoe: warning: rounding to {files.precision} took the model below {wanted:g} dB; "
+            f"with more --bits it loses less")
+    return missed
 
 
 def sparsify(given):
@@ -97,7 +103,7 @@ def sparsify(given):
     aim = (f"{settings['target_psnr']:g} dB" if wanted is None else f"{wanted} kernels")
     aim = f"from {smoe.params.num_kernels} kernels to {aim}"
     _make_model(smoe, functools.partial(smoe.sparsify, **asked), files, results, aim, given)
-    missed = wanted is None and smoe.history[-1].psnr < settings["target_psnr"] - NEAR_ENOUGH
+    missed = wanted is None and _misses(settings["target_psnr"], smoe, files)
     return FAILED if missed or smoe.stopped == "diverged" else DONE
 
 

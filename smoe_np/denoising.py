@@ -114,11 +114,11 @@ def denoise(image, sigma=None, fits=FITS, seed=0, backend="auto", channel_axis="
     return clean
 
 
-def check_sigma(sigma, name="sigma"):
+def check_sigma(sigma):
     """Return a valid standard deviation of noise as a float, or raise an error that names it."""
-    sigma = check_number(name, sigma)
+    sigma = check_number("sigma", sigma)
     if sigma > MOST_SIGMA:
-        raise ValueError(f"{name} must be at most {MOST_SIGMA:g}, on the scale of 0 to 255, got "
+        raise ValueError(f"sigma must be at most {MOST_SIGMA:g}, on the scale of 0 to 255, got "
                          f"{sigma:g}")
     return sigma
 

@@ -94,7 +94,7 @@ def check_dtype(dtype):
 
 def check_number(name, value, above=False):
     """Return ``value`` as a float if it is finite and at least 0 (or above 0), else raise."""
-    if not isinstance(value, numbers.Real):
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
         raise TypeError(f"{name} must be a number, got {value!r}")
     try:
         number = float(value)
@@ -106,9 +106,18 @@ def check_number(name, value, above=False):
     return number
 
 
+def check_flag(name, value):
+    """Return ``value`` as a bool if it is one, else raise: the text "False" would count as true."""
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+    return bool(value)
+
+
 def check_whole(name, value, least):
     """Return ``value`` as an int if it is a whole number of at least ``least``, else raise."""
     try:
+        if isinstance(value, bool | np.bool_):
+            raise TypeError
         number = operator.index(value)
     except TypeError:
         raise TypeError(f"{name} must be a whole number, got {value!r}") from None

@@ -242,6 +242,9 @@ def fit_settings(kernels=None, psnr=None, scalars=None, bytes=None, iterations=N
         recipe = Recipe(**recipe)
     if recipe is not None and not isinstance(recipe, Recipe):
         raise TypeError(f"recipe must be a smoe_np.fit.Recipe, got {recipe!r}")
+    if recipe is not None and sharpness is not None:
+        raise ValueError("give recipe or sharpness, not both: the recipe's most_sharpness is the "
+                         "same")
     recipe = recipe or usual_recipe(iterations)
     if sharpness is not None:
         sharpness = check_number("sharpness", sharpness, above=True)
@@ -415,7 +418,11 @@ def _checked(recipe):
             kind = numbers.Integral if isinstance(usual, int) else numbers.Real
             fine = isinstance(value, kind) and math.isfinite(value) and value >= 0
         if not fine:
-            raise ValueError(f"recipe.{name} must be like {usual!r}, got {value!r}")
+            wanted = ("True or False" if isinstance(usual, bool) else
+                      "text" if isinstance(usual, str) else
+                      "a whole number of 0 or more" if isinstance(usual, int) else
+                      "a finite number of 0 or more")
+            raise ValueError(f"recipe.{name} must be {wanted}, got {value!r}")
         if name in MOST and value > MOST[name]:
             raise ValueError(f"recipe.{name} must be at most {MOST[name]}, got {value!r}")
     if recipe.remove_by not in ("cost", "weight", "error"):

@@ -7,7 +7,14 @@ import numpy as np
 
 from .adam import Adam
 from .backend import array_module
-from .engine import check_dtype, check_image, check_whole, engine_class, warn_if_thin
+from .engine import (
+    check_dtype,
+    check_flag,
+    check_image,
+    check_whole,
+    engine_class,
+    warn_if_thin,
+)
 from .fit import BITS, fit_settings, kernels_for
 from .initialize import initial_params, ready_to_train
 from .numerals import counted, size_in_words
@@ -132,6 +139,8 @@ class Smoe(TrainingLoop):
         kernels_per_dim = check_whole("kernels_per_dim", kernels_per_dim, 1)
         if batches is not None:
             batches = check_whole("batches", batches, 1)
+        flags = {name: check_flag(name, flag) for name, flag in (
+            ("train_pis", train_pis), ("train_gammas", train_gammas), ("radial", radial))}
         self.shape, self.channels = target.shape[:-1], target.shape[-1]
         if params is None:
             warn_if_thin(image, channel_axis)
@@ -139,9 +148,7 @@ class Smoe(TrainingLoop):
         else:
             params = ready_to_train(params, target, radial)
         self.options = {
-            "kernels_per_dim": kernels_per_dim, "train_pis": bool(train_pis),
-            "train_gammas": bool(train_gammas), "radial": bool(radial), "batches": batches,
-            "dtype": dtype.name,
+            "kernels_per_dim": kernels_per_dim, **flags, "batches": batches, "dtype": dtype.name,
         }
         self._training = False
         self._params = self._best_params = params

@@ -109,7 +109,17 @@ def dense_start(shape, kernels):
     int
         The smallest value for which the grid has three times as many kernels as the target
         (``DENSITY``), but at most one per pixel.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If an argument has the wrong type or range.
     """
+    if not isinstance(shape, tuple | list) or not shape:
+        raise TypeError(f"shape must be a tuple of the numbers of pixels along the axes, got "
+                        f"{shape!r}")
+    shape = tuple(check_whole("shape", n, 1) for n in shape)
+    kernels = check_whole("kernels", kernels, 1)
     across = 1
     while across < max(shape) and math.prod(kernel_grid(shape, across)) < DENSITY * kernels:
         across += 1

@@ -93,9 +93,9 @@ def test_kernels_are_no_sharper_than_is_wanted(here, fails):
         most[options] = np.sqrt((A * A).sum(2)).max()
     assert most["--sharpness", 0.2] < 0.2001 < most[()]
     for wrong in ("0", "-1", "nan", "inf"):
-        assert "sharpness must be above 0 and finite" in fails(
+        assert "--sharpness must be above 0 and finite" in fails(
             "fit", "grey.tif", "-o", "n.npz", "--kernels", 3, f"--sharpness={wrong}")
-    assert "sharpness must be at least 0.01, got 1e-09" in fails(
+    assert "--sharpness must be at least 0.01, got 1e-09" in fails(
         "fit", "grey.tif", "-o", "n.npz", "--kernels", 3, "--sharpness", 1e-9)
     assert "--sharpness cannot be given with -c" in fails(
         "fit", "grey.tif", "-o", "n.npz", "-c", "m.npz", "--sharpness", 2)

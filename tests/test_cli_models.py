@@ -59,7 +59,7 @@ def test_a_part_that_has_nothing_of_the_picture_is_told(after_a_run, capsys, cro
     (["--crop", 1, "nan", 3, 4], "--crop must be finite"),
     (["--crop", 1, 2, 3, 1e9, "--shape", 3, 4], "region must be finite, and at most"),
     (["--samples", "many"], "argument --samples: invalid samples value: 'many'"),
-    (["--samples", 0], "samples must be at least 1, got 0")])
+    (["--samples", 0], "--samples must be at least 1, got 0")])
 def test_parts_and_samples_that_are_none_are_refused(after_a_run, fails, options, why):
     assert why in fails("render", "r/params_last.npz", "-o", "new.tif", *options)
     assert not Path("new.tif").exists()

@@ -47,6 +47,13 @@ def test_a_psnr_that_is_out_of_reach_is_status_1_and_leaves_a_model(here, capsys
     assert smoe(*SPARSIFY, "--psnr", 12, "-k", 3, "-q", "--overwrite") == 0
 
 
+def test_a_psnr_that_is_nearly_reached_is_out_of_reach_too(here, capsys):
+    assert smoe(*SPARSIFY, "--psnr", 70, "-k", 2, "-q") == 1
+    best = float(re.search(r"kernels reach ([\d.]+) dB", the_one_line(capsys))[1])
+    assert smoe(*SPARSIFY, "--psnr", best + 0.05, "-k", 2, "-q", "--overwrite") == 1
+    assert "out of reach" in the_one_line(capsys)
+
+
 @pytest.mark.parametrize("at", [3, 16, 25])
 def test_it_goes_on_by_the_command_that_it_prints(here, capsys, monkeypatch, at):
     assert smoe(*SPARSIFY, "--kernels", 5, "-q", "-r", "r") == 0

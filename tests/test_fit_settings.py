@@ -64,7 +64,12 @@ WRONG = [
     ({"kernels": 9, "val_iter": 0}, ValueError, "val_iter must be at least 1, got 0"),
     ({"kernels": 9, "val_iter": 2.5}, TypeError, "val_iter must be a whole number, got 2.5"),
     ({"kernels": 9, "recipe": "slow"}, TypeError, "recipe must be a smoe_np.fit.Recipe, got 'slo"),
-    ({"kernels": 9, "recipe": Recipe(rate=-1)}, ValueError, "recipe.rate must be like 0.085, got"),
+    ({"kernels": 9, "recipe": Recipe(rate=-1)}, ValueError,
+     "recipe.rate must be a finite number of 0 or more, got -1"),
+    ({"kernels": 9, "recipe": Recipe(turn_every=1.5)}, ValueError,
+     "recipe.turn_every must be a whole number of 0 or more, got 1.5"),
+    ({"kernels": 9, "recipe": Recipe(), "sharpness": 1}, ValueError,
+     "give recipe or sharpness, not both"),
 ]
 
 

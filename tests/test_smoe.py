@@ -90,6 +90,9 @@ WRONG_ARGUMENTS = [
     ({"kernels_per_dim": "12"}, TypeError, "kernels_per_dim must be a whole number"),
     ({"batches": 0}, ValueError, "batches must be at least 1, got 0"),
     ({"batches": 1.5}, TypeError, "batches must be a whole number"),
+    ({"batches": True}, TypeError, "batches must be a whole number, got True"),
+    *[({name: wrong}, TypeError, f"{name} must be True or False, got {wrong!r}")
+      for name in ("radial", "train_pis", "train_gammas") for wrong in ("False", 1, None)],
     ({"backend": "tensorflow"}, ValueError, "backend must be one of 'auto', 'cupy', 'native'"),
     ({"dtype": "float16"}, ValueError, 'dtype must be "float32" or "float64", got .float16.'),
     ({"dtype": "real"}, ValueError, "dtype must be"),
@@ -133,7 +136,7 @@ WRONG_SETTINGS = [
       for name in ("lr_div", "grad_clip", "adam_eps")],
     *[({name: wrong}, TypeError, f"{name} must be a number, got")
       for name in ("base_lr", "lr_div", "lr_mult", "l1reg", "bandwidth_reg", "adam_eps")
-      for wrong in (None, "0.1", [1, 2], 1j)],
+      for wrong in (None, "0.1", [1, 2], 1j, True)],
     ({"grad_clip": "0.1"}, TypeError, "grad_clip must be a number"),
 ]
 

@@ -340,6 +340,16 @@ def test_a_smoe_in_training_is_not_sparsified_meanwhile():
     Smoe(GREY, 8).sparsify(target_kernels=20, iterations=(1, 1, 1), callbacks=[again])
 
 
+@pytest.mark.parametrize(("arguments", "error", "message"), [
+    ((512, 900), TypeError, "shape must be a tuple .*, got 512"),
+    (((8, 0), 9), ValueError, "shape must be at least 1, got 0"),
+    (((8, 8), 0), ValueError, "kernels must be at least 1, got 0"),
+    (((8, 8), "9"), TypeError, "kernels must be a whole number, got '9'")])
+def test_a_dense_start_refuses_what_is_no_shape_or_number(arguments, error, message):
+    with pytest.raises(error, match=message):
+        dense_start(*arguments)
+
+
 def test_a_dense_start_has_a_few_times_as_many_kernels_as_are_wanted():
     for shape in ((512, 512), (28, 23), (9, 8, 10), (90,)):
         for kernels in (1, 3, 20):
