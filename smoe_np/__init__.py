@@ -10,6 +10,8 @@ plots
     Figures, and callbacks that draw them while a model is trained (extra ``plots``).
 report
     ``write_report``, an HTML page about a model and its training.
+progress
+    ``Progress``, which shows how far a training has come.
 sparsify
     ``dense_start``, which chooses a starting grid for ``Smoe.sparsify``.
 fit

@@ -92,9 +92,9 @@ def test_what_cannot_be_measured_is_refused_before_anything_is(tmp_path, capsys)
         assert len(told.splitlines()) == 1
 
 
-def test_free_memory_is_some_or_not_known():
+def test_free_memory_is_known_on_linux():
     free = machine.free_bytes()
-    assert free is None or free > 1 << 20
+    assert free > 1 << 20 if sys.platform == "linux" else free is None or free > 1 << 20
 
 
 def test_a_small_case_takes_the_place_of_the_standard_ones():
