@@ -14,14 +14,17 @@ BETA1, BETA2 = 0.9, 0.999
 SMALLEST_DIAGONAL = 1e-12
 
 
+@cache
 def bias_corrections(beta2):
-    """√(1 − β₂ᵗ)/(1 − β₁ᵗ) for t = 0, 1, … until it is 1 in float64; 0 for t = 0 (undefined)."""
+    """√(1 − β₂ᵗ)/(1 − β₁ᵗ) for t = 0, 1, … until it is 1 in float64; 0 for t = 0 (undefined).
+
+    The array is read-only, as it is the same at each call.
+    """
     ages = math.ceil(max(math.log(2.0**-54) / math.log(beta) for beta in (BETA1, beta2)))
     t = np.arange(1, ages + 1)
-    return np.append(0, np.sqrt(1 - beta2**t) / (1 - BETA1**t))
-
-
-_kept_corrections = cache(bias_corrections)
+    table = np.append(0, np.sqrt(1 - beta2**t) / (1 - BETA1**t))
+    table.setflags(write=False)
+    return table
 
 
 class Adam:
@@ -129,7 +132,7 @@ class Adam:
     def _next_correction(self):
         """Count a step, and return its bias corrections: (K,)."""
         self.steps += 1
-        table = _kept_corrections(self.beta2)
+        table = bias_corrections(self.beta2)
         return table[np.minimum(self.steps - self.born, len(table) - 1)]
 
     def step(self, params, gradients, rates, eps):

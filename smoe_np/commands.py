@@ -225,7 +225,7 @@ def _picture_of(params, given):
     """The picture given with a model: as it was read, and as (*shape, C) floats."""
     image = read_image(given["image_path"])
     target, _ = check_image(image, "float32", given.get("channel_axis", "auto"))
-    check_kind(params, target)
+    check_kind(params, target.ndim - 1, target.shape[-1])
     warn_of_another_size(given["image_path"], target.shape[:-1], params)
     return image, target
 

@@ -149,15 +149,14 @@ def warn_if_thin(image, channel_axis):
                       stacklevel=3)
 
 
-def check_fit(params, target):
-    """Raise ValueError unless a model can be trained on a target (*shape, C)."""
+def check_fit(params, D, C):
+    """Raise ValueError unless a model can be trained on an image of D dimensions, C channels."""
     check_gates(params)
-    check_kind(params, target)
+    check_kind(params, D, C)
 
 
-def check_kind(params, target):
-    """Raise ValueError unless a model and a target (*shape, C) have the same D and C."""
-    D, C = target.ndim - 1, target.shape[-1]
+def check_kind(params, D, C):
+    """Raise ValueError unless a model has D dimensions and C channels, as an image has."""
     if (params.num_dims, params.num_channels) != (D, C):
         raise ValueError(
             f"params is a model of {params.num_dims} dimensions and {params.num_channels} "
@@ -292,6 +291,10 @@ def loss_and_gradients(params, image, l1reg=0.0, bandwidth_reg=0.0, backend="aut
     ------
     ValueError, TypeError
         If an argument has the wrong type, shape or range.
+
+    See Also
+    --------
+    Smoe.loss_and_gradients : Faster for many models of one image, as in an optimiser.
     """
     dtype = check_dtype(dtype)
     params = check_params(params)
@@ -300,13 +303,19 @@ def loss_and_gradients(params, image, l1reg=0.0, bandwidth_reg=0.0, backend="aut
     l1reg = check_number("l1reg", l1reg)
     bandwidth_reg = check_number("bandwidth_reg", bandwidth_reg)
     target, _ = check_image(image, dtype, channel_axis)
-    check_fit(params, target)
+    check_fit(params, target.ndim - 1, target.shape[-1])
     engine = engine_class(backend, params.num_dims, params.num_channels)(
         target.shape[:-1], target, dtype)
+    loss, gradients = penalized(engine, params, l1reg, bandwidth_reg)
+    return loss, gradients.astype(dtype).map(xp.asarray)
+
+
+def penalized(engine, params, l1reg, bandwidth_reg):
+    """The loss of a model with an engine's image, penalties included, and its gradients."""
     mse, gradients = engine.loss_and_gradients(params)
     K = params.num_kernels
     add_penalty_gradients(gradients, params, l1reg, bandwidth_reg, K)
-    return mse + penalty(params, l1reg, bandwidth_reg, K), gradients.astype(dtype).map(xp.asarray)
+    return mse + penalty(params, l1reg, bandwidth_reg, K), gradients
 
 
 def _to_draw(params, shape, region, backend, dtype):

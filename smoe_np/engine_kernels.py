@@ -339,9 +339,11 @@ class KernelEngine(KernelBuffers):
         self._ask(1)
         self._with_room(lambda: self.launch.run(self._moments))
         arrays = [*vars(self).values(), *(start for _, start, _ in self.levels)]
-        buffers = {id(array): array.nbytes for array in arrays if hasattr(array, "nbytes")}
+        buffers = {id(array): array.nbytes for array in arrays if hasattr(array, "nbytes")
+                   and getattr(array.flags, "writeable", True)}  # else shared with other engines
         on_the_way = 6 * self.num_slots * self.width * self.dtype.itemsize
-        return sum(buffers.values()) + on_the_way + self.recorded * LAUNCH_BYTES
+        recorded = (self.recorded + self.recorded_of_step) * LAUNCH_BYTES
+        return sum(buffers.values()) + on_the_way + recorded
 
     @property
     def threads(self):
@@ -443,7 +445,7 @@ class KernelEngine(KernelBuffers):
             self._correct_bias_of(adam.beta2)
             self.trained = trained
             self._make_axes()
-            self._record()
+            self._record_steps()
 
     def _mean_error(self):
         return float(self.launch.host(self.errors).sum() / (math.prod(self.shape) * self.channels))

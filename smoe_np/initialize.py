@@ -169,7 +169,7 @@ def ready_to_train(params, target, radial):
     params = params.astype(target.dtype)  # first, as weights that underflow count as 0
     params = taking_part(params)
     params.image_shape = target.shape[:-1]
-    check_fit(params, target)
+    check_fit(params, target.ndim - 1, target.shape[-1])
     params, flipped = positive_diagonals(params)
     if flipped:
         warnings.warn(

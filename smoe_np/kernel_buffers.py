@@ -213,9 +213,13 @@ class KernelBuffers:
         self.recorded = len(plan) + 2 * len(recall) + 3 * len(lists)  # launches
         self._tile = (self.control, self.settings, self.sizes, self.records, self.start, self.list,
                       self.winners)
+        self._record_steps()
+
+    def _record_steps(self):
+        """Record the sequences of a step anew: those that depend on the room for rows as well."""
         if self.target is None:
             return
-        moments = []
+        record, K, moments = self.launch.record, self.num_slots, []
         for first, last in self._batch_bounds():
             moments += [
                 ("step", last - first, TILE_THREADS, (
@@ -238,7 +242,7 @@ class KernelBuffers:
                 self.control, self.state_numbers, self.settings, self.records, self.born,
                 self.outer, self.trained, self.axes, self.v)))
         self._moments, self._step = record(moments), record(moments + steps)
-        self.recorded += 2 * len(moments) + len(steps)
+        self.recorded_of_step = 2 * len(moments) + len(steps)
 
     def _lists_of_rows(self):
         """The launches that find the kernel of each row and the rows of each kernel."""
@@ -317,11 +321,11 @@ class KernelBuffers:
                 bounds = self._batch_bounds(sets)
                 most = max(int(starts[last] - starts[first]) for first, last in bounds)
                 self.rows, self.room = self.launch.zeros(0, self.dtype), 0
-                self._record()  # so that nothing holds the old ones when there are others
+                self._record_steps()  # so that nothing holds the old ones when there are others
                 room = sets * (int(ROOM * most) + self.grid.pixels)
                 self.rows = self.launch.zeros(room * self.row_width, self.dtype)
                 self.room = room
-                self._record()
+                self._record_steps()
             else:
                 return halt
 

@@ -38,6 +38,10 @@ UNUSED = 90 * 24 * 3600  # seconds without use after which a cached file is remo
 NOTE = ".sha256"
 
 
+# of the numbers that kernels take; looked up faster than by np.ctypeslib
+_C_TYPES = {np.dtype(kind).char: kind for kind in (ctypes.c_int, ctypes.c_float, ctypes.c_double)}
+
+
 class NativeUnavailable(Exception):
     """Why kernels cannot be compiled or loaded here, in one sentence."""
 
@@ -118,8 +122,9 @@ class NativeLauncher:
             if blocks < 1:
                 continue
             checked = check_arguments(kernel, self.signatures[kernel], arguments, np.ndarray)
-            values = [ctypes.c_void_p(a.ctypes.data) if isinstance(a, np.ndarray) else
-                      np.ctypeslib.as_ctypes_type(a.dtype)(a.item()) for a in checked]
+            values = [ctypes.c_void_p(a.__array_interface__["data"][0])
+                      if isinstance(a, np.ndarray) else _C_TYPES[a.dtype.char](a.item())
+                      for a in checked]
             pointers = (ctypes.c_void_p * len(values))(*map(ctypes.addressof, values))
             seconds = self._seconds.get(kernel)
             alive.append((checked, values, pointers, seconds))

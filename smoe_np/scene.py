@@ -146,7 +146,7 @@ def scene_of_model(params, image=None, channel_axis="auto", backend="auto"):
     else:
         target, _ = check_image(image, "float32", channel_axis)
         shape = target.shape[:-1]
-        check_kind(params, target)
+        check_kind(params, target.ndim - 1, target.shape[-1])
     params = params.map(to_numpy)
     params.image_shape = shape  # the unit of the kernels is its longest axis
     return Scene(params, shape, target, lambda: render(params, shape, backend),

@@ -6,13 +6,17 @@ import time
 import numpy as np
 
 from .adam import Adam
-from .backend import array_module
+from .backend import array_module, to_numpy
 from .engine import (
     check_dtype,
+    check_fit,
     check_flag,
     check_image,
+    check_number,
+    check_params,
     check_whole,
     engine_class,
+    penalized,
     warn_if_thin,
 )
 from .fit import BITS, fit_settings, kernels_for
@@ -630,6 +634,40 @@ class Smoe(TrainingLoop):
     def gating(self):
         """Index of the kernel with the largest gate at each pixel, (*shape,) int32."""
         return self._on_side_of_image(self.engine.gating(self._params))
+
+    def loss_and_gradients(self, params=None, l1reg=0.0, bandwidth_reg=0.0):
+        """Compute the loss of a model on this image, and its gradients.
+
+        For an optimiser of your own this is two to four times faster than the function
+        ``smoe_np.loss_and_gradients``, as the engine and its kernel lists are kept from call to
+        call. Neither the model of this object nor its optimiser changes.
+
+        Parameters
+        ----------
+        params : SmoeParams, optional
+            Model, with mixing weights above 0; by default the current one.
+        l1reg, bandwidth_reg : float
+            Weights λ_S of the sparsity term and λ_U of the bandwidth term. K₀ is the number of
+            kernels of ``params``.
+
+        Returns
+        -------
+        loss : float
+            The loss L.
+        gradients : SmoeParams
+            Derivatives of L with respect to each parameter, in this object's precision.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If an argument has the wrong type, shape or range.
+        """
+        params = self._params if params is None else check_params(params).map(to_numpy)
+        check_fit(params, len(self.shape), self.channels)
+        loss, gradients = penalized(self.engine, params, check_number("l1reg", l1reg),
+                                    check_number("bandwidth_reg", bandwidth_reg))
+        gradients = gradients.astype(self.options["dtype"])
+        return loss, gradients.map(self._on_side_of_image)
 
     def memory_needed(self):
         """Peak memory of ``train`` in bytes, apart from the image that was passed in."""

@@ -5,10 +5,10 @@ import pickle
 
 import numpy as np
 import pytest
-from helpers import assert_same_model, picture
+from helpers import assert_gradients_agree, assert_same_model, picture
 from trainings import assert_same_training
 
-from smoe_np import Smoe, psnr, render
+from smoe_np import Smoe, loss_and_gradients, psnr, render
 from smoe_np.scene import Scene
 
 pytestmark = pytest.mark.usefixtures("each_engine")
@@ -161,3 +161,36 @@ def test_a_model_without_any_weight_is_told_so_wherever_it_is_given(image):
                  lambda: setattr(smoe, "params", empty), lambda: render(empty)):
         with pytest.raises(ValueError, match="pis has no weight above 0, its maximum is 0"):
             take()
+
+
+# ---- gradients for an optimiser of one's own
+
+
+@pytest.mark.parametrize("penalties", [{}, {"l1reg": 0.1, "bandwidth_reg": 1e-3}])
+def test_gradients_of_any_model_on_the_image_are_those_of_the_function(image, penalties):
+    smoe = Smoe(image, 4).train(5)
+    fewer = smoe.params.copy().select(np.arange(3, 9))
+    for params in (None, fewer, smoe.params):
+        loss, gradients = smoe.loss_and_gradients(params, **penalties)
+        wanted_loss, wanted = loss_and_gradients(params or smoe.params, image, **penalties)
+        assert loss == pytest.approx(wanted_loss, rel=1e-5)
+        assert_gradients_agree(gradients, wanted, 1e-4)
+        assert gradients.dtype == np.float32
+
+
+def test_asking_for_gradients_changes_neither_the_model_nor_its_training(image):
+    asked, other = (Smoe(image, 4).train(5) for _ in range(2))
+    asked.loss_and_gradients(l1reg=0.5)
+    assert_same_model(asked.params, other.params)
+    assert_same_model(asked.train(5).params, other.train(5).params)
+
+
+@pytest.mark.parametrize(("arguments", "error", "message"), [
+    ({"l1reg": -1}, ValueError, "l1reg must be 0 or more"),
+    ({"bandwidth_reg": "1"}, TypeError, "bandwidth_reg must be a number"),
+    ({"params": 3}, TypeError, "params must be a SmoeParams"),
+    ({"params": Smoe(picture((9, 9), 3), 2, backend="numpy").params}, ValueError,
+     "2 dimensions and 3 channels, the image has 2 dimensions and 1 channels")])
+def test_gradients_of_what_is_no_model_of_the_image_are_refused(image, arguments, error, message):
+    with pytest.raises(error, match=message):
+        Smoe(image, 2).loss_and_gradients(**arguments)
