@@ -56,7 +56,9 @@
 #define TURN_EVERY 22  // a kernel's axes turn every so many steps of its life
 #define MOST_BEYOND 23  // how far an expert's value at its centre may lie outside [0, 1]
 #define MOST_SLOPE 24   // largest expert slope along z
-#define SETTINGS_NUMBERS 25
+#define BUILD 25   // cost of building lists, in training steps
+#define LISTED 26  // cost of a listed pair that does not matter, relative to one that does
+#define SETTINGS_NUMBERS 27
 
 #define GOES_ON(control) \
     ((control)[HALT] == 0 && (control)[STALE] == 0 && (control)[STEP] < (control)[TARGET])

@@ -12,8 +12,6 @@
 #define PACE_KERNELS 256  // kernels of the model per block of `pace`
 #define FADING 0.7        // fraction of an earlier, faster motion that is kept at each build
 #define REACH 5.0         // ‖z‖ beyond which a kernel usually no longer matters
-#define BUILD 0.5         // cost of building lists, in training steps
-#define LISTED 0.25       // cost of a listed pair that does not matter, relative to one that does
 #define LONGEST 20        // most steps that lists are planned to last
 #define NOTHING -1e37f    // below every log-gate; finite in float
 #define SAMPLE 256        // least size of the sample that gives a large box its winner: see bound
@@ -62,9 +60,9 @@ KERNEL(pace, LIST_THREADS, const int *control, const double *records, const doub
 
 // How many steps the lists are to last, into state[HORIZON]; 0: one step, without allowances. If
 // kernels move by m a step (in ‖z‖, at the edge of their reach), lists that last h steps are longer
-// by a factor of about (1 + 2 h m/REACH)^D. Each pair more costs LISTED of a pair at every step,
-// and building costs BUILD/h steps per step. Lists for one step need no allowance, unless they may
-// be used when they no longer hold.
+// by a factor of about (1 + 2 h m/REACH)^D. Each pair more costs settings[LISTED] of a pair at every
+// step, and building costs settings[BUILD]/h steps per step. Lists for one step need no allowance,
+// unless they may be used when they no longer hold.
 KERNEL(plan, LIST_THREADS, const int *control, const double *sums, int blocks,
        const double *settings, double *state)
 {
@@ -87,11 +85,12 @@ KERNEL(plan, LIST_THREADS, const int *control, const double *sums, int blocks,
         const double alive = larger(mean[4], 1);
         const double motion = (mean[1] + REACH * mean[0]) / alive;
         const bool for_each_step = settings[LEAST_LIFE] < 2;
-        double steps = 0, least_cost = for_each_step ? 1 + BUILD : 1e300;
+        const double build = settings[BUILD], listed = settings[LISTED];
+        double steps = 0, least_cost = for_each_step ? 1 + build : 1e300;
         for (int h = for_each_step ? 2 : 1; h <= LONGEST; h++) {
             double longer = 1;
             UNROLL for (int d = 0; d < NDIM; d++) longer *= 1 + 2 * h * motion / REACH;
-            const double cost = 1 + LISTED * (longer - 1) + BUILD / h;
+            const double cost = 1 + listed * (longer - 1) + build / h;
             bool allowed = true;
             UNROLL for (int r = 0; r < 3; r++)
                 allowed = allowed && h * mean[r] / alive + LEAST[r] <= MOST[r];

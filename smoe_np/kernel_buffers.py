@@ -72,6 +72,8 @@ class KernelBuffers:
         self.settings = launch.zeros(WORDS.SETTINGS_NUMBERS, np.float64)
         self.settings[WORDS.SCALE] = 1 / (math.prod(self.shape) * channels)
         self.settings[WORDS.LEAST_EXPLOSION] = LEAST_EXPLOSION
+        self.settings[WORDS.BUILD], self.settings[WORDS.LISTED] = launch.list_costs(
+            math.prod(self.shape))
         self.errors = launch.zeros(self.tiles, np.float64)
         self.counts = launch.zeros(max(self.tiles, MOST_SHARES << D), np.int32)
         self.winners, self.remembered = (launch.zeros(self.tiles, np.int32) for _ in range(2))
