@@ -8,6 +8,8 @@
 // change of log weight (see drift).
 #define ANCHOR (1 + NDIM + LOWER + 3)
 #define ALLOWANCE (1 + NDIM + LOWER)
+// allowance of a kernel that is listed everywhere and bounds no other, far above any log-gate
+#define BOUNDLESS 1e31
 // bound on the relative rounding error of a bound in double, with a wide margin
 #define ROUNDING 1e-9
 #define FINE 1e-6f     // the same for bounds in float, see may_reach
@@ -80,6 +82,7 @@ template <int PARTS_, class Candidates, class Gates>
 FUNCTION void log_gates_in_parts(Candidates &candidates, int j, const float *middle,
                                  const float *off, Gates &gates) {
     float offset[NDIM], gate = NUMBER_OF(candidates, 0, j), slope[NDIM];
+    if (NUMBER_OF(candidates, OF_ALLOWANCE, j) > 1) gate = (float)DEAD;  // as a winner worth nothing
     UNROLL for (int i = 0; i < NDIM; i++) {
         offset[i] = middle[i] - NUMBER_OF(candidates, 1 + i, j);
         slope[i] = 0;

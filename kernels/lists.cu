@@ -10,6 +10,9 @@
 
 #define LIST_THREADS 256
 #define PACE_KERNELS 256  // kernels of the model per block of `pace`
+#define PACE_SUMS 6       // sums of `pace`
+#define FAST 0.25         // relative change of ‖z‖ per step, beyond which a kernel is fast ...
+#define MOST_FAST 8       // ... and the most fast kernels that may be listed everywhere
 #define FADING 0.7        // fraction of an earlier, faster motion that is kept at each build
 #define REACH 5.0         // ‖z‖ beyond which a kernel usually no longer matters
 #define LONGEST 20        // most steps that lists are planned to last
@@ -22,7 +25,7 @@
 CONSTANT double LEAST[3] = {0.03, 0.15, 0.15};  // what every kernel gets besides its motion
 // largest mean over all kernels, beyond which bounds say little
 CONSTANT double MOST[3] = {0.5, 10, 10};
-// largest of any kernel; a relative change of 1 would list it everywhere
+// largest of any kernel that is not to be listed everywhere
 CONSTANT double FURTHEST[3] = {0.9, 10, 10};
 
 // The motion of each kernel per step, into `rates`; and for each PACE_KERNELS kernels the sums of
@@ -31,12 +34,12 @@ KERNEL(pace, LIST_THREADS, const int *control, const double *records, const doub
        double *rates, double *sums, int K)
 {
     if (!BUILDS_LISTS(control)) return;
-    SHARED(double, part, 5 * LIST_THREADS);
+    SHARED(double, part, PACE_SUMS * LIST_THREADS);
     const double age = control[AGE] > 0 ? control[AGE] : 1;
     const int first = BLOCK * PACE_KERNELS;
     const int last = first + PACE_KERNELS < K ? first + PACE_KERNELS : K;
     FOR_THREADS(t) {
-        double sum[5] = {0, 0, 0, 0, 0};
+        double sum[PACE_SUMS] = {};
         STRIDED(k, first + t, last) {
             if (records[(long long)k * RECORD] == DEAD) continue;
             UNROLL for (int r = 0; r < 3; r++) {
@@ -47,14 +50,15 @@ KERNEL(pace, LIST_THREADS, const int *control, const double *records, const doub
             }
             sum[3] += records[(long long)k * RECORD];
             sum[4] += 1;
+            sum[5] += rates[3 * (long long)k] > FAST;
         }
-        UNROLL for (int s = 0; s < 5; s++) part[s * THREADS + t] = sum[s];
+        UNROLL for (int s = 0; s < PACE_SUMS; s++) part[s * THREADS + t] = sum[s];
     }
     BARRIER;
-    FOR_EACH_PLAIN(s, 5) {
+    FOR_EACH_PLAIN(s, PACE_SUMS) {
         double sum = 0;
         for (int t = 0; t < THREADS; t++) sum += part[s * THREADS + t];
-        sums[5 * BLOCK + s] = sum;
+        sums[PACE_SUMS * BLOCK + s] = sum;
     }
 }
 
@@ -67,18 +71,18 @@ KERNEL(plan, LIST_THREADS, const int *control, const double *sums, int blocks,
        const double *settings, double *state)
 {
     if (!BUILDS_LISTS(control)) return;
-    SHARED(double, part, 5 * LIST_THREADS);
+    SHARED(double, part, PACE_SUMS * LIST_THREADS);
     FOR_THREADS(t) {
-        UNROLL for (int s = 0; s < 5; s++) {
+        UNROLL for (int s = 0; s < PACE_SUMS; s++) {
             double sum = 0;
-            STRIDED(b, t, blocks) sum += sums[5 * b + s];
+            STRIDED(b, t, blocks) sum += sums[PACE_SUMS * b + s];
             part[s * THREADS + t] = sum;
         }
     }
     BARRIER;
     ONE_THREAD {
-        double mean[5];
-        UNROLL for (int s = 0; s < 5; s++) {
+        double mean[PACE_SUMS];
+        UNROLL for (int s = 0; s < PACE_SUMS; s++) {
             mean[s] = 0;
             for (int t = 0; t < THREADS && t < blocks; t++) mean[s] += part[s * THREADS + t];
         }
@@ -98,17 +102,21 @@ KERNEL(plan, LIST_THREADS, const int *control, const double *sums, int blocks,
         }
         state[HORIZON] = steps;
         state[USUAL_WEIGHT] = mean[3] / alive;
+        state[FAST_KERNELS] = mean[5];
     }
 }
 
 // The current kernels become the anchors from which lists are built. Each gets its expected motion
 // over the planned steps as allowance. Weak kernels may also gain more weight, as they come and go
-// quickly and reach too little to cost much.
+// quickly and reach too little to cost much. Fast kernels, such as one whose A_dd is nearly 0, would
+// outrun any allowance within a step, and with it all lists: while they are few, each is BOUNDLESS,
+// listed everywhere, so that lists hold whatever it does.
 KERNEL(anchor, LIST_THREADS, const int *control, const double *records, const double *rates,
        const double *state, double *anchors, double *moved, int *wins, int K)
 {
     if (!BUILDS_LISTS(control)) return;
     const double steps = state[HORIZON];
+    const bool few_are_fast = steps > 0 && state[FAST_KERNELS] <= MOST_FAST;
     FOR_EACH_PLAIN(j, LIST_THREADS) {
         const long long k = (long long)BLOCK * LIST_THREADS + j;
         if (k < K) {
@@ -122,6 +130,8 @@ KERNEL(anchor, LIST_THREADS, const int *control, const double *records, const do
                 to[ALLOWANCE + r] = steps > 0 ? expected : ROUNDING;
             }
             if (steps > 0) to[ALLOWANCE + 2] += WEAK * larger(state[USUAL_WEIGHT] - record[0], 0);
+            if (few_are_fast && rates[3 * k] > FAST)
+                UNROLL for (int r = 0; r < 3; r++) to[ALLOWANCE + r] = BOUNDLESS;
             if (record[0] == DEAD)
                 to[ALLOWANCE + 2] = 0;
             else

@@ -127,7 +127,8 @@ class KernelBuffers:
         self.wins, self.rows_by_kernel = zeros(K, np.int32), zeros(K, np.int32)
         self.first_of_kernel = zeros(K + 1, np.int32)
         self.counters = zeros((self.launch.counter_sets, K), np.int32)
-        self.pace_sums = zeros(5 * self._blocks(LIST_THREADS), np.float64)
+        self.pace_sums = zeros(
+            WORDS.PACE_SUMS * self._blocks(LIST_THREADS), np.float64)
         self.all_kernels = self.launch.array(np.arange(K, dtype=np.int32))
         self.all_start = self.launch.array(np.array([0, K], np.int32))
         pairs, between, rows = (0, 0, 0) if self.list is None else (

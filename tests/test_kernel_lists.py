@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernel_runs import EmulatedEngine
 
+from smoe_np import dense
 from smoe_np.engine_native import NativeEngine
 from smoe_np.kernel_buffers import WORDS
 
@@ -160,6 +161,47 @@ def test_a_sharp_kernel_in_a_last_tile_of_one_pixel_is_listed(shape, off):
     engine = NativeEngine(shape)
     engine.render(params)
     assert 0 in engine.list[engine.start[-2] : engine.start[-1]]
+
+
+def built_with_fast_kernels(Engine, fast, params, target):
+    """An engine whose lists were built when so many kernels moved by 5 σ a step."""
+    engine = Engine(target.shape[:-1], target)
+    engine.loss(params)
+    engine.rates[:fast, 0] = 5.0
+    engine.control[WORDS.STALE], engine.control[WORDS.AGE] = 1, 1
+    engine.loss(params)
+    return engine
+
+
+@pytest.mark.parametrize("Engine", [NativeEngine, EmulatedEngine])
+@pytest.mark.parametrize("fast", [1, WORDS.MOST_FAST])
+def test_lists_hold_whatever_a_few_fast_kernels_do(Engine, fast):
+    params = random_model(4, 60, sigma=0.05, dtype=np.float32)
+    target = picture(SHAPES[2]).astype(np.float32)
+    engine = built_with_fast_kernels(Engine, fast, params, target)
+    builds = engine.builds
+    params.musX[:fast] += 0.4
+    params.A[:fast] *= -0.1
+    params.pis[:fast] *= 50
+    engine.list_life = 0
+    assert engine.loss(params) == pytest.approx(dense.loss(params, target), rel=1e-5)
+    assert engine.builds == builds
+    params.musX[fast] += 0.4  # nor does it outrun what the others may
+    assert engine.loss(params) == pytest.approx(dense.loss(params, target), rel=1e-5)
+    assert engine.builds == builds + 1
+
+
+@pytest.mark.parametrize("Engine", [NativeEngine, EmulatedEngine])
+def test_many_fast_kernels_are_not_listed_everywhere(Engine):
+    params = random_model(4, 200, sigma=0.02, dtype=np.float32)
+    params.pis[: WORDS.MOST_FAST] *= 30  # they are the winners round them
+    target = picture(SHAPES[2]).astype(np.float32)
+    few, many = (built_with_fast_kernels(Engine, WORDS.MOST_FAST + n, params, target)
+                 for n in (0, 1))
+    assert (few.anchors[:, -3] == WORDS.BOUNDLESS).sum() == WORDS.MOST_FAST
+    slow = built_with_fast_kernels(Engine, 0, params, target)
+    assert few.pairs_per_pixel < slow.pairs_per_pixel + WORDS.MOST_FAST + 4
+    assert many.anchors[:, -3].max() < 1
 
 
 @pytest.mark.parametrize("Engine", [NativeEngine, EmulatedEngine])
