@@ -13,7 +13,8 @@ LONGEST = 20.0  # most steps that lists are planned to last
 # Allowances, in the units of ``drift``: what every kernel gets besides its own motion, and the
 # largest median over all kernels, beyond which the bounds say little.
 LEAST, MOST = np.array([0.03, 0.15, 0.15]), np.array([0.5, 10.0, 10.0])
-FURTHEST = np.array([0.9, 10.0, 10.0])  # the largest that compiled engines allow a kernel, unless it is listed everywhere
+# the largest that compiled engines allow a kernel, unless they list it everywhere
+FURTHEST = np.array([0.9, 10.0, 10.0])
 # Extra allowance in log weight of a weak kernel, as a fraction of its distance below the median:
 # such kernels come and go quickly, and reach too little to cost much.
 WEAK = 0.5
