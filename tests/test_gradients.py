@@ -1,5 +1,7 @@
 """The engine against the oracle: the same picture, the same loss, the same gradients."""
 
+import itertools
+
 import numpy as np
 import pytest
 from helpers import (
@@ -57,8 +59,8 @@ def compare(params, target, dtype, l1reg=0.0, bandwidth_reg=0.0):
 
 
 @DTYPES
-@pytest.mark.parametrize("C", [1, 3])
-@pytest.mark.parametrize("shape", [(75,), (40, 37), (9, 11, 6), (4, 3, 5, 3)])
+@pytest.mark.parametrize(("shape", "C"), [
+    ((75,), 1), *itertools.product([(40, 37), (9, 11, 6), (4, 3, 5, 3)], [1, 3])])
 def test_engine_agrees_with_the_oracle(shape, C, dtype):
     params = random_model(C, K=12, D=len(shape), C=C)
     compare(params, picture(shape, C), dtype)
@@ -244,7 +246,7 @@ def problems(draw):
     D = draw(st.sampled_from([1, 2, 2, 2, 3]))
     most = {1: 150, 2: 36, 3: 9}[D]
     shape = tuple(draw(st.integers(1, most)) for _ in range(D))
-    C = draw(st.sampled_from([1, 3]))
+    C = 1 if D == 1 else draw(st.sampled_from([1, 3]))
     params = random_model(
         draw(st.integers(0, 2**32 - 1)), K=draw(st.integers(1, 40)), D=D, C=C,
         sigma=10 ** draw(st.floats(-2, 1)), anisotropy=10 ** draw(st.floats(0, 2)),

@@ -28,7 +28,7 @@ CASES = {
 def test_plotters_draw_any_picture_while_it_is_trained(case, tmp_path):
     shape, C, k = CASES[case]
     image = picture(shape, C)
-    smoe = Smoe(image, k, channel_axis=-1)
+    smoe = Smoe(image, k, channel_axis=-1, backend="numpy")
     paths = [tmp_path / f"{name}.png" for name in ("loss", "sheet", "denoise")]
     smoe.train(6, val_iter=3, callbacks=[
         plots.LossPlotter(paths[0]), plots.ImagePlotter(paths[1]),

@@ -184,7 +184,7 @@ CASES = {"1x1": ((1, 1), 1, 1), "one kernel": ((8, 9), 1, 1), "RGB": ((12, 16), 
 def test_any_picture_makes_a_page(case, tmp_path):
     shape, C, k = CASES[case]
     image = picture(shape, C)
-    smoe = Smoe(image, k, channel_axis=-1)
+    smoe = Smoe(image, k, channel_axis=-1, backend="numpy")
     smoe.train(2)
     page = write(tmp_path / "report.html", smoe.params, image, smoe.history, smoe.settings,
                  channel_axis=-1)

@@ -54,8 +54,9 @@ def crops(draw):
     for n in image_shape:
         begin = draw(st.floats(-0.5 * n, 1.2 * n))
         region.append((begin, begin + draw(st.floats(0.01, 1.5)) * n))
-    params = model(draw(st.integers(0, 99)), image_shape, C=draw(st.sampled_from([1, 3])),
-                   K=draw(st.integers(1, 20)), anisotropy=4)
+    C = 1 if D == 1 else draw(st.sampled_from([1, 3]))
+    params = model(draw(st.integers(0, 99)), image_shape, C=C, K=draw(st.integers(1, 20)),
+                   anisotropy=4)
     return params, tuple(region), shape
 
 
@@ -79,7 +80,7 @@ def test_the_kernel_that_owns_a_pixel_of_a_region_has_the_largest_gate_there(cas
 
 @DTYPES
 @pytest.mark.parametrize(("image_shape", "C", "scale"), [
-    ((24, 32), 1, 4), ((21, 17), 3, 5), ((80,), 3, 3), ((9, 8, 10), 1, 3)])
+    ((24, 32), 1, 4), ((21, 17), 3, 5), ((80,), 1, 3), ((9, 8, 10), 1, 3)])
 def test_a_crop_is_the_same_part_of_the_whole_at_the_same_scale(image_shape, C, scale, dtype):
     params = model(1, image_shape, K=30, C=C, sigma=0.08, anisotropy=3)
     whole = smoe_np.render(params, [scale * n for n in image_shape], dtype=dtype)
