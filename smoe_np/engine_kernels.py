@@ -319,7 +319,8 @@ class KernelEngine(KernelBuffers):
                                  records[:, -len(entries) :]])
         self.anchors[...] = self.launch.array(np.hstack([anchors, state["allowance"][:, :K].T]))
         full = self.tau
-        self.tau = self.settings[WORDS.TAU] = float(state.get("tau", full))
+        self.tau = float(state.get("tau", full))
+        self._tell({WORDS.TAU: self.tau})
         if np.shape(state.get("remembered")) == (self.tiles,):  # else of another engine
             self.winners[...] = self.launch.array(state["remembered"], np.int32)
         self._ask(1)
@@ -424,22 +425,22 @@ class KernelEngine(KernelBuffers):
         least, most = frame.least_diagonal, frame.most_sharpness
         if settings.own_frame is not None and "A" not in settings.rates:
             least, most = 0.0, math.inf  # what is not trained stays as it is
-        numbers = np.array([
+        numbers = [
             *rates, settings.adam_eps, clip, settings.l1reg / settings.initial_kernels,
             settings.bandwidth_reg, float(settings.radial), adam.beta2, least, most,
             float(settings.own_frame is not None), frame.fade_from, frame.fade_to,
-            frame.fade_to_part, settings.explosion])
-        self.settings[: len(numbers)] = self.launch.array(numbers)
-        self.state_numbers[WORDS.LOWEST] = min(lowest_loss, 1e300)
-        self.state_numbers[WORDS.ADAM_STEPS] = adam.steps
+            frame.fade_to_part, settings.explosion]
+        lowest_loss = min(lowest_loss, 1e300)  # not infinite
+        self.state_numbers[: WORDS.ADAM_STEPS + 1] = self.launch.array(
+            np.array([lowest_loss, 0, adam.steps], float))  # LOWEST, LOSS, ADAM_STEPS
         trained, turn_every = 0, 0
         if isinstance(adam, TurnedAdam):
             adam.check(settings.rates)
             trained, turn_every = len(adam.columns), adam.turn_every
-        self.settings[WORDS.TURN_EVERY] = turn_every
-        bounds = {"nu_e": frame.most_beyond, "gamma_e": frame.most_slope}
-        self.settings[WORDS.MOST_BEYOND], self.settings[WORDS.MOST_SLOPE] = (
-            bound if name in settings.rates else math.inf for name, bound in bounds.items())
+        beyond = frame.most_beyond if "nu_e" in settings.rates else math.inf
+        slope = frame.most_slope if "gamma_e" in settings.rates else math.inf
+        self._tell({**dict(enumerate(numbers)), WORDS.TURN_EVERY: turn_every,
+                    WORDS.MOST_BEYOND: beyond, WORDS.MOST_SLOPE: slope})
         if (adam.beta2, trained) != (self.beta2, self.trained):
             self._settle()
             self._correct_bias_of(adam.beta2)

@@ -70,10 +70,10 @@ class KernelBuffers:
         self.control = launch.zeros(WORDS.CONTROL_WORDS, np.int32)
         self.state_numbers = launch.zeros(WORDS.STATE_NUMBERS, np.float64)
         self.settings = launch.zeros(WORDS.SETTINGS_NUMBERS, np.float64)
-        self.settings[WORDS.SCALE] = 1 / (math.prod(self.shape) * channels)
-        self.settings[WORDS.LEAST_EXPLOSION] = LEAST_EXPLOSION
-        self.settings[WORDS.BUILD], self.settings[WORDS.LISTED] = launch.list_costs(
-            math.prod(self.shape))
+        self.told = np.zeros(WORDS.SETTINGS_NUMBERS)  # the settings that kernels have been told
+        build, listed = launch.list_costs(math.prod(self.shape))
+        self._tell({WORDS.SCALE: 1 / (math.prod(self.shape) * channels), WORDS.BUILD: build,
+                    WORDS.LISTED: listed, WORDS.LEAST_EXPLOSION: LEAST_EXPLOSION})
         self.errors = launch.zeros(self.tiles, np.float64)
         self.counts = launch.zeros(max(self.tiles, MOST_SHARES << D), np.int32)
         self.winners, self.remembered = (launch.zeros(self.tiles, np.int32) for _ in range(2))
@@ -369,7 +369,7 @@ class KernelBuffers:
         else:
             self.spare = rows
         self._ask(1)  # lists are built for a step
-        self.settings[WORDS.TAU], self.settings[WORDS.LEAST_LIFE] = self.tau, self.list_life
+        self._tell({WORDS.TAU: self.tau, WORDS.LEAST_LIFE: self.list_life})
         if self.may_be_overdue and self.list_life < 2:
             self._see_whether_lists_hold()
         control = self.launch.host(self.control)
@@ -403,6 +403,14 @@ class KernelBuffers:
     def _ask(self, steps):
         asked = np.array([0, 0, steps], np.int32)  # HALT, STEP, TARGET
         self.control[WORDS.HALT : WORDS.TARGET + 1] = self.launch.array(asked)
+
+    def _tell(self, settings):
+        """Tell kernels settings, by their index: nothing is copied to a GPU if they know them."""
+        wanted = self.told.copy()
+        wanted[list(settings)] = list(settings.values())
+        if (wanted != self.told).any():
+            self.told = wanted
+            self.settings[...] = self.launch.array(wanted)
 
     def _run(self, kernel, blocks, threads, *arguments):
         self.launch.run(self.launch.record([(kernel, blocks, threads, arguments)]))
