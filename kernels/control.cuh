@@ -28,7 +28,7 @@
 #define ADAM_STEPS 2  // Adam steps taken
 #define HORIZON 3     // steps that the lists are planned to last
 #define USUAL_WEIGHT 4  // mean log weight of the kernels
-#define FAST_KERNELS 5  // number of kernels that move fast
+#define FEW_ARE_FAST 5  // 1 if kernels that move fast are to be listed everywhere
 #define STATE_NUMBERS 8
 
 // Indices into `settings`, doubles.

@@ -102,7 +102,7 @@ KERNEL(plan, LIST_THREADS, const int *control, const double *sums, int blocks,
         }
         state[HORIZON] = steps;
         state[USUAL_WEIGHT] = mean[3] / alive;
-        state[FAST_KERNELS] = mean[5];
+        state[FEW_ARE_FAST] = for_each_step && steps > 0 && mean[5] <= MOST_FAST;
     }
 }
 
@@ -110,13 +110,13 @@ KERNEL(plan, LIST_THREADS, const int *control, const double *sums, int blocks,
 // over the planned steps as allowance. Weak kernels may also gain more weight, as they come and go
 // quickly and reach too little to cost much. Fast kernels, such as one whose A_dd is nearly 0, would
 // outrun any allowance within a step, and with it all lists: while they are few, each is BOUNDLESS,
-// listed everywhere, so that lists hold whatever it does.
+// listed everywhere, so that lists hold whatever it does. Not where lists are used for some steps
+// even if they no longer hold: that is cheaper still.
 KERNEL(anchor, LIST_THREADS, const int *control, const double *records, const double *rates,
        const double *state, double *anchors, double *moved, int *wins, int K)
 {
     if (!BUILDS_LISTS(control)) return;
     const double steps = state[HORIZON];
-    const bool few_are_fast = steps > 0 && state[FAST_KERNELS] <= MOST_FAST;
     FOR_EACH_PLAIN(j, LIST_THREADS) {
         const long long k = (long long)BLOCK * LIST_THREADS + j;
         if (k < K) {
@@ -130,7 +130,7 @@ KERNEL(anchor, LIST_THREADS, const int *control, const double *records, const do
                 to[ALLOWANCE + r] = steps > 0 ? expected : ROUNDING;
             }
             if (steps > 0) to[ALLOWANCE + 2] += WEAK * larger(state[USUAL_WEIGHT] - record[0], 0);
-            if (few_are_fast && rates[3 * k] > FAST)
+            if (state[FEW_ARE_FAST] && rates[3 * k] > FAST)
                 UNROLL for (int r = 0; r < 3; r++) to[ALLOWANCE + r] = BOUNDLESS;
             if (record[0] == DEAD)
                 to[ALLOWANCE + 2] = 0;
