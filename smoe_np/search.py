@@ -79,9 +79,10 @@ def next_try(tried, wanted, most, iterations, first=None):
         stride = 2 * (low.kernels - missed[-2].kernels) if not high and len(missed) > 1 else 1
         guess = max(guess, math.ceil(low.kernels * STEP), low.kernels + stride)
     if high:
-        stride = 2 * (full[1].kernels - high.kernels) if not low and len(full) > 1 else 1
+        # steps grow as ratios here: as differences they would soon lead to a single kernel
+        before = (full[1].kernels / high.kernels) ** 2 if not low and len(full) > 1 else STEP
         least = low.kernels + 1 if low else 1
-        guess = min(guess, max(int(high.kernels / STEP), least), max(high.kernels - stride, least))
+        guess = min(guess, max(min(int(high.kernels / max(before, STEP)), high.kernels - 1), least))
     return Try(max(1, min(guess, most)), iterations)
 
 

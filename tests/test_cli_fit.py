@@ -225,7 +225,8 @@ def test_results_of_a_fit_to_a_psnr_are_of_the_last_try_on_the_way_and_of_the_be
     tried = settings_of("r")["tried"]
     assert len(tried) > 2
     last = Path("r/history.csv").read_text().splitlines()[-1].split(",")
-    assert float(last[3]) == min(one["psnr"] for one in tried if one["psnr"] >= 22)
+    best = min((one for one in tried if one["psnr"] >= 22), key=lambda one: one["kernels"])
+    assert float(last[3]) == best["psnr"]
 
 
 def test_the_model_may_lie_among_the_results(here):

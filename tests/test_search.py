@@ -206,3 +206,6 @@ def test_strides_grow_as_long_as_all_fall_short_or_none_does():
     assert next_try(up, 30, 10**6, 1000).kernels >= 32
     down = [*short, Try(500, 1000, 40.0), Try(400, 1000, 39.9)]
     assert next_try(down, 30, 10**6, 1000).kernels <= 200
+    # but never from many kernels to one, where half of them still reach the target
+    half = [Try(9, 100, 20.0), Try(9, 100, 20.0), Try(444, 1000, 35.6), Try(286, 1000, 33.4)]
+    assert 100 < next_try(half, 33, 10**6, 1000).kernels < 200
