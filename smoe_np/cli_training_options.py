@@ -47,8 +47,9 @@ def add_fit(commands):
     target = group.add_mutually_exclusive_group()
     target.add_argument("--kernels", type=int, metavar="K", help="best model with K kernels")
     target.add_argument("--psnr", type=float, metavar="DB",
-                        help="fewest kernels that reach this PSNR, found in about ten fits; in "
-                             "colour, --experts constant may need more kernels, but fewer bytes")
+                        help="fewest kernels that reach this PSNR, found in about ten fits, before "
+                             "rounding: for few --bits ask for some tenths more; in colour, "
+                             "--experts constant may need more kernels, but fewer bytes")
     target.add_argument("--scalars", type=int, metavar="N",
                         help="as many kernels as N numbers in total allow")
     target.add_argument("--bytes", type=int, metavar="N",
@@ -93,8 +94,9 @@ With --psnr there are several fits. The folders in RESULTS keep the intermediate
 one; MODEL, params_best.npz and history.csv are those of the best one.
 
 exit status:
-  0 done   1 the PSNR is out of reach, or the fit diverged; the best model is kept   2 error
-  130 Ctrl-C   143 SIGTERM
+  0 done   2 error   130 Ctrl-C   143 SIGTERM
+  1 the PSNR is out of reach or was lost by rounding to --bits, or the fit diverged; the best model
+    is kept
 
 examples:
   smoe fit camera.png -o camera.npz --kernels 900
@@ -236,8 +238,9 @@ _SPARSIFY_EPILOG = """\
 MODEL is written only at the end. Files, checkpoints and signals are as in smoe fit --help.
 
 exit status:
-  0 done   1 the PSNR is out of reach, or training diverged; the best model is kept   2 error
-  130 Ctrl-C   143 SIGTERM
+  0 done   2 error   130 Ctrl-C   143 SIGTERM
+  1 the PSNR is out of reach or was lost by rounding to --bits, or training diverged; the best model
+    is kept
 
 examples:
   smoe sparsify camera.png -o sparse.npz --kernels 900

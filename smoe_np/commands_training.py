@@ -100,8 +100,8 @@ def sparsify(given):
                     else -(-max(shape) // PIXELS_EACH), params=start)
     settings = smoe.settings or sparsify_settings(**asked)
     wanted = settings["target_kernels"]
-    aim = (f"{settings['target_psnr']:g} dB" if wanted is None else f"{wanted} kernels")
-    aim = f"from {smoe.params.num_kernels} kernels to {aim}"
+    aim = (f"{settings['target_psnr']:g} dB" if wanted is None else counted(wanted, "kernel"))
+    aim = f"from {counted(smoe.params.num_kernels, 'kernel')} to {aim}"
     _make_model(smoe, functools.partial(smoe.sparsify, **asked), files, results, aim, given)
     missed = wanted is None and _misses(settings["target_psnr"], smoe, files)
     return FAILED if missed or smoe.stopped == "diverged" else DONE
@@ -146,7 +146,7 @@ def train(given):
     train_settings(**{**usual, **settings})  # raises errors before any file is written
     results.create(**_about(given))
     if not given.get("quiet"):
-        _print_start(smoe, f"{smoe.params.num_kernels} kernels",
+        _print_start(smoe, counted(smoe.params.num_kernels, "kernel"),
                      f"; needs about {smoe.memory_needed() / 2**20:.0f} MiB")
     begin = smoe.iteration
     if smoe.stopped == "diverged" and not HOW & given.keys():
@@ -313,11 +313,11 @@ def _aim(settings, smoe):
               f"{settings['seconds']:g} s")
     if settings["target"] == "psnr":
         return f"fits of {effort} to reach {settings['value']:g} dB"
-    return f"{smoe.kernels_wanted(settings)} kernels in {effort}"
+    return f"{counted(smoe.kernels_wanted(settings), 'kernel')} in {effort}"
 
 
 def _print_start(smoe, aim, more=""):
-    channels = "1 channel" if smoe.channels == 1 else f"{smoe.channels} channels"
+    channels = counted(smoe.channels, "channel")
     print_line(f"{size_in_words(smoe.shape)} pixels, {channels}; {aim}; backend "
                f"{smoe.engine.name}{more}")
 

@@ -87,8 +87,8 @@ def size_as_text(size, in_bytes=None):
     if in_bytes is not None and bits is not None:
         bits = bits * in_bytes / usual if usual else None
     each = "" if bits is None else f", {bits:.3g} bits a pixel"
-    where = f"{usual} bytes as float16" if in_bytes is None else f"{in_bytes} bytes"
-    return f"{size['scalars']} scalars ({where}{each})"
+    where = f"{usual:,} bytes as float16" if in_bytes is None else f"{in_bytes:,} bytes"
+    return f"{size['scalars']:,} scalars ({where}{each})"
 
 
 def as_text(facts):

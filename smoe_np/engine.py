@@ -25,6 +25,7 @@ from .backend import array_module, to_numpy
 from .engine_cupy import CupyEngine
 from .engine_native import NativeEngine
 from .engine_numpy import NumpyEngine
+from .numerals import counted
 from .params import SmoeParams, check_gates, taking_part
 from .pixels import MOST_CHANNELS_SEEN, as_float, split_channels
 from .regularize import add_penalty_gradients, penalty
@@ -159,8 +160,9 @@ def check_kind(params, D, C):
     """Raise ValueError unless a model has D dimensions and C channels, as an image has."""
     if (params.num_dims, params.num_channels) != (D, C):
         raise ValueError(
-            f"params is a model of {params.num_dims} dimensions and {params.num_channels} "
-            f"channels, the image has {D} dimensions and {C} channels"
+            f"params is a model of {counted(params.num_dims, 'dimension')} and "
+            f"{counted(params.num_channels, 'channel')}, the image has {counted(D, 'dimension')} "
+            f"and {counted(C, 'channel')}"
         )
 
 
@@ -269,7 +271,9 @@ def loss_and_gradients(params, image, l1reg=0.0, bandwidth_reg=0.0, backend="aut
     Parameters
     ----------
     params : SmoeParams
-        Model, with mixing weights above 0.
+        Model, with mixing weights above 0. Keep the diagonal of A above 0 as well: the gate of a
+        kernel with det A < 0 is negative, as in tf-smoe. An optimiser may use log π and log A_dd,
+        whose gradients are these times π and A_dd.
     image : array
         The image, (*shape,) or (*shape, C): floats in [0, 1], or uint8 or uint16.
     l1reg, bandwidth_reg : float

@@ -23,8 +23,9 @@ class SmoeParams:
     musX : (K, D) array
         Centres, in units of the longest axis of the image (pixel centres lie at (i + ½)/n).
     A : (K, D, D) or (K,) array
-        Lower triangular steering matrices; the precision matrix of a kernel is A Aᵀ. An array of
-        shape (K,) holds the factors α of radial kernels, A = α I, as in tf-smoe.
+        Lower triangular steering matrices; the precision matrix of a kernel is A Aᵀ. Training keeps
+        the diagonal above 0; a kernel with det A < 0 has a negative gate, as in tf-smoe. An array
+        of shape (K,) holds the factors α of radial kernels, A = α I, as in tf-smoe.
     gamma_e : (K, C, D) or (K, D) array
         Slopes of the experts; shape (K, D) for a single channel, as in tf-smoe.
     nu_e : (K, C) or (K,) array

@@ -3,6 +3,8 @@
 import contextlib
 import sys
 
+from .numerals import counted
+
 # Errors of stderr during a run: the terminal is gone, the disk behind a redirection is full, or it
 # was closed. They do not end training.
 _STDERR_TROUBLE = (OSError, ValueError)
@@ -60,7 +62,7 @@ class Progress:
         """Show what a validation found."""
         self._follow(smoe)
         record = smoe.history[-1]
-        found = f"PSNR {record.psnr:.2f} dB, {record.kernels} kernels"
+        found = f"PSNR {record.psnr:.2f} dB, {counted(record.kernels, 'kernel')}"
         if self._bar is not None:
             with contextlib.suppress(*_STDERR_TROUBLE):
                 self._bar.set_postfix_str(found)

@@ -645,7 +645,8 @@ class Smoe(TrainingLoop):
         Parameters
         ----------
         params : SmoeParams, optional
-            Model, with mixing weights above 0; by default the current one.
+            Model; by default the current one. Keep its mixing weights and the diagonal of A above
+            0; see the function.
         l1reg, bandwidth_reg : float
             Weights λ_S of the sparsity term and λ_U of the bandwidth term. K₀ is the number of
             kernels of ``params``.

@@ -54,7 +54,7 @@ GO_ON = FIT + "-c stopped.checkpoint.npz "
     (TRAIN + "-c checkpoint.npz", "'checkpoint.npz' is not a readable .npz file"),
     (TRAIN + "-c r/params_last.npz", "is not a checkpoint"),
     (f"train -i colour.tif -r new -c {CHECKPOINT}", "does not fit"),
-    ("train -i colour.tif -r new -p r/params_last.npz", "a model of 2 dimensions and 1 channels"),
+    ("train -i colour.tif -r new -p r/params_last.npz", "a model of 2 dimensions and 1 channel,"),
     ("train -i missing.png -r new", "'missing.png': there is no such file"),
     ("train -i . -r new", "is a folder"),
     ("train -i empty -r new", "'empty' is empty"),

@@ -179,7 +179,7 @@ def test_fit_to_a_psnr_tells_of_each_try_and_which_was_the_best(here, capsys):
     assert fit("--psnr", 22, "-n", 20, "-v", 20) == 0
     out, err = capsys.readouterr()
     model = smoe_np.Smoe(smoe_np.read_image("grey.tif")).fit(psnr=22, iterations=20, val_iter=20)
-    tried = [re.fullmatch(r"try (\d+): PSNR ([\d.]+) dB, \d+ kernels after (\d+) iterations", line)
+    tried = [re.fullmatch(r"try (\d+): PSNR ([\d.]+) dB, \d+ kernels? after (\d+) iterations", line)
              for line in err.splitlines() if line.startswith("try")]
     assert len(tried) > 2
     assert [(line[1], line[2], line[3]) for line in tried] == [

@@ -82,7 +82,7 @@ def test_a_model_of_tf_smoe_is_packed_though_it_does_not_tell_its_size(model, fa
     ("m.npz -o q.smoe --bits 9 --bytes 900", "--bytes: not allowed with argument --bits"),
     ("m.npz -o q.smoe --bytes 20", "--bytes must be at least"),
     ("m.npz -o q.smoe --bytes 20 -i grey.tif", "--bytes must be at least"),
-    ("m.npz -o q.smoe -i colour.tif", "1 channels, the image has 2 dimensions and 3 channels"),
+    ("m.npz -o q.smoe -i colour.tif", "1 channel, the image has 2 dimensions and 3 channels"),
     ("gone.npz -o q.smoe", "'gone.npz': there is no such file"),
     ("m.npz -o gone/q.smoe", "its folder does not exist")])
 def test_errors_are_one_line_and_nothing_is_written(model, fails, command, why):

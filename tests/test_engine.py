@@ -487,7 +487,7 @@ WRONG = [
     (lambda p: smoe_np.loss_and_gradients(p.map(np.negative), np.zeros((8, 8))), ValueError,
      "pis must be above 0"),
     (lambda p: smoe_np.loss_and_gradients(p, np.zeros((8, 8, 3))), ValueError, "3 channels"),
-    (lambda p: smoe_np.loss_and_gradients(p, np.zeros(8)), ValueError, "1 dimensions"),
+    (lambda p: smoe_np.loss_and_gradients(p, np.zeros(8)), ValueError, "has 1 dimension and"),
     (lambda p: smoe_np.loss_and_gradients(p, np.full((8, 8), 2.0)), ValueError, "image"),
     (lambda p: smoe_np.loss_and_gradients(p, np.full((8, 8), np.nan)), ValueError, "image"),
     (lambda p: smoe_np.loss_and_gradients(p, np.zeros((8, 8), complex)), TypeError, "image"),

@@ -99,7 +99,7 @@ WRONG_ARGUMENTS = [
     ({"channel_axis": 5}, ValueError, "channel_axis"),
     ({"channel_axis": "last"}, ValueError, "channel_axis"),
     ({"params": "model.npz"}, TypeError, "params must be a SmoeParams, got str.*load_params"),
-    ({"params": random_model(0, K=3, D=3)}, ValueError, "3 dimensions and 1 channels, the image"),
+    ({"params": random_model(0, K=3, D=3)}, ValueError, "3 dimensions and 1 channel, the image"),
     ({"params": random_model(0, K=3, C=3)}, ValueError, "2 dimensions and 3 channels, the image"),
     ({"params": random_model(0, K=3).map(np.negative)}, ValueError, "no weight above 0"),
     ({"params": random_model(0, K=3), "radial": True}, ValueError, "radial is True, but params"),

@@ -190,7 +190,7 @@ def test_asking_for_gradients_changes_neither_the_model_nor_its_training(image):
     ({"bandwidth_reg": "1"}, TypeError, "bandwidth_reg must be a number"),
     ({"params": 3}, TypeError, "params must be a SmoeParams"),
     ({"params": Smoe(picture((9, 9), 3), 2, backend="numpy").params}, ValueError,
-     "2 dimensions and 3 channels, the image has 2 dimensions and 1 channels")])
+     "2 dimensions and 3 channels, the image has 2 dimensions and 1 channel")])
 def test_gradients_of_what_is_no_model_of_the_image_are_refused(image, arguments, error, message):
     with pytest.raises(error, match=message):
         Smoe(image, 2).loss_and_gradients(**arguments)
