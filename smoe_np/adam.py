@@ -107,10 +107,10 @@ class Adam:
         fading : float
             Factor of all learning rates.
 
-            Returns
-            -------
-            dict of arrays
-                −Δp by name of parameter.
+        Returns
+        -------
+        dict of arrays
+            −Δp by name of parameter.
         """
         xp = array_module(gradients.pis)
         correction = self._next_correction() * fading

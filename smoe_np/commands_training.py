@@ -74,7 +74,7 @@ def _misses(wanted, smoe, files):
     """Whether the model has less than the wanted PSNR; says so if it is rounding that took it."""
     spared = NEAR_ENOUGH if files.is_packed else 0.0  # what rounding may take away
     missed = smoe.history[-1].psnr < wanted - spared
-    if missed and max(one.psnr for one in smoe.tried) >= wanted:
+    if missed and max((one.psnr for one in smoe.tried), default=-math.inf) >= wanted:
         say(f"smoe: warning: rounding to {files.precision} took the model below {wanted:g} dB; "
             f"with more --bits it loses less")
     return missed

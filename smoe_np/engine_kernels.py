@@ -11,7 +11,7 @@ Parameters of all kernels, their Adam moments and their gradients are rows (K, W
     step, gather    of each batch of patches: moments of every kernel in each, then their sums
     judge           the loss, and whether it exploded
     update          the chain rule, regularisers, Adam; who leaves; whether the lists still hold
-        turn            the axes along which kernels step, if they have their own
+    turn            the axes along which kernels step, if they have their own
 
 and lists that no longer hold are rebuilt by another sequence. Both continue without the host until
 as many steps are taken as it requested; through ``control`` (control.cuh) the host instructs the
@@ -331,7 +331,10 @@ class KernelEngine(KernelBuffers):
         self.moved[slots] = self.launch.array(state["moved"][:, :-1].T)
         if "rate" in state:
             self.rates[slots] = self.launch.array(state["rate"][:, :-1].T)
-        self.control[WORDS.AGE], self.control[WORDS.STALE] = int(state["age"]), int(state["stale"])
+        gone = np.setdiff1d(np.arange(self.num_slots), self.slots)
+        # another engine may have had other winners, which have not left
+        stale = bool(state["stale"]) or bool(self.wins[self.launch.array(gone)].any())
+        self.control[WORDS.AGE], self.control[WORDS.STALE] = int(state["age"]), int(stale)
         self.held, self.may_be_overdue = None, True
 
     def memory_needed(self, params):

@@ -416,7 +416,8 @@ def _checked(recipe):
             fine = type(value) is type(usual)
         else:
             kind = numbers.Integral if isinstance(usual, int) else numbers.Real
-            fine = isinstance(value, kind) and math.isfinite(value) and value >= 0
+            fine = (isinstance(value, kind) and not isinstance(value, bool)
+                    and math.isfinite(value) and value >= 0)
         if not fine:
             wanted = ("True or False" if isinstance(usual, bool) else
                       "text" if isinstance(usual, str) else

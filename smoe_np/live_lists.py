@@ -3,6 +3,7 @@
 import numpy as np
 
 from .gate import pixel_kernels
+from .kernel_files import constants
 from .params import SmoeParams
 from .tiling import build_lists, drift, lower_inverse, rebuild_lists
 
@@ -29,14 +30,19 @@ def too_loose(allowance):
 def is_forged(state):
     """Whether ``state`` holds allowances that no engine gives, which could exhaust memory.
 
-    Weak kernels may exceed FURTHEST by WEAK times their distance below other log weights.
+    Weak kernels may exceed FURTHEST by WEAK times their distance below other log weights. A few
+    kernels that compiled engines list everywhere may be most of a small model.
     """
+    known, allowance = constants(), state["allowance"]
+    everywhere = (allowance >= known["BOUNDLESS"]).all(axis=0)
+    if everywhere.sum() > known["MOST_FAST"]:
+        return True
     diagonal = np.diagonal(state["A"], axis1=1, axis2=2)
     with np.errstate(all="ignore"):  # a forged model may overflow
         log_weight = np.log(state["pis"]) + np.log(np.abs(diagonal)).sum(1)
-    known = log_weight[np.isfinite(log_weight)]
-    most = FURTHEST + [0, 0, WEAK * np.ptp(known) if known.size else 0]
-    return bool((np.median(state["allowance"], axis=1) > most).any())
+    log_weight = log_weight[np.isfinite(log_weight)]
+    most = FURTHEST + [0, 0, WEAK * np.ptp(log_weight) if log_weight.size else 0]
+    return bool((np.median(allowance[:, ~everywhere], axis=1) > most).any())
 
 
 class LiveLists:
@@ -184,7 +190,11 @@ class LiveLists:
                                np.zeros((K, 1))), state["allowance"])
         self.tau = full
         self.slots, self.moved = state["slots"], state["moved"]
-        self.age, self.stale = int(state["age"]), bool(state["stale"])
+        gone = np.ones(self.num_slots, bool)
+        gone[self.slots] = False
+        # another engine may have had other winners, which have not left
+        self.age = int(state["age"])
+        self.stale = bool(state["stale"]) or bool(gone[self.lists.winners].any())
         mask = np.append(self.slots, self.num_slots)
         self.anchor, self.inverse = self.anchor.take(mask), self.inverse[mask]
         self.allowance = self.allowance[:, mask]

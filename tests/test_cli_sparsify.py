@@ -6,6 +6,7 @@ import shlex
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 from cli_runs import assert_same_params, smoe, stop_at, the_one_line
 
@@ -52,6 +53,15 @@ def test_a_psnr_that_is_nearly_reached_is_out_of_reach_too(here, capsys):
     best = float(re.search(r"kernels reach ([\d.]+) dB", the_one_line(capsys))[1])
     assert smoe(*SPARSIFY, "--psnr", best + 0.05, "-k", 2, "-q", "--overwrite") == 1
     assert "out of reach" in the_one_line(capsys)
+
+
+def test_a_search_that_diverges_leaves_its_best_model_and_status_1(here, capsys, monkeypatch):
+    loss = smoe_np.Smoe._mse
+    monkeypatch.setattr(smoe_np.Smoe, "_mse",
+                        lambda self: loss(self) if self.iteration < 4 else np.nan)
+    assert smoe(*SPARSIFY, "--psnr", 30, "-k", 3, "-v", 2, "-q") == 1
+    assert "the loss is nan" in the_one_line(capsys)
+    assert Path("m.npz").exists()
 
 
 @pytest.mark.parametrize("at", [3, 16, 25])

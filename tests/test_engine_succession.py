@@ -16,6 +16,8 @@ from kernel_runs import frame_settings
 
 from smoe_np import dense, engine_kernels, engine_numpy
 from smoe_np.adam import Adam
+from smoe_np.kernel_buffers import WORDS
+from smoe_np.live_lists import is_forged
 
 DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
 
@@ -204,3 +206,34 @@ def test_a_model_that_takes_long_to_bring_is_trained_for_longer_at_a_time():
     for engine._aside in (0.0, 5 * engine_kernels.ASIDE, 1e9):
         engine.advance(start, Adam(start), frame_settings(), math.inf, 1)
     assert patiences == [1.0, 5.0, 20.0]
+
+
+# ---- states of other engines, and of models most of whose kernels are fast
+
+
+@DTYPES
+def test_lists_that_rest_on_kernels_which_have_left_are_not_restored(each_engine, dtype):
+    params, target = random_model(23, 12, sigma=0.08), picture((40, 50))
+    engine = make_engine((40, 50), target, dtype)
+    engine.loss(params)
+    state = engine.state()
+    for lost in range(params.num_kernels):  # which another engine may have let go
+        staying = np.delete(np.arange(params.num_kernels), lost)
+        columns = np.append(staying, params.num_kernels)
+        again = make_engine((40, 50), target, dtype)
+        again.restore({**state, "slots": staying, "stale": np.array(False),
+                       "moved": state["moved"][:, columns],
+                       **({"rate": state["rate"][:, columns]} if "rate" in state else {})})
+        left = params.select(staying)
+        assert again.loss(left) == pytest.approx(dense.loss(left, target), rel=1e-5)
+
+
+def test_lists_of_few_kernels_most_of_which_are_fast_are_restored():
+    state = {"A": np.full((5, 1, 1), 9.0), "pis": np.ones(5), "allowance": np.full((3, 6), 0.1)}
+    state["allowance"][:, :4] = WORDS.BOUNDLESS
+    assert not is_forged(state)
+    many = {"A": np.full((30, 1, 1), 9.0), "pis": np.ones(30), "allowance": np.full((3, 31), 0.1)}
+    many["allowance"][:, : WORDS.MOST_FAST + 1] = WORDS.BOUNDLESS
+    assert is_forged(many)
+    state["allowance"][:, 3:5] = 1e20
+    assert is_forged(state)

@@ -66,6 +66,7 @@ WRONG = [
     ({"kernels": 9, "recipe": "slow"}, TypeError, "recipe must be a smoe_np.fit.Recipe, got 'slo"),
     ({"kernels": 9, "recipe": Recipe(rate=-1)}, ValueError,
      "recipe.rate must be a finite number of 0 or more, got -1"),
+    ({"kernels": 9, "recipe": Recipe(rate=True)}, ValueError, "recipe.rate must be a finite numb"),
     ({"kernels": 9, "recipe": Recipe(turn_every=1.5)}, ValueError,
      "recipe.turn_every must be a whole number of 0 or more, got 1.5"),
     ({"kernels": 9, "recipe": Recipe(), "sharpness": 1}, ValueError,
