@@ -182,7 +182,7 @@ def _refuse_vast(params, path):
 
 
 def _plot_results(folder, given):
-    found = read_results(folder, given.get("image_path"), given.get("channel_axis"))
+    found = read_results(folder, given.get("image_path"), **those_of(given, ("channel_axis",)))
     _refuse_vast(found.params, folder)
     shared = {"channel_axis": found.channel_axis, "backend": given.get("backend", "auto")}
     name = os.path.basename(given.get("image_path") or str(found.settings.get("image", folder)))

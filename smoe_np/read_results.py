@@ -28,7 +28,7 @@ class Results(NamedTuple):
     channel_axis: Any  # axis of the image's channels, as for ``Smoe``
 
 
-def read_results(folder, image_path=None, channel_axis=None):
+def read_results(folder, image_path=None, channel_axis="run"):
     """Read the results that ``smoe train``, ``fit -r`` or ``sparsify -r`` wrote to a folder.
 
     Parameters
@@ -38,8 +38,8 @@ def read_results(folder, image_path=None, channel_axis=None):
     image_path : str or os.PathLike, optional
         File of the image; by default the one named in the settings, if it still exists and has not
         changed.
-    channel_axis : "auto" or int, optional
-        As for ``Smoe``; by default that of the settings.
+    channel_axis : "run", "auto", None or int
+        Axis of the image's channels: "run", that of the settings; else as for ``Smoe``.
 
     Returns
     -------
@@ -67,7 +67,7 @@ def read_results(folder, image_path=None, channel_axis=None):
     params = load_params(os.path.join(path_text(folder), "params_best.npz"))
     history = read_history(there("history.csv")) if there("history.csv") else []
     settings = _read_settings(there("settings.json")) if there("settings.json") else {}
-    if channel_axis is None:
+    if channel_axis == "run":
         channel_axis = settings.get("channel_axis", "auto")
         if channel_axis not in ("auto", None) and not isinstance(channel_axis, int):
             raise ValueError(f"settings.json in {path_text(folder)!r} has {channel_axis!r} as "

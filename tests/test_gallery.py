@@ -50,6 +50,16 @@ def test_nothing_is_drawn_where_it_is_not_wanted(drawn_here):
     assert not drawn()  # those of the earlier run are not of this one
 
 
+def test_plot_takes_another_axis_of_channels_than_the_run_where_it_is_told_one(here, fails):
+    pixels = np.random.default_rng(0).random((14, 18, 3)).astype(np.float32)
+    smoe_np.write_image("any.tif", pixels)
+    assert smoe("train", "-i", "any.tif", "-r", "r", "-k", 2, "-n", 2, "-q", "--no-plots") == 0
+    for axis in ([], ["--channel-axis", "auto"], ["--channel-axis", -1]):
+        assert smoe("plot", "r", "-i", "any.tif", *axis) == 0
+    assert "the image has 3 dimensions and 1 channel" in fails(
+        "plot", "r", "-i", "any.tif", "--channel-axis", "none")
+
+
 @pytest.mark.parametrize(("shape", "axis"), [
     ((14, 18, 3), "auto"), ((5, 6, 7), "none"), ((1, 1), "auto")])
 def test_any_picture_is_drawn(drawn_here, shape, axis):
