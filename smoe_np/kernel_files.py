@@ -10,6 +10,7 @@ import numpy as np
 
 SOURCES = ("step.cu", "lists.cu", "update.cu", "axes.cu", "events.cu", "render.cu", "survey.cu",
            "ceilings.cu")
+STEADY = 0.1  # seconds of training, times the patience, before a launcher returns to Python
 _INCLUDE = re.compile(r'^#include "([^"]+)"\n', re.MULTILINE)
 _KERNEL = re.compile(r"^KERNEL\((\w+), (\w+), ([^)]*)\)", re.MULTILINE)
 _DEFINED = re.compile(r"^#define ([A-Z]\w+)\b", re.MULTILINE)
@@ -72,6 +73,25 @@ def constants():
     often = collections.Counter(_DEFINED.findall(kernel_source()))
     return {name: float(value) if "." in value or "e" in value else int(value)
             for name, value in _NUMBER.findall(kernel_source()) if often[name] == 1}
+
+
+def definitions(D, C, dtype):
+    """The compiler options that make a specialisation of the sources.
+
+    Parameters
+    ----------
+    D, C : int
+        Numbers of dimensions and channels.
+    dtype : str or dtype
+        Type of REAL, float32 or float64.
+
+    Returns
+    -------
+    tuple of str
+    """
+    dtype = np.dtype(dtype)
+    real = {"float32": "float", "float64": "double"}[dtype.name]
+    return (f"-DNDIM={D}", f"-DNCHAN={C}", f"-DREAL={real}", f"-DREAL_BYTES={dtype.itemsize}")
 
 
 @cache

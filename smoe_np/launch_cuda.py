@@ -20,8 +20,14 @@ from functools import cache
 import numpy as np
 
 from .backend import why_no_gpu
-from .kernel_files import check_arguments, constants, kernel_source, signatures
-from .launch_native import STEADY
+from .kernel_files import (
+    STEADY,
+    check_arguments,
+    constants,
+    definitions,
+    kernel_source,
+    signatures,
+)
 
 # flush float denormals; double keeps them, and divisions stay exact
 OPTIONS = ("-std=c++17", "-ftz=true")
@@ -268,11 +274,8 @@ def load_kernels(D, C, dtype):
 
 
 def compiler_options(D, C, dtype):
-    """The options of NVRTC for one D, C and dtype."""
-    dtype = np.dtype(dtype)
-    real = {"float32": "float", "float64": "double"}[dtype.name]
-    return (*OPTIONS, f"-DNDIM={D}", f"-DNCHAN={C}", f"-DREAL={real}",
-            f"-DREAL_BYTES={dtype.itemsize}")
+    """The options with which NVRTC compiles a specialisation."""
+    return (*OPTIONS, *definitions(D, C, dtype))
 
 
 def _ascii_source():

@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .kernel_files import check_arguments, kernel_source, signatures
+from .kernel_files import STEADY, check_arguments, definitions, kernel_source, signatures
 from .machine import processors
 
 COMPILERS = ("c++", "g++", "clang++")
@@ -32,7 +32,6 @@ COMPILERS = ("c++", "g++", "clang++")
 OPTIONS = ("-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros",
            "-fopenmp-simd", "-fPIC", "-shared", "-pthread")
 MOST_COUNTERS = 16  # most sets of row counters; a set has one number for each kernel of the model
-STEADY = 0.1  # seconds of training, times the patience, before control returns to Python
 TIME_LIMIT = 300  # seconds that a compilation may take
 UNUSED = 90 * 24 * 3600  # seconds without use after which a cached file is removed
 NOTE = ".sha256"
@@ -202,10 +201,7 @@ def load_kernels(D, C, dtype, options=()):
 
 def _load(D, C, dtype, options):
     compiler = find_compiler()
-    real = {"float32": "float", "float64": "double"}[dtype]
-    options = (*OPTIONS, *_for_this_processor(), f"-DNDIM={D}", f"-DNCHAN={C}", f"-DREAL={real}",
-               f"-DREAL_BYTES={np.dtype(dtype).itemsize}",
-               *options)
+    options = (*OPTIONS, *_for_this_processor(), *definitions(D, C, dtype), *options)
     source = kernel_source()
     parts = (source, *options, *compiler, _version(compiler), _processor())
     digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()
