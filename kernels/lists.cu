@@ -130,8 +130,9 @@ KERNEL(anchor, LIST_THREADS, const int *control, const double *records, const do
                 to[ALLOWANCE + r] = steps > 0 ? expected : ROUNDING;
             }
             if (steps > 0) to[ALLOWANCE + 2] += WEAK * larger(state[USUAL_WEIGHT] - record[0], 0);
-            if (state[FEW_ARE_FAST] && rates[3 * k] > FAST)
+            if (state[FEW_ARE_FAST] && rates[3 * k] > FAST) {
                 UNROLL for (int r = 0; r < 3; r++) to[ALLOWANCE + r] = BOUNDLESS;
+            }
             if (record[0] == DEAD)
                 to[ALLOWANCE + 2] = 0;
             else

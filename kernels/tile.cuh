@@ -343,8 +343,8 @@ FUNCTION_CALLED void forward_called(const double *records, const int *list, cons
 // recomputed.
 template <class Terms, class Offsets, class Gates, class Flag, class PerPixel, class PerChannel>
 FUNCTION_CALLED int chunk_again(const double *records, const int *list, const Tile &tile, int c,
-                         Terms &terms, Offsets &offsets, Gates &gates, Flag &steep, Bands &bands,
-                         PerPixel &top, PerPixel &S, PerChannel &y) {
+                                Terms &terms, Offsets &offsets, Gates &gates, Flag &steep,
+                                Bands &bands, PerPixel &top, PerPixel &S, PerChannel &y) {
     const int chunk = CHUNK;
     if (tile.pairs <= chunk) return tile.pairs;
     const int *chunk_list = list + tile.first + c * chunk;

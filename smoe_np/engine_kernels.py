@@ -332,7 +332,7 @@ class KernelEngine(KernelBuffers):
         if "rate" in state:
             self.rates[slots] = self.launch.array(state["rate"][:, :-1].T)
         gone = np.setdiff1d(np.arange(self.num_slots), self.slots)
-        # another engine may have had other winners, which have not left
+        # the engine that gave the state may have had other winners, all of which are still there
         stale = bool(state["stale"]) or bool(self.wins[self.launch.array(gone)].any())
         self.control[WORDS.AGE], self.control[WORDS.STALE] = int(state["age"]), int(stale)
         self.held, self.may_be_overdue = None, True

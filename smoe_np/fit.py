@@ -408,21 +408,22 @@ MOST = {"fade_from": 1, "fade_to_part": 1, "start": 1, "growth_until": 1, "event
         "event_every": 2**31 - 1}  # upper limits on the parameters of a recipe
 
 
+# by the type of a parameter's default: what it may be, and how that is said
+_KINDS = {bool: (bool, "True or False"), str: (str, "text"),
+          int: (numbers.Integral, "a whole number of 0 or more"),
+          float: (numbers.Real, "a finite number of 0 or more")}
+
+
 def _checked(recipe):
     """Return a recipe as a dict of plain values, or raise an error that names what is wrong."""
     for name, value in recipe._asdict().items():
         usual = getattr(Recipe(), name)
-        if isinstance(usual, bool | str):
-            fine = type(value) is type(usual)
-        else:
-            kind = numbers.Integral if isinstance(usual, int) else numbers.Real
-            fine = (isinstance(value, kind) and not isinstance(value, bool)
+        kind, wanted = _KINDS[type(usual)]
+        fine = isinstance(value, kind)
+        if isinstance(usual, int | float) and not isinstance(usual, bool):
+            fine = (fine and not isinstance(value, bool)
                     and math.isfinite(value) and value >= 0)
         if not fine:
-            wanted = ("True or False" if isinstance(usual, bool) else
-                      "text" if isinstance(usual, str) else
-                      "a whole number of 0 or more" if isinstance(usual, int) else
-                      "a finite number of 0 or more")
             raise ValueError(f"recipe.{name} must be {wanted}, got {value!r}")
         if name in MOST and value > MOST[name]:
             raise ValueError(f"recipe.{name} must be at most {MOST[name]}, got {value!r}")

@@ -192,7 +192,7 @@ class LiveLists:
         self.slots, self.moved = state["slots"], state["moved"]
         gone = np.ones(self.num_slots, bool)
         gone[self.slots] = False
-        # another engine may have had other winners, which have not left
+        # the engine that gave the state may have had other winners, all of which are still there
         self.age = int(state["age"])
         self.stale = bool(state["stale"]) or bool(gone[self.lists.winners].any())
         mask = np.append(self.slots, self.num_slots)

@@ -79,10 +79,10 @@ def next_try(tried, wanted, most, iterations, first=None):
         stride = 2 * (low.kernels - missed[-2].kernels) if not high and len(missed) > 1 else 1
         guess = max(guess, math.ceil(low.kernels * STEP), low.kernels + stride)
     if high:
-        # steps grow as ratios here: as differences they would soon lead to a single kernel
-        before = (full[1].kernels / high.kernels) ** 2 if not low and len(full) > 1 else STEP
-        least = low.kernels + 1 if low else 1
-        guess = min(guess, max(min(int(high.kernels / max(before, STEP)), high.kernels - 1), least))
+        ratio, least = STEP, low.kernels + 1 if low else 1
+        if not low and len(full) > 1:  # a stride that grows would soon lead to a single kernel
+            ratio = max(ratio, (full[1].kernels / high.kernels) ** 2)
+        guess = min(guess, max(min(int(high.kernels / ratio), high.kernels - 1), least))
     return Try(max(1, min(guess, most)), iterations)
 
 

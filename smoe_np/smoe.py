@@ -322,7 +322,7 @@ class Smoe(TrainingLoop):
         experts : {"auto", "affine", "constant"}
             Whether experts have slopes ("affine") or not. "auto" takes affine experts, with two
             exceptions: constant ones if slopes are not trained, and for images of several channels
-            if the target is ``scalars`` or ``bytes``, where more kernels without slopes gain 0.3 to
+            if the target is ``scalars`` or ``bytes``, where more kernels without slopes gain 0.5 to
             1.4 dB.
         seed : int
             Random seed. On the CPU the same call returns the same model, bit for bit. Another
@@ -638,7 +638,7 @@ class Smoe(TrainingLoop):
     def loss_and_gradients(self, params=None, l1reg=0.0, bandwidth_reg=0.0):
         """Compute the loss of a model on this image, and its gradients.
 
-        For an optimiser of your own this is two to four times faster than the function
+        For an optimiser of your own this is several times faster than the function
         ``smoe_np.loss_and_gradients``, as the engine and its kernel lists are kept from call to
         call. Neither the model of this object nor its optimiser changes.
 

@@ -11,6 +11,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import pytest
 from broken_files import scratch  # noqa: F401
 from cli_runs import after_a_run, clock, drawn_here, example, fails, here  # noqa: F401 (fixtures)
+from fake_cupy import cupy  # noqa: F401
 from figures import headless, trained  # noqa: F401
 from hypothesis import HealthCheck, settings
 

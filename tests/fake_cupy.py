@@ -13,10 +13,11 @@ import sys
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 from kernel_runs import EMULATED
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
-from smoe_np import launch_native
+from smoe_np import engine, launch_native
 
 
 class Machine:
@@ -318,3 +319,12 @@ def install(monkeypatch):
     finally:
         for found in caches:
             found.cache_clear()
+
+
+@pytest.fixture
+def cupy(monkeypatch):
+    """This module in the place of CuPy, and a choice of engines that knows of it."""
+    with install(monkeypatch) as module:
+        engine._choose.cache_clear()
+        yield module
+    engine._choose.cache_clear()
