@@ -80,9 +80,9 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
 def in_options(text, spelled, image_path=None):
     """Replace the library's argument names in an error message by the options; not in quotes.
 
-    Names of one word, which may be words of the text as well, are replaced in "NAME must ..."
-    alone, with which most messages begin. A message that begins with "image" also gets the image's
-    path, as that is no option.
+    Names of one word, which may be words of the text as well, are replaced in "NAME must ..." and
+    "NAME applies to ..." alone, with which messages begin. A message that begins with "image" also
+    gets the image's path, as that is no option.
     """
     if image_path is not None:
         text = re.sub(r"\Aimage\b", lambda _: f"image {image_path!r}", text)
@@ -91,7 +91,7 @@ def in_options(text, spelled, image_path=None):
         name, equals = found.groups()
         return spelled[name] + (" " if equals else "") if name in spelled else found[0]
 
-    text = re.sub(r"\A([a-z0-9]+)(?= must (?:be|stand)\b)",
+    text = re.sub(r"\A([a-z0-9]+)(?= must (?:be|stand)\b| applies to\b)",
                   lambda name: spelled.get(name[1], name[1]), text)
     parts = re.split(_QUOTED, text)
     parts[::2] = [re.sub(r"\b([a-z0-9]+(?:_[a-z0-9]+)+)\b(=?)", spell, part) for part in parts[::2]]

@@ -273,7 +273,9 @@ def loss_and_gradients(params, image, l1reg=0.0, bandwidth_reg=0.0, backend="aut
     params : SmoeParams
         Model, with mixing weights above 0. Keep the diagonal of A above 0 as well: the gate of a
         kernel with det A < 0 is negative, as in tf-smoe. An optimiser may use log π and log A_dd,
-        whose gradients are these times π and A_dd.
+        whose gradients are these times π and A_dd. These are as exact as gates are: a kernel
+        whose gate is below e^-12 in a tile (float64: e^-30) is left out there, and ∂L/∂π of one so
+        weak (π about 1e-6 of its neighbours') may be 0.
     image : array
         The image, (*shape,) or (*shape, C): floats in [0, 1], or uint8 or uint16.
     l1reg, bandwidth_reg : float

@@ -52,8 +52,8 @@ def read_results(folder, image_path=None, channel_axis="run"):
     OSError
         If there is no model, or a file cannot be read.
     ValueError
-        If a file is damaged, or the image at ``image_path`` has other numbers of dimensions or
-        channels than the model.
+        If a file is damaged, the image at ``image_path`` has other numbers of dimensions or
+        channels than the model, or the image of the settings is another with ``channel_axis``.
 
     Warns
     -----
@@ -67,11 +67,11 @@ def read_results(folder, image_path=None, channel_axis="run"):
     params = load_params(os.path.join(path_text(folder), "params_best.npz"))
     history = read_history(there("history.csv")) if there("history.csv") else []
     settings = _read_settings(there("settings.json")) if there("settings.json") else {}
-    if channel_axis == "run":
-        channel_axis = settings.get("channel_axis", "auto")
-        if channel_axis not in ("auto", None) and not isinstance(channel_axis, int):
-            raise ValueError(f"settings.json in {path_text(folder)!r} has {channel_axis!r} as "
-                             f"'channel_axis'")
+    axis_of_run = settings.get("channel_axis", "auto")
+    if axis_of_run not in ("auto", None) and not isinstance(axis_of_run, int):
+        raise ValueError(f"settings.json in {path_text(folder)!r} has {axis_of_run!r} as "
+                         f"'channel_axis'")
+    channel_axis = axis_of_run if channel_axis == "run" else channel_axis
     if image_path is not None:
         image = read_image(image_path)
         scene_of_model(params, image, channel_axis)  # raises if they do not match
@@ -83,6 +83,11 @@ def read_results(folder, image_path=None, channel_axis="run"):
                           f"{path_text(folder)!r} was fitted to", UserWarning, stacklevel=2)
         return Results(params, image, history, settings, channel_axis)
     image = _picture_of(folder, settings, params, channel_axis)
+    if (image is None and channel_axis != axis_of_run
+            and _picture_of(folder, settings, params, axis_of_run) is not None):
+        raise ValueError(f"channel_axis is {channel_axis!r}, with which the picture is not the one "
+                         f"of the run in {path_text(folder)!r}; that had {axis_of_run!r}: leave "
+                         f"out channel_axis")
     return Results(params, image, history, settings, channel_axis)
 
 

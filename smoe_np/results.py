@@ -329,7 +329,7 @@ class ModelFile:
         stem, self.is_packed = os.path.splitext(self.path)[0], is_packed_name(self.path)
         if bits is not None and not self.is_packed:
             raise ValueError(f"bits applies to {PACKED} files only; give the model a name that "
-                             f"ends so instead of {self.path!r}, or leave out bits")
+                             f"ends so instead of {self.path!r}, or leave it out")
         if bits is not None:
             check_bits(bits)
         if checkpoint is not None and os.path.realpath(checkpoint) == os.path.realpath(self.path):

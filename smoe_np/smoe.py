@@ -28,7 +28,7 @@ from .pixels import digest_of
 from .quantization import ITERATIONS as QUANTIZING
 from .quantization import quantized
 from .search import Try, next_try
-from .sparsify import ITERATIONS, Sparsification, dense_start, sparsify_settings
+from .sparsify import ITERATIONS, Sparsification, how_to_start, sparsify_settings
 from .training import train_settings
 from .training_loop import TrainingLoop, check_callbacks
 
@@ -472,10 +472,9 @@ class Smoe(TrainingLoop):
         settings = sparsify_settings(target_kernels, target_psnr, iterations, val_iter)
         K = self._params.num_kernels
         if target_kernels is not None and target_kernels >= K:
-            dense = dense_start(self.shape, target_kernels)
             raise ValueError(f"target_kernels must be below {K}, the number of kernels that there "
-                             f"are, got {target_kernels}; begin with more of them, such as "
-                             f"kernels_per_dim={dense}")
+                             f"are, got {target_kernels}; "
+                             f"{how_to_start(self.shape, target_kernels)}")
         callbacks = check_callbacks(callbacks, progress)
         plan = Sparsification(settings, self.shape, self.options["train_gammas"], self.iteration)
         self.settings, self.tried, self._found, self._dense = settings, [], None, None

@@ -126,6 +126,14 @@ def dense_start(shape, kernels):
     return across
 
 
+def how_to_start(shape, kernels):
+    """Advice after a start with no more than so many kernels."""
+    across = dense_start(shape, kernels)
+    if math.prod(kernel_grid(shape, across)) > kernels:
+        return f"begin with more of them, such as kernels_per_dim={across}"
+    return f"a start on so small a picture has at most {math.prod(kernel_grid(shape, across))}"
+
+
 class Sparsification:
     """The schedule of a sparsification.
 

@@ -1,5 +1,6 @@
 """The training loop: validations, phases of a sparsification, tries on the way to a PSNR."""
 
+import copy
 import math
 import time
 import warnings
@@ -20,6 +21,7 @@ from .training import train_steps
 
 FEW = 3  # steps by which the speed is measured
 MANY_DECADES = 6  # range of weights that a training from a grid reaches only after long
+TINY = 1e-15  # of a π or A_dd: gradients have it in the denominator, and Adam squares them
 
 
 def check_callbacks(callbacks, progress=None):
@@ -44,6 +46,12 @@ class TrainingLoop(Resumable):
 
     They differ in the plan, the schedule of a fit or a sparsification; ``train`` has none.
     """
+
+    def __getstate__(self):
+        return {**self.__dict__, "_training": False}  # a copy, made by a callback, is not at it
+
+    def __copy__(self):
+        return copy.deepcopy(self)  # two with the same moments and lists would spoil each other's
 
     def _refuse_while_training(self):
         if self._training:
@@ -296,4 +304,10 @@ class TrainingLoop(Resumable):
             return (f"its weights span {decades:.0f} decades, as fit and sparsify make them, but "
                     f"train takes steps of the same size for all; make the Smoe with "
                     f"train_pis=False and train with a base_lr of 1e-6, or fit for longer")
+        least = min(float(self._params.pis.min()),
+                    float(abs(self._params.A.diagonal(axis1=1, axis2=2)).min()))
+        if self._params.dtype == np.float32 and least < TINY:
+            return (f"gradients of a pi or A_dd of {least:.0e} are too large for float32: make the "
+                    f"Smoe with dtype float64 or, if all weights are so small, multiply them by "
+                    f"one number, which does not change the model")
         return "train on with a lower base_lr, lr_mult or regularisation"

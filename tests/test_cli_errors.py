@@ -135,6 +135,8 @@ GO_ON = FIT + "-c stopped.checkpoint.npz "
     ("bench -k 3", "--kernels-per-dim is for a picture of your own; give its --image-path too"),
     ("sparsify grey.tif -o new.npz -k 3 --kernels 99 -q", "--kernels must be below 6, the number "
      "of kernels that there are, got 99; begin with more of them, such as --kernels-per-dim 18"),
+    ("sparsify grey.tif -o new.npz --kernels 999999 -q", "a start on so small a picture has at most"
+     ),
     ("bench --size 0", "--size must be at least 1"),
     ("bench -i missing.png", "'missing.png': there is no such file"),
 ])

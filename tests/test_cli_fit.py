@@ -104,7 +104,7 @@ def test_kernels_are_no_sharper_than_is_wanted(here, fails):
 def test_bits_are_those_of_a_packed_model(here, fails):
     assert smoe("fit", "grey.tif", "-o", "m.smoe", "--kernels", 9, "-n", 3, "-q", "--bits", 8) == 0
     assert os.path.getsize("m.smoe") < 79 + 9 * 9 + 6
-    assert "bits applies to .smoe files only" in fails(
+    assert "--bits applies to .smoe files only" in fails(
         "fit", "grey.tif", "-o", "m.npz", "--kernels", 9, "--bits", 8)
 
 

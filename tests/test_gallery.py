@@ -58,6 +58,9 @@ def test_plot_takes_another_axis_of_channels_than_the_run_where_it_is_told_one(h
         assert smoe("plot", "r", "-i", "any.tif", *axis) == 0
     assert "the image has 3 dimensions and 1 channel" in fails(
         "plot", "r", "-i", "any.tif", "--channel-axis", "none")
+    for axis in ("none", 0, 7):  # nothing is the matter with the picture
+        assert f"--channel-axis is {None if axis == 'none' else axis}, with which" in fails(
+            "plot", "r", "--channel-axis", axis, "--overwrite")
 
 
 @pytest.mark.parametrize(("shape", "axis"), [

@@ -4,6 +4,7 @@ import copy
 import itertools
 import math
 import os
+import pickle
 import tracemalloc
 import warnings
 
@@ -560,6 +561,14 @@ def test_why_the_model_of_a_fit_cannot_be_trained_like_a_grid_is_told(image):
             Smoe(image, params=params).train(60, bandwidth_reg=1e-3, lr_mult=1e6, base_lr=1.0)
 
 
+def test_weights_that_are_too_small_for_single_precision_are_told(image):
+    params = Smoe(image, 5).params.map(np.float64)
+    params.pis = np.full(params.num_kernels, 1e-42)
+    with pytest.warns(RuntimeWarning, match="1e-42 are too large for float32: .* dtype float64"):
+        Smoe(image, params=params).train(5)
+    assert Smoe(image, params=params, dtype="float64").train(5).stopped is None
+
+
 @pytest.mark.parametrize("base_lr", [0.02, 0.05, 0.1, 0.2, 0.5, 2.0])
 def test_whatever_the_rate_the_engine_follows(image, base_lr):
     # kernels leap about, out of the picture and back, become needles and planes
@@ -635,6 +644,16 @@ def test_a_copy_trains_as_the_original_does(image):
     smoe = Smoe(image, 5).train(3)
     other = copy.deepcopy(smoe).train(4)
     assert_same_model(smoe.train(4).params, other.params)
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy,
+                                    lambda smoe: pickle.loads(pickle.dumps(smoe))])
+def test_a_copy_that_a_callback_makes_goes_on_by_itself(image, copied):
+    copies = []
+    smoe = Smoe(image, 5).train(6, val_iter=3, callbacks=[lambda smoe: copies.append(copied(smoe))])
+    assert [other.iteration for other in copies] == [0, 3, 6]
+    for other in copies[1::-1]:
+        assert_same_model(other.resume().params, smoe.params)
 
 
 def test_training_from_within_training_is_refused(image):
