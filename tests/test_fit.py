@@ -282,6 +282,7 @@ def test_any_picture_is_fitted_no_worse_than_by_a_constant(each_engine, kind, se
                                                            iterations, experts, C):
     shape = tuple(shape) if math.prod(shape) < 600 else tuple(shape[:2])
     image = ODD[kind](shape, np.random.default_rng(seed))
+    C = C if len(shape) > 1 else None
     if C is not None:
         image = np.stack([image, 1 - image, image / 2], axis=-1)
     smoe = Smoe(image, channel_axis=None if C is None else -1)

@@ -242,11 +242,11 @@ def test_the_levels_of_neighbouring_regions_do_not_mix(dtype):
 
 
 @st.composite
-def problems(draw):
+def problems(draw, channels=(1, 3)):
     D = draw(st.sampled_from([1, 2, 2, 2, 3]))
     most = {1: 150, 2: 36, 3: 9}[D]
     shape = tuple(draw(st.integers(1, most)) for _ in range(D))
-    C = draw(st.sampled_from({1: [1], 2: [1, 2, 3], 3: [1, 3]}[D]))
+    C = draw(st.sampled_from({1: [1], 2: channels, 3: [1, 3]}[D]))
     params = random_model(
         draw(st.integers(0, 2**32 - 1)), K=draw(st.integers(1, 40)), D=D, C=C,
         sigma=10 ** draw(st.floats(-2, 1)), anisotropy=10 ** draw(st.floats(0, 2)),
@@ -255,15 +255,20 @@ def problems(draw):
     return params, picture(shape, C, draw(st.integers(0, 100)))
 
 
-@DTYPES
+@settings(max_examples=60)
+@given(problem=problems((1, 3, 4)))
+def test_engine_agrees_with_the_oracle_on_any_model(problem):
+    compare(*problem, "float32")
+
+
 @settings(max_examples=60)
 @given(problem=problems())
-def test_engine_agrees_with_the_oracle_on_any_model(dtype, problem):
-    compare(*problem, dtype)
+def test_engine_agrees_with_the_oracle_on_any_model_in_double_precision(problem):
+    compare(*problem, "float64")
 
 
 @settings(max_examples=30)
-@given(problem=problems())
+@given(problem=problems((1, 3, 4)))
 def test_loss_alone_is_that_of_loss_and_gradients(problem):
     params, target = problem
     loss = make_engine(target.shape[:-1], target, "float32").loss(params)

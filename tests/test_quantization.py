@@ -20,7 +20,7 @@ from smoe_np import (
 )
 from smoe_np.allocation import BitsByBytes
 
-pytestmark = pytest.mark.usefixtures("each_engine")
+EACH_ENGINE = pytest.mark.usefixtures("each_engine")  # others are of what engines share
 
 
 def fitted(image=GREY, kernels=15, experts="affine", **options):
@@ -32,6 +32,7 @@ def rounded_at_once(params, bits):
     return quantization._of_kinds(params, found)
 
 
+@EACH_ENGINE
 @PICTURES
 def test_a_quantized_model_is_what_its_file_holds(image, options, tmp_path):
     smoe = fitted(image, **options)
@@ -67,6 +68,7 @@ def test_what_is_not_rounded_yet_makes_up_for_what_is(experts):
     assert lost_at_once > 0.6
 
 
+@EACH_ENGINE
 def test_kinds_may_have_bits_of_their_own():
     smoe = fitted()
     kinds = packed.kinds_of(smoe.params.arrays())
@@ -195,6 +197,7 @@ def test_a_model_that_is_quantized_again_with_its_bits_stays_as_it_is():
     assert np.abs(smoe.reconstruction - once).max() < 1e-3
 
 
+@EACH_ENGINE
 def test_what_is_not_trained_is_rounded_alone():
     params = random_model(5, 12, sigma=0.15, slope=0.2, dtype=np.float32)
     image = render(params, (24, 31))  # to which no kernel does harm
@@ -225,6 +228,7 @@ def test_the_room_of_kernels_that_leave_is_used():
     assert 380 < packed.packed_bytes(smoe.params.arrays(), smoe.bits) <= 400
 
 
+@EACH_ENGINE
 def test_kernels_that_do_more_harm_than_good_leave(tmp_path, monkeypatch):
     monkeypatch.setattr(quantization, "ENOUGH", -100)  # however little rounding costs
     image = picture((40, 50))[..., 0]
@@ -255,6 +259,7 @@ def test_kernels_at_the_ends_of_what_is_rounded_stay(monkeypatch):
         assert end(kept) == pytest.approx(end(kinds["extents"]), abs=1e-6)
 
 
+@EACH_ENGINE
 def test_radial_kernels_stay_radial():
     smoe = Smoe(GREY, 4, radial=True).train(20)
     smoe.quantize(7)
@@ -270,6 +275,7 @@ def test_training_goes_on_from_the_quantized_model(each_engine):
     assert smoe.history[-1].psnr > before - 0.5
 
 
+@EACH_ENGINE
 def test_interrupted_it_leaves_the_model_as_it_was(monkeypatch):
     smoe = fitted()
     before, history, moments = smoe.params.copy(), list(smoe.history), smoe.adam
@@ -303,6 +309,7 @@ def test_wrong_arguments_are_refused_in_words(arguments, error, match):
         fitted().quantize(**arguments)
 
 
+@EACH_ENGINE
 @pytest.mark.parametrize("how", ["by a signal", "by a callback"])
 def test_a_fit_that_was_interrupted_is_finished_first(how):
     def interrupted(smoe):
@@ -320,6 +327,7 @@ def test_a_fit_that_was_interrupted_is_finished_first(how):
     assert smoe.quantize(8).bits is not None
 
 
+@EACH_ENGINE
 def test_training_that_was_interrupted_goes_on_from_the_quantized_model():
     def interrupted(smoe):
         if smoe.iteration == 20:
@@ -356,6 +364,7 @@ def test_what_no_file_can_hold_is_refused_before_anything_is_done():
         smoe.quantize(10)
 
 
+@EACH_ENGINE
 def test_it_cannot_be_quantized_while_it_trains():
     with pytest.raises(RuntimeError, match="is training already"):
         Smoe(GREY, 3).train(2, callbacks=[lambda smoe: smoe.quantize()])

@@ -177,7 +177,7 @@ def test_histories_may_be_empty_perfect_or_long(history, tmp_path):
 
 
 CASES = {"1x1": ((1, 1), 1, 1), "one kernel": ((8, 9), 1, 1), "RGB": ((12, 16), 3, 4),
-         "2 channels": ((10, 12), 2, 4), "volume": ((5, 8, 10), 1, 4), "a row": ((1, 30), 3, 5)}
+         "4 channels": ((10, 12), 4, 4), "volume": ((5, 8, 10), 1, 4), "a row": ((1, 30), 3, 5)}
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -115,7 +115,7 @@ def test_what_a_run_was_killed_before_writing_is_written_when_it_goes_on(tmp_pat
 ])
 def test_what_png_cannot_hold_is_written_as_tiff(tmp_path, shape, axis, written):
     image = np.linspace(0, 1, int(np.prod(shape))).reshape(shape)
-    smoe = smoe_np.Smoe(image, 2, channel_axis=axis)
+    smoe = smoe_np.Smoe(image, 2, channel_axis=axis, backend="numpy")
     folder = ResultsFolder(tmp_path / "results")
     folder.create()
     smoe.train(0, callbacks=[folder.validation])
