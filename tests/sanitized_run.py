@@ -1,9 +1,10 @@
 """Run sanitized kernels through all that engines ask of them, in buffers with forbidden margins.
 
-    python sanitized_run.py D C DTYPE [OPTIONS ...]
+    python sanitized_run.py BUILD [BUILD ...] [OPTIONS ...]
 
-To be run by ``test_sanitizers.py`` with the sanitizer's runtime loaded. An access beyond a buffer,
-read or write, ends the process. With D = 0, kernels are made to do just that.
+To be run by ``test_sanitizers.py`` with the sanitizer's runtime loaded. A build is named like
+2d-3c-float32, or 2d-3c-float32-emulated, and told when it is done. An access beyond a buffer, read
+or write, ends the process. With the build "overrun", kernels are made to do just that.
 """
 
 import ctypes
@@ -153,11 +154,15 @@ def run_over():
 
 
 if __name__ == "__main__":
-    D, C, dtype = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
-    GuardedLauncher.options = tuple(sys.argv[4:])
     os.environ.pop("LD_PRELOAD", None)  # the compiler needs none of it
-    if D:
-        ask(D, C, dtype, "-DEMULATE_GPU" in GuardedLauncher.options)
-    else:
-        run_over()
-    print("done")
+    options = tuple(text for text in sys.argv[1:] if text.startswith("-"))
+    for build in sys.argv[1 : len(sys.argv) - len(options)]:
+        GuardedLauncher.options = options
+        if build == "overrun":
+            run_over()
+        else:
+            D, C, dtype, *emulated = build.replace("d-", "-").replace("c-", "-").split("-")
+            if emulated:
+                GuardedLauncher.options += ("-DEMULATE_GPU",)
+            ask(int(D), int(C), dtype, bool(emulated))
+        print(f"{build} done", flush=True)

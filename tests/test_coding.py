@@ -98,7 +98,7 @@ def test_any_bytes_are_read_as_numbers_in_their_range_or_refused(data, K):
 # ---- whole numbers of kernels
 
 
-@settings(max_examples=50)
+@settings(max_examples=30)
 @given(D=st.integers(1, 8), C=st.integers(1, 4), affine=st.booleans(), radial=st.booleans(),
        K=st.integers(1, 200), seed=st.integers(0, 99), data=st.data())
 def test_numbers_of_kernels_come_back_sorted(D, C, affine, radial, K, seed, data):

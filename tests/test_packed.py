@@ -269,7 +269,7 @@ def test_a_small_file_that_claims_many_kernels_is_refused_at_once(tmp_path, monk
         load_params(path)
 
 
-@settings(max_examples=200)
+@settings(max_examples=120)
 @given(data=st.data(), K=st.sampled_from([3, 150]))
 def test_a_forged_file_is_read_as_a_model_or_refused(tmp_path_factory, data, K):
     path = tmp_path_factory.mktemp("forged") / "model.smoe"
