@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import time
 import warnings
 
 import numpy as np
@@ -100,11 +101,13 @@ def clean(given):
     sigma = given["sigma"] if "sigma" in given else estimate_sigma(image, **axis)
     if not quiet:
         known = "" if "sigma" in given else " (estimated)"
-        say(f"noise of σ = {sigma:.2f}{known}")
+        say(f"noise of σ = {sigma:.3g}{known}")
+
+    began = time.perf_counter()
 
     def progress(picture, done, fits):
         if not quiet:
-            say(f"model {done} of {fits}")
+            say(f"model {done} of {fits}, {time.perf_counter() - began:.0f} s")
 
     picture = denoise(image, sigma, progress=progress,
                       **those_of(given, ("fits", "seed", "backend", "channel_axis")))

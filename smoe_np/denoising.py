@@ -18,7 +18,7 @@ STRENGTH = 13.6  # λ_U is this · σ² / (number of pixels · longest axis)
 # Kernels per pixel at a noise of USUAL_SIGMA; they decrease with the square root of the noise.
 DENSITY, USUAL_SIGMA = 0.15, 10.0
 LEAST_SIGMA = 0.05  # smaller than the noise of rounding to 8 bits: taken for none
-MOST_SIGMA = 1000.0
+MOST_SIGMA = 128.0  # half the range: a larger one is in other units
 NEAR = 3.0  # σ in pixels of the window in which the residual is compared with the noise
 RECIPE = Recipe(start=1.0, events_until=0.0, jitter=0.5, rate=0.2, weight_rate=0.2, shape_rate=0.12,
                 expert_rate=0.03, slope_rate=0.018, list_life=8, coarse=False,

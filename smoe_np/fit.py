@@ -34,6 +34,10 @@ MOST_SECONDS = 1e9
 # per kernel is downscaled to that number. examples/ablation.md measures gain and cost.
 COARSE = (0.25, 200), (0.45, 400), (0.6, 1000), (0.85, 3000)
 WIDEST = 0.3  # the lower limit on the diagonal of A is at most this, over the spacing of kernels
+# Standard deviation of an image below which experts are trained at lower rates, in proportion: the
+# rates of a recipe are for ordinary pictures, and far too high where all differences are small.
+FAINT, LEAST_CONTRAST = 0.15, 1e-6
+MANY_PIXELS = 2**20  # enough to estimate a standard deviation
 LINE_SHIFT = 0.7  # limit on ``shift`` in one dimension, where wider children enclose other kernels
 SHARPEST = 3.0  # sharpness 1/σ per pixel beyond which a kernel fits between the pixel centres
 ITERATIONS = 3000  # default; with a budget of seconds, assumed until the speed is known
@@ -54,7 +58,8 @@ class Recipe(NamedTuple):
     weight_rate, shape_rate : float
         Learning rates of mixing weights and of steering matrices.
     expert_rate, slope_rate : float
-        Learning rates of the values of experts at their centres and of their slopes.
+        Learning rates of the values of experts at their centres and of their slopes; lower for an
+        image of little contrast, see ``FAINT``.
     beta2 : float
         Adam's β₂.
     turn_every : int
@@ -149,8 +154,16 @@ def usual_recipe(iterations):
     return Recipe(fade_from=0.75, events_until=0.8)
 
 
+def contrast_of(target):
+    """The factor to the rates of experts for an image (*shape, C): 1 unless it is faint."""
+    pixels = target.reshape(-1, target.shape[-1])
+    pixels = pixels[:: -(-len(pixels) // MANY_PIXELS)].astype(float)
+    deviation = math.sqrt(float(((pixels - pixels.mean(axis=0)) ** 2).mean()))
+    return min(1.0, max(deviation / FAINT, LEAST_CONTRAST))
+
+
 def frame_steps(recipe, shape, kernels, affine, fade_from=math.inf, fade_to=math.inf, l1reg=0.0,
-                initial_kernels=1):
+                initial_kernels=1, contrast=1.0):
     """The settings of steps in each kernel's own frame.
 
     Parameters
@@ -168,15 +181,17 @@ def frame_steps(recipe, shape, kernels, affine, fade_from=math.inf, fade_to=math
         Weight λ_S of the sparsity term.
     initial_kernels : int
         K₀ of the loss.
+    contrast : float
+        That of the image, from ``contrast_of``.
 
     Returns
     -------
     StepSettings
     """
     rates = {"pis": recipe.weight_rate, "musX": recipe.rate, "A": recipe.shape_rate,
-             "nu_e": recipe.expert_rate}
+             "nu_e": contrast * recipe.expert_rate}
     if affine:
-        rates["gamma_e"] = recipe.slope_rate
+        rates["gamma_e"] = contrast * recipe.slope_rate
     longest = max(shape)
     least = min(recipe.least_diagonal, WIDEST / spacing_of(shape, kernels))
     frame = OwnFrame(least * longest, recipe.most_sharpness * longest, fade_from,
@@ -387,10 +402,10 @@ class Plan:
         """A new optimiser for a model."""
         return adam_of(self.recipe, params, self.affine)
 
-    def steps(self, until, initial_kernels):
+    def steps(self, until, initial_kernels, contrast):
         """The settings of steps."""
         return frame_steps(self.recipe, self.shape, self.kernels, self.affine,
-                           self.recipe.fade_from * until, until, 0.0, initial_kernels)
+                           self.recipe.fade_from * until, until, 0.0, initial_kernels, contrast)
 
     # ---- checkpoints
 

@@ -14,7 +14,7 @@ import numpy as np
 from .adam import Adam
 from .allocation import BitsByBytes, allocate_bits, check_bits
 from .backend import to_numpy
-from .fit import Recipe, frame_steps
+from .fit import Recipe, contrast_of, frame_steps
 from .packed import arrays_of, bits_of, kinds_of, packed_bytes, rounded
 from .params import SmoeParams
 
@@ -227,7 +227,8 @@ def _of_kinds(params, found):
 def _trained(engine, params, names, iterations):
     """The model after training the parameters ``names``, at falling learning rates."""
     recipe = Recipe()
-    steps = frame_steps(recipe, engine.shape, params.num_kernels, True, 0, iterations)
+    steps = frame_steps(recipe, engine.shape, params.num_kernels, True, 0, iterations,
+                        contrast=contrast_of(to_numpy(engine.picture())))
     rates = {name: RATE * rate for name, rate in steps.rates.items() if name in names}
     adam, lowest_loss, left = Adam(params, recipe.beta2), math.inf, iterations
     exact = engine.tau, engine.list_life

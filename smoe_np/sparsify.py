@@ -231,10 +231,10 @@ class Sparsification:
         """A new optimiser for a model at the beginning of a phase."""
         return adam_of(self.recipe, params, self.affine)
 
-    def steps(self, until, initial_kernels):
+    def steps(self, until, initial_kernels, contrast):
         """The settings of steps, apart from what ``advance`` adds."""
         return frame_steps(self.recipe, self.shape, self.kernels or initial_kernels, self.affine,
-                           l1reg=self.l1reg, initial_kernels=initial_kernels)
+                           l1reg=self.l1reg, initial_kernels=initial_kernels, contrast=contrast)
 
     def prepared(self, engine, params, adam, iteration, until):
         """The model to continue with: unchanged, as there are no events here."""

@@ -245,7 +245,7 @@ class TrainingLoop(Resumable):
 
     def _step_settings(self):
         if self._plan is not None:
-            return self._plan.steps(self.until, self.initial_kernels)
+            return self._plan.steps(self.until, self.initial_kernels, self._contrast)
         return train_steps(self.settings, self.options, self.initial_kernels)
 
     @np.errstate(all="ignore")  # the loss is checked by the caller

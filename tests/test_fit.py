@@ -157,15 +157,17 @@ def test_what_was_trained_before_is_forgotten(each_engine):
     assert_same_fit(trained, fresh)
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_numpy_and_native_fit_about_alike(seed):
+@pytest.mark.parametrize("image", [COLOURS, GREY])
+def test_numpy_and_native_fit_about_alike(image):
     if engine.ENGINES["native"].why_not() is not None:
         pytest.skip(engine.ENGINES["native"].why_not())
-    for image, K in ((COLOURS, 20), (GREY, 20)):
-        found = [Smoe(image, backend=name).fit(kernels=K, iterations=80, seed=seed).history[-1]
+    differences = []  # of a single seed 0.15 dB: the last digits grow
+    for seed in range(4):
+        found = [Smoe(image, backend=name).fit(kernels=20, iterations=80, seed=seed).history[-1]
                  for name in ("numpy", "native")]
-        assert found[0].kernels == found[1].kernels == K
-        assert found[0].psnr == pytest.approx(found[1].psnr, abs=0.3)
+        assert found[0].kernels == found[1].kernels == 20
+        differences.append(found[0].psnr - found[1].psnr)
+    assert abs(np.mean(differences)) < 0.15
 
 
 def test_training_after_a_fit_goes_on_from_its_model_as_from_any_other(each_engine):
@@ -358,6 +360,18 @@ def test_a_fit_of_some_seconds_comes_to_an_end(each_engine, seconds):
     assert smoe.until >= LEAST_ITERATIONS
     assert smoe.history[-1].iteration == smoe.iteration == smoe.until
     assert smoe.history[-1].psnr == pytest.approx(psnr(smoe.reconstruction, GREY), abs=1e-3)
+
+
+@pytest.mark.parametrize("faint", [1 / 16, 1 / 256])
+def test_a_faint_picture_is_fitted_as_well_as_any(each_engine, faint):
+    # such as 12 bits in a file of 16; its PSNR is that of its own range
+    image, run = picture((40, 50))[..., 0], {"kernels": 40, "iterations": 100}
+    wanted = Smoe(image).fit(**run).history[-1].psnr
+    for pedestal in (0, 0.5):
+        smoe = Smoe(faint * image + pedestal).fit(**run)
+        assert smoe.history[-1].psnr + 20 * math.log10(faint) > wanted - 1.5
+        lost = smoe.history[-1].psnr - smoe.quantize(9).history[-1].psnr
+        assert lost < 1.5
 
 
 def test_a_fit_from_within_a_fit_is_refused(each_engine):

@@ -262,7 +262,7 @@ def test_where_kernels_are_few_they_may_be_wide():
     for kernels, wanted in ((9, 0.3 / 40), (36, 0.3 / 20)):
         plan = Plan(fit_settings(kernels=kernels, recipe=Recipe(least_diagonal=0.015)),
                     (120, 120), kernels, 200)
-        assert plan.steps(200, kernels).own_frame.least_diagonal == pytest.approx(wanted * 120)
+        assert plan.steps(200, kernels, 1.0).own_frame.least_diagonal == pytest.approx(wanted * 120)
 
 
 def test_rates_are_those_of_the_recipe_by_parameter_and_fade_in_time():
@@ -271,10 +271,13 @@ def test_rates_are_those_of_the_recipe_by_parameter_and_fade_in_time():
     for experts, names in (("affine", set(NAMES)), ("constant", set(NAMES) - {"gamma_e"})):
         plan = Plan(fit_settings(kernels=9, iterations=200, experts=experts, recipe=recipe),
                     (50, 80), 9, 200)
-        found = plan.steps(200, 4)
+        found = plan.steps(200, 4, 1.0)
         assert set(found.rates) == names
         wanted = {"pis": 0.6, "musX": 0.5, "A": 0.4, "nu_e": 0.3, "gamma_e": 0.2}
         assert found.rates == {name: wanted[name] for name in names}
+        of_faint = plan.steps(200, 4, 0.01).rates
+        assert {name: of_faint[name] / wanted[name] for name in names} == pytest.approx(
+            {name: 0.01 if name in ("nu_e", "gamma_e") else 1 for name in names})
         frame = found.own_frame
         assert (frame.least_diagonal, frame.most_sharpness) == (0.01 * 80, 3 * 80)
         assert [frame.fading(t) for t in (1, 100, 150, 200, 300)] == pytest.approx(
