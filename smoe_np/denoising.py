@@ -104,8 +104,10 @@ def denoise(image, sigma=None, fits=FITS, seed=0, backend="auto", channel_axis="
     total = 0.0
     for done in range(1, fits + 1):
         recipe = RECIPE._replace(bandwidth_reg=weight * STRENGTHS[(done - 1) % len(STRENGTHS)])
-        smoe.fit(kernels=kernels, iterations=ITERATIONS, val_iter=ITERATIONS, seed=seed + done - 1,
-                 recipe=recipe)
+        with warnings.catch_warnings():  # where nothing is to be seen, one kernel is the best model
+            warnings.filterwarnings("ignore", "with all .* kernels the error", RuntimeWarning)
+            smoe.fit(kernels=kernels, iterations=ITERATIONS, val_iter=ITERATIONS,
+                     seed=seed + done - 1, recipe=recipe)
         total = total + smoe.reconstruction.reshape(noisy.shape).astype(np.float64)
         if progress is not None or done == fits:
             clean = given_back(_with_texture(total / done, noisy, sigma / PEAK))

@@ -1,6 +1,7 @@
 """Denoising: gains, shapes, sameness, and what is refused."""
 
 import builtins
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -93,6 +94,14 @@ def test_where_there_is_no_noise_nothing_changes(sigma):
     found = denoise(noisy, sigma)
     np.testing.assert_array_equal(found, noisy)
     assert not np.shares_memory(found, noisy)
+
+
+def test_where_there_is_nothing_but_noise_it_goes_without_a_warning():
+    noisy = 0.5 + np.random.default_rng(0).normal(0, 20 / 255, (48, 48))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = denoise(noisy, 20)
+    assert np.abs(found - 0.5).mean() < np.abs(noisy - 0.5).mean() / 4
 
 
 def test_sigma_on_the_scale_of_0_to_1_is_noticed():
