@@ -82,7 +82,8 @@ def _denoise(commands):
         description="Remove additive white Gaussian noise from a picture: several models are "
                     "fitted to it, kept\nsmooth by a penalty on their bandwidth, and averaged.",
         epilog="examples:\n  smoe denoise noisy.png -o clean.png\n"
-               "  smoe denoise noisy.png -o clean.png --sigma 10",
+               "  smoe denoise noisy.png -o clean.png --sigma 10\n\nCLEAN has the pixels of "
+               "NOISY at its depth; what else a file says, such as its\ncalibration, is not kept.",
         usage="smoe denoise NOISY -o CLEAN [--sigma S] [options]")
     option = with_defaults(denoise)
     parser.add_argument("image_path", metavar="NOISY",

@@ -166,6 +166,8 @@ def plot(given):
     _refuse_vast(params, path)
     if output is None:
         raise UsageError("give -o SHEET.png, the file to draw the model into")
+    if params.image_shape is None and "image_path" not in given:
+        raise UsageError(f"{path!r} does not hold the size of its picture; give that with -i")
     refuse_to_replace(output, given)
     for source in (path, given.get("image_path")):
         if source is not None and os.path.realpath(source) == os.path.realpath(output):

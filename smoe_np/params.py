@@ -252,7 +252,8 @@ class SmoeParams:
         -------
         dict of str to float32 array
             Arrays by name: ``nu_e`` has shape (K,), ``gamma_e`` (K, D), and ``A`` (K,) if all
-            kernels are radial.
+            kernels are radial. A file of tf-smoe, which ``load_params`` reads as well, is
+            ``pickle.dump({"params": params.to_tf_smoe()}, file)``.
 
         Raises
         ------

@@ -93,7 +93,8 @@ class Smoe(TrainingLoop):
     made_by : None, "train", "fit" or "sparsify"
         Method that trained the model last.
     stopped : None, "interrupted" or "diverged"
-        Why the last training ended early, or ``None`` if it did not.
+        Why the last training ended early; ``None`` if it did not, or if a callback raised an
+        exception.
     tried : list of smoe_np.search.Try
         Number of kernels, iterations and PSNR of each try of the last ``fit`` or ``sparsify``, if
         its target was a PSNR; else empty.

@@ -79,6 +79,7 @@ def test_render_asks_for_the_size_that_a_file_of_tf_smoe_does_not_hold(after_a_r
     for size in [], ["--scale", 2]:
         assert "does not hold the size of its picture; give --shape" in fails(
             "render", "theirs.pkl", "-o", "new.tif", *size)
+    assert "size of its picture; give that with -i" in fails("plot", "theirs.pkl", "-o", "new.png")
     assert smoe("render", "theirs.pkl", "-o", "new.tif", "--shape", 7, 9) == 0
 
 
