@@ -353,6 +353,7 @@ def test_a_fit_grows_early_and_keeps_its_number_then(each_engine):
     assert np.ptp(losses[-3:]) < 0.01 * losses[-1]
 
 
+@pytest.mark.filterwarnings("ignore:with all .* kernels the error")  # in so few iterations
 @pytest.mark.parametrize("seconds", [0.05, 1e-9])
 def test_a_fit_of_some_seconds_comes_to_an_end(each_engine, seconds):
     smoe = Smoe(GREY).fit(kernels=5, seconds=seconds, val_iter=10)
