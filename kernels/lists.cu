@@ -136,8 +136,9 @@ KERNEL(anchor, LIST_THREADS, const int *control, const double *records, const do
             if (record[0] == DEAD)
                 to[ALLOWANCE + 2] = 0;
             else {
-                drift(to, record, moved + 3 * k);  // 0 except for rounding, which is much where A is
-                UNROLL for (int r = 0; r < 3; r++)  // nearly singular
+                // 0 except for rounding, which is much where A is nearly singular
+                drift(to, record, moved + 3 * k);
+                UNROLL for (int r = 0; r < 3; r++)
                     to[ALLOWANCE + r] = larger(to[ALLOWANCE + r], moved[3 * k + r]);
             }
             wins[k] = 0;

@@ -126,7 +126,8 @@ def add_train(commands):
                             "checkpoint, of which only the model is used")
     group.add_argument("-c", "--checkpoint-path", metavar="CHECKPOINT",
                        help="continue a run from its RESULTS/checkpoints/last.npz: without -n "
-                            "finish it with its own settings, with -n train N more iterations")
+                            "finish it with its own settings, with -n train N more iterations; the "
+                            "picture may have been renamed")
 
     group = parser.add_argument_group("model")
     option(group, "-k", "--kernels-per-dim", int, "kernels along the longest axis of the starting "
@@ -262,7 +263,7 @@ def _add_model_files(parser, what, usual_bits="16"):
                      "RESULTS; files with other names are kept")
     group.add_argument("-c", "--checkpoint-path", metavar="CHECKPOINT",
                        help=f"continue an interrupted {what} from this checkpoint, with its own "
-                            f"target and settings")
+                            f"target and settings; the picture may have been renamed")
     group.add_argument("--bits", type=float, metavar="B",
                        help=f"mean bits per number of a .smoe MODEL before entropy coding: 4 "
                             f"to 24 (default: {usual_bits})")
