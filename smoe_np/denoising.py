@@ -21,7 +21,7 @@ LEAST_SIGMA = 0.05  # smaller than the noise of rounding to 8 bits: taken for no
 MOST_SIGMA = 128.0  # half the range: a larger one is in other units
 NEAR = 3.0  # σ in pixels of the window in which the residual is compared with the noise
 RECIPE = Recipe(start=1.0, events_until=0.0, jitter=0.5, rate=0.2, weight_rate=0.2, shape_rate=0.12,
-                expert_rate=0.03, slope_rate=0.018, list_life=8, coarse=False,
+                expert_rate=0.03, slope_rate=0.018, coarse=False,
                 turn_every=0)  # decorrelated axes would be those of the noise
 
 
