@@ -12,7 +12,7 @@ from .allocation import check_bits
 from .coarse import Sizes
 from .engine import check_number, check_whole
 from .events import relocate
-from .initialize import fit_start, spacing_of, spread_kernels
+from .initialize import constant_model, fit_start, spacing_of, spread_kernels
 from .packed import expected_bytes, numbers_of
 from .params import NAMES
 from .search import next_try
@@ -157,9 +157,8 @@ def usual_recipe(iterations):
 def contrast_of(target):
     """The factor to the rates of experts for an image (*shape, C): 1 unless it is faint."""
     pixels = target.reshape(-1, target.shape[-1])
-    pixels = pixels[:: -(-len(pixels) // MANY_PIXELS)].astype(float)
-    deviation = math.sqrt(float(((pixels - pixels.mean(axis=0)) ** 2).mean()))
-    return min(1.0, max(deviation / FAINT, LEAST_CONTRAST))
+    _, variance = constant_model(pixels[:: -(-len(pixels) // MANY_PIXELS)])
+    return min(1.0, max(math.sqrt(variance) / FAINT, LEAST_CONTRAST))
 
 
 def frame_steps(recipe, shape, kernels, affine, fade_from=math.inf, fade_to=math.inf, l1reg=0.0,

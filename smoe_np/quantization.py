@@ -153,32 +153,33 @@ def _compensated(engine, params, bits, iterations, fixed):
     loss = engine.loss(at_once)
     if loss <= engine.loss(params) * 10 ** (ENOUGH / 10):
         return at_once
-    done = []
+    done, contrast = [], contrast_of(engine.picture())
     for kind, _, trained in STAGES:
         found = _kinds(params)
         if kind not in found:
             continue
         names = [name for name in trained if name not in fixed and (
             name != "gamma_e" or "slopes" in found)]
-        params = _stage(engine, params, kind, bits, names, iterations, done)
+        params = _stage(engine, params, kind, bits, names, iterations, contrast, done)
         done.append(kind)
     return params if engine.loss(params) < loss else at_once
 
 
-def _stage(engine, params, kind, bits, names, iterations, done):
+def _stage(engine, params, kind, bits, names, iterations, contrast, done):
     """The model with one more kind rounded, and the parameters ``names`` trained afterwards."""
     whole = _with_rounded(params, kind, bits)
     if not names:
         return whole
     if kind not in OF_GATES:
-        return _trained(engine, whole, names, iterations)
+        return _trained(engine, whole, names, iterations, contrast)
     loss = engine.loss(whole)
     harmful = _harmful(engine, whole, done)
-    best = _trained(engine, whole, names, iterations)
+    best = _trained(engine, whole, names, iterations, contrast)
     if harmful.any():
         fewer = _with_rounded(params.select(~harmful), kind, bits)
         if engine.loss(fewer) < (1 - HARM) * loss:
-            best = min(best, _trained(engine, fewer, names, iterations), key=engine.loss)
+            other = _trained(engine, fewer, names, iterations, contrast)
+            best = min(best, other, key=engine.loss)
     harmful = _harmful(engine, best, [*done, kind])
     return min(best, best.select(~harmful), key=engine.loss) if harmful.any() else best
 
@@ -224,11 +225,11 @@ def _of_kinds(params, found):
                       image_shape=params.image_shape)
 
 
-def _trained(engine, params, names, iterations):
+def _trained(engine, params, names, iterations, contrast):
     """The model after training the parameters ``names``, at falling learning rates."""
     recipe = Recipe()
     steps = frame_steps(recipe, engine.shape, params.num_kernels, True, 0, iterations,
-                        contrast=contrast_of(to_numpy(engine.picture())))
+                        contrast=contrast)
     rates = {name: RATE * rate for name, rate in steps.rates.items() if name in names}
     adam, lowest_loss, left = Adam(params, recipe.beta2), math.inf, iterations
     exact = engine.tau, engine.list_life

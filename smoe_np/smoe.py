@@ -19,7 +19,7 @@ from .engine import (
     penalized,
     warn_if_thin,
 )
-from .fit import BITS, contrast_of, fit_settings, kernels_for
+from .fit import BITS, fit_settings, kernels_for
 from .initialize import initial_params, ready_to_train
 from .numerals import counted, size_in_words
 from .packed import is_packed_name
@@ -171,7 +171,7 @@ class Smoe(TrainingLoop):
         self._rounds = []
         self._best_loss = self._lowest_loss = math.inf
         self._seconds = self._look = 0.0  # spent on training; on the last validation
-        self.image_sha256, self._contrast = digest_of(target), contrast_of(target)
+        self.image_sha256 = digest_of(target)
         self.engine = engine_class(backend, len(self.shape), self.channels)(
             self.shape, target, dtype, batches)
         self.adam = Adam(params)

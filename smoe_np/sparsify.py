@@ -129,9 +129,10 @@ def dense_start(shape, kernels):
 def how_to_start(shape, kernels):
     """Advice after a start with no more than so many kernels."""
     across = dense_start(shape, kernels)
-    if math.prod(kernel_grid(shape, across)) > kernels:
+    most = math.prod(kernel_grid(shape, across))
+    if most > kernels:
         return f"begin with more of them, such as kernels_per_dim={across}"
-    return f"a start on so small a picture has at most {math.prod(kernel_grid(shape, across))}"
+    return f"a start on so small a picture has at most {most}"
 
 
 class Sparsification:

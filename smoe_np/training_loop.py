@@ -4,10 +4,11 @@ import copy
 import math
 import time
 import warnings
+from functools import cached_property
 
 import numpy as np
 
-from .fit import ITERATIONS, LEAST_ITERATIONS, Plan
+from .fit import ITERATIONS, LEAST_ITERATIONS, Plan, contrast_of
 from .initialize import constant_model
 from .interrupts import Interrupts
 from .metrics import PEAK
@@ -242,6 +243,10 @@ class TrainingLoop(Resumable):
         aside = self._look / self.settings["val_iter"]
         left = seconds - now - self._look  # less the validation at the end
         self.until = max(LEAST_ITERATIONS, self._plan.sizes.end(self.iteration, left, aside))
+
+    @cached_property
+    def _contrast(self):
+        return contrast_of(self.engine.picture())
 
     def _step_settings(self):
         if self._plan is not None:

@@ -1,6 +1,7 @@
 """Denoising: gains, shapes, sameness, and what is refused."""
 
 import builtins
+import re
 import warnings
 from pathlib import Path
 
@@ -144,7 +145,8 @@ def test_the_command_does_what_the_library_does(here, capsys):
     assert smoe("denoise", "grey.tif", "-o", "clean.tif", "--sigma", 8, "--fits", 2) == 0
     out, err = capsys.readouterr()
     assert out == "clean.tif: 14×18 pixels\n"
-    assert err.splitlines() == ["noise of σ = 8", "model 1 of 2, 0 s", "model 2 of 2, 0 s"]
+    assert re.sub(r"\d+ s", "- s", err).splitlines() == [
+        "noise of σ = 8", "model 1 of 2, - s", "model 2 of 2, - s"]
     expected = denoise(smoe_np.read_image("grey.tif"), 8, fits=2)
     np.testing.assert_allclose(smoe_np.read_image("clean.tif") / 255, expected, atol=0.5001 / 255)
     assert smoe("denoise", "colour.tif", "-o", "quiet.tif", "--fits", 1, "-q") == 0

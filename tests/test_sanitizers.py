@@ -49,7 +49,8 @@ def runs():
 
 @pytest.mark.parametrize("name", [name for names in PROCESSES for name in names])
 def test_kernels_stay_within_their_buffers_and_within_cxx(runs, name):
-    # a build whose process has ended by the fault of one before it fails as well
+    # builds fail together with those of their process
+    assert runs[name].returncode == 0, runs[name].stderr[-3000:]
     assert f"{name} done" in runs[name].stdout.splitlines(), runs[name].stderr[-3000:]
 
 
