@@ -21,17 +21,18 @@ def _forward(params, x):
         np.asarray(a, np.result_type(a, np.float64)) for a in params.arrays().values()
     )
     diagonal = np.diagonal(A, axis1=1, axis2=2)  # (K, D)
-    d = x[:, None, :] - musX  # (N, K, D)
-    z = np.einsum("kde,nkd->nke", A, d)  # z = Aᵀ(x − μ)
+    d = x - musX[:, None]  # (K, N, D)
+    z = d @ A  # each row z = Aᵀ(x − μ)
     # log|A_dd| through the square keeps the formula analytic, for complex-step derivatives
-    logs = np.log(pis) + 0.5 * np.log(diagonal**2).sum(1) - 0.5 * (z**2).sum(2)  # (N, K)
+    log_weight = np.log(pis) + 0.5 * np.log(diagonal**2).sum(1)
+    logs = log_weight[:, None] - 0.5 * np.einsum("knd,knd->kn", z, z)
     sign = np.sign(diagonal.real.prod(1))  # a gate is negative where det A < 0
-    gate = sign * np.exp(logs - logs.real.max(1, keepdims=True))
-    total = gate.sum(1, keepdims=True)
+    gate = sign[:, None] * np.exp(logs - logs.real.max(0))
+    total = gate.sum(0)
     # a sum of 0 or below, possible only with negative gates, counts as TINY, as in tf-smoe
     gate = gate / np.where(total.real > TINY, total, TINY)
-    expert = nu_e + np.einsum("nd,kcd->nkc", x, gamma_e)  # (N, K, C)
-    return d, z, gate, expert, np.einsum("nk,nkc->nc", gate, expert)
+    expert = nu_e[:, None] + x @ gamma_e.swapaxes(1, 2)  # (K, N, C)
+    return d, z, gate, expert, (gate[:, :, None] * expert).sum(0)
 
 
 def render(params, shape):
@@ -42,7 +43,7 @@ def render(params, shape):
 
 def gating(params, shape):
     """The index of the kernel with the largest gate: (*shape) int."""
-    return _forward(params, pixel_centres(shape))[2].argmax(1).reshape(shape)
+    return _forward(params, pixel_centres(shape))[2].argmax(0).reshape(shape)
 
 
 def loss(params, target, l1reg=0.0, bandwidth_reg=0.0, initial_kernels=None):
@@ -65,16 +66,18 @@ def gradients(params, target, l1reg=0.0, bandwidth_reg=0.0, initial_kernels=None
     d, z, w, e, y = _forward(params, x)
     t = np.asarray(target, np.float64).reshape(y.shape)
     r = np.where((y >= 0) & (y <= 1), 2 / t.size * (np.clip(y, 0, 1) - t), 0)  # (N, C)
-    g = w * np.einsum("nc,nkc->nk", r, e - y[:, None])  # ∂L/∂ℓ
-    diagonal = np.diagonal(params.A, axis1=1, axis2=2).astype(np.float64)
-    grad_A = -np.einsum("nk,nkd,nke->kde", g, d, z)
+    g = w * np.einsum("knc,nc->kn", e - y, r)  # ∂L/∂ℓ
+    gz, sums = g[:, :, None] * z, g.sum(1)
+    A = params.A.astype(np.float64)
+    diagonal = np.diagonal(A, axis1=1, axis2=2)
+    grad_A = -d.swapaxes(1, 2) @ gz
     grad_A += np.eye(d.shape[2]) * (
-        g.sum(0)[:, None] / diagonal + bandwidth_reg * np.sign(diagonal)
+        sums[:, None] / diagonal + bandwidth_reg * np.sign(diagonal)
     )[:, None]
     return {
-        "pis": g.sum(0) / params.pis + l1reg / (initial_kernels or params.num_kernels),
-        "musX": np.einsum("nk,kde,nke->kd", g, params.A, z),
+        "pis": sums / params.pis + l1reg / (initial_kernels or params.num_kernels),
+        "musX": (A @ gz.sum(1)[:, :, None])[:, :, 0],
         "A": np.tril(grad_A),
-        "gamma_e": np.einsum("nk,nc,nd->kcd", w, r, x),
-        "nu_e": np.einsum("nk,nc->kc", w, r),
+        "gamma_e": (w[:, :, None] * r).swapaxes(1, 2) @ x,
+        "nu_e": w @ r,
     }

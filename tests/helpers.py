@@ -102,10 +102,11 @@ def gate_terms(params, shape):
     axes = np.meshgrid(*(np.arange(n) + 0.5 for n in shape), indexing="ij")
     x = np.stack([a.ravel() for a in axes], axis=1) / max(shape)
     p = params.astype(np.float64)
-    z = np.einsum("kij,nki->nkj", p.A, x[:, None] - p.musX)
+    z = ((x - p.musX[:, None]) @ p.A).swapaxes(0, 1)
     diagonal = np.diagonal(p.A, axis1=1, axis2=2)
-    log_gate = np.log(p.pis) + np.log(np.abs(diagonal)).sum(1) - 0.5 * (z**2).sum(2)
-    expert = p.nu_e + np.einsum("kcd,nd->nkc", p.gamma_e, x)
+    log_gate = np.log(p.pis) + np.log(np.abs(diagonal)).sum(1)
+    log_gate = log_gate - 0.5 * np.einsum("nkd,nkd->nk", z, z)
+    expert = p.nu_e + np.tensordot(x, p.gamma_e, (1, 2))
     return z, log_gate, np.sign(diagonal.prod(1)), expert, x
 
 
@@ -126,13 +127,14 @@ def gradient_floors(params, target, l1reg=0.0, share=0.01):
     g = w * np.einsum("nc,nkc->nk", r, np.abs(e) + (np.abs(y) + level)[:, None])
     A, d = np.abs(params.A), np.abs(x[:, None] - params.musX)
     diagonal = np.diagonal(A, axis1=1, axis2=2)
+    gz = g[:, :, None] * np.abs(z)
     terms = {
         "pis": g.sum(0) / params.pis + l1reg / params.num_kernels,
-        "musX": np.einsum("nk,kde,nke->kd", g, A, np.abs(z)),
-        "A": np.einsum("nk,nkd,nke->kde", g, d, np.abs(z))
+        "musX": np.einsum("kde,ke->kd", A, gz.sum(0)),
+        "A": d.transpose(1, 2, 0) @ gz.swapaxes(0, 1)
         + np.eye(z.shape[2]) * (g.sum(0)[:, None] / diagonal)[:, None],
-        "gamma_e": np.einsum("nk,nc,nd->kcd", w, r, x),
-        "nu_e": np.einsum("nk,nc->kc", w, r),
+        "gamma_e": np.tensordot(w, r[:, :, None] * x[:, None], (0, 0)),
+        "nu_e": w.T @ r,
     }
     return {name: share * np.linalg.norm(terms[name].ravel()) for name in NAMES}
 

@@ -36,9 +36,9 @@ def log_gates(engine, params):
     tiles = np.ravel_multi_index(tuple(np.moveaxis(points // engine.grid.tile, -1, 0)),
                                  engine.grid.counts).ravel()
     points = (points.reshape(-1, D) + 0.5) / longest
-    z = np.einsum("kij,pki->pkj", params.A, points[:, None] - params.musX)
+    z = (points - params.musX[:, None]) @ params.A
     weight = np.log(params.pis) + np.log(np.abs(np.diagonal(params.A, axis1=1, axis2=2))).sum(1)
-    return tiles, weight - 0.5 * (z * z).sum(-1)
+    return tiles, weight - 0.5 * np.einsum("kpd,kpd->pk", z, z)
 
 
 def drawn_model(data, D, K=None):

@@ -74,8 +74,8 @@ def test_the_kernel_that_owns_a_pixel_of_a_region_has_the_largest_gate_there(cas
     params, region, shape = case
     found = smoe_np.gating(params, shape, region=region, dtype="float64")
     gates = dense._forward(params, centres(region, shape, params.image_shape))[2]
-    chosen = np.take_along_axis(gates, found.reshape(-1, 1), axis=1)[:, 0]
-    np.testing.assert_allclose(chosen, gates.max(axis=1), rtol=1e-9)
+    chosen = np.take_along_axis(gates, found.reshape(1, -1), axis=0)[0]
+    np.testing.assert_allclose(chosen, gates.max(axis=0), rtol=1e-9)
 
 
 @DTYPES
