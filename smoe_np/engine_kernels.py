@@ -346,7 +346,7 @@ class KernelEngine(KernelBuffers):
         buffers = {id(array): array.nbytes for array in arrays if hasattr(array, "nbytes")
                    and getattr(array.flags, "writeable", True)}  # else shared with other engines
         on_the_way = 6 * self.num_slots * self.width * self.dtype.itemsize
-        recorded = (self.recorded + self.recorded_of_step) * LAUNCH_BYTES
+        recorded = (len(self._build.launches) + len(self._step.launches)) * LAUNCH_BYTES
         return sum(buffers.values()) + on_the_way + recorded
 
     @property

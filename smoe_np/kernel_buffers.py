@@ -34,7 +34,7 @@ FIRST_PAIRS = 32  # pairs per TILE_THREADS pixels for which lists have room init
 FEW_PATCHES = 256
 HIGHEST_PATCH = 3
 MOST_ENTRIES = 2**31 - 1
-LAUNCH_BYTES = 2200  # bytes of host memory of a recorded launch: its arguments, as objects
+LAUNCH_BYTES = 1700  # bytes of host memory of a recorded launch: its arguments, as objects
 
 
 def why_not_these(D, C):
@@ -167,7 +167,7 @@ class KernelBuffers:
     def _record(self):
         """Record the sequences of launches, after buffers or batches have changed."""
         record, K = self.launch.record, self.num_slots
-        plan = [
+        plan = record([
             ("pace", self._blocks(LIST_THREADS), LIST_THREADS, (
                 self.control, self.records, self.moved, self.rates, self.pace_sums, K)),
             ("plan", 1, LIST_THREADS, (
@@ -176,7 +176,7 @@ class KernelBuffers:
             ("anchor", self._blocks(LIST_THREADS), LIST_THREADS, (
                 self.control, self.records, self.rates, self.state_numbers, self.anchors,
                 self.moved, self.wins, K)),
-        ]
+        ])
         boxes = self.levels[-2][2]
         recall = [
             ("recall", -(-boxes // LIST_THREADS), LIST_THREADS, (
@@ -211,9 +211,9 @@ class KernelBuffers:
             ]
             parent_start, parent, parents, entries_above = start, entries, boxes, shares
         lists += self._lists_of_rows()
-        self._lists, self._build = record(lists), record(plan + recall + lists)
-        self._planned = record(recall + lists)
-        self.recorded = len(plan) + 2 * len(recall) + 3 * len(lists)  # launches
+        self._lists = record(lists)
+        self._planned = record(recall) + self._lists
+        self._build = plan + self._planned
         self._tile = (self.control, self.settings, self.sizes, self.records, self.start, self.list,
                       self.winners)
         self._record_steps()
@@ -244,8 +244,8 @@ class KernelBuffers:
             steps.append(("turn", K, KERNEL_THREADS, (
                 self.control, self.state_numbers, self.settings, self.records, self.born,
                 self.outer, self.trained, self.axes, self.v)))
-        self._moments, self._step = record(moments), record(moments + steps)
-        self.recorded_of_step = 2 * len(moments) + len(steps)
+        self._moments = record(moments)
+        self._step = self._moments + record(steps)
 
     def _lists_of_rows(self):
         """The launches that find the kernel of each row and the rows of each kernel."""

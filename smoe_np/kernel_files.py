@@ -133,20 +133,21 @@ def check_arguments(kernel, parameters, arguments, array_type):
         raise TypeError(f"{kernel} takes {len(parameters)} arguments, got {len(arguments)}")
     checked = []
     for parameter, argument in zip(parameters, arguments):
-        what = f"argument {parameter.name} of {kernel}"
+        fault = None
         if not parameter.array:
             number = parameter.dtype.type(argument)
             if number != argument:
-                raise TypeError(f"{what} must be a {parameter.dtype}, got {argument!r}")
-            checked.append(number)
-            continue
-        if not isinstance(argument, array_type):
-            raise TypeError(f"{what} must be a {array_type.__name__}, got {argument!r}")
-        if argument.dtype != parameter.dtype:
-            raise TypeError(f"{what} must be of {parameter.dtype}, got {argument.dtype}")
-        if not argument.flags.c_contiguous:
-            raise TypeError(f"{what} must be contiguous")
-        if not parameter.const and not getattr(argument.flags, "writeable", True):
-            raise TypeError(f"{what} is read-only, and the kernel writes to it")
+                fault = f"must be a {parameter.dtype}, got {argument!r}"
+            argument = number
+        elif not isinstance(argument, array_type):
+            fault = f"must be a {array_type.__name__}, got {argument!r}"
+        elif argument.dtype != parameter.dtype:
+            fault = f"must be of {parameter.dtype}, got {argument.dtype}"
+        elif not argument.flags.c_contiguous:
+            fault = "must be contiguous"
+        elif not parameter.const and not getattr(argument.flags, "writeable", True):
+            fault = "is read-only, and the kernel writes to it"
+        if fault:
+            raise TypeError(f"argument {parameter.name} of {kernel} {fault}")
         checked.append(argument)
     return checked

@@ -39,13 +39,19 @@ PLAIN_ROUNDS = 4
 
 
 class _Sequence:
-    """A sequence of launches; as a training step, also the CUDA graphs of rounds of it."""
+    """A sequence of launches; as a training step, also the CUDA graphs of rounds of it.
+
+    Sequences add up.
+    """
 
     def __init__(self, launches):
         self.launches = launches
         self.build = None  # the sequence that builds lists in these rounds
         self.rounds = 0  # number of rounds with that sequence so far
         self.graphs = {}  # by number of steps of a round
+
+    def __add__(self, other):
+        return _Sequence([*self.launches, *other.launches])
 
 
 class CudaLauncher:
@@ -127,6 +133,11 @@ class CudaLauncher:
         Parameters
         ----------
         launches : list of (kernel, blocks, threads, arguments)
+
+        Returns
+        -------
+        sequence
+            Two of them may be added: the sum is the one and then the other.
         """
         return _Sequence([
             (self.functions[kernel], (blocks,), (threads,), tuple(check_arguments(

@@ -52,11 +52,15 @@ class _Launch(ctypes.Structure):
 
 
 class _Sequence:
-    """A sequence of launches, with references that keep its arguments alive."""
+    """A sequence of launches, with references that keep its arguments alive; sequences add up."""
 
     def __init__(self, launches, alive):
         self.launches = (_Launch * max(len(launches), 1))(*launches)
         self.count, self.alive = len(launches), alive
+
+    def __add__(self, other):
+        launches = [*self.launches[: self.count], *other.launches[: other.count]]
+        return _Sequence(launches, [*self.alive, *other.alive])
 
 
 class NativeLauncher:
@@ -93,6 +97,8 @@ class NativeLauncher:
         self.dtype = np.dtype(dtype)
         self.library = load_kernels(D, C, self.dtype.name, tuple(options))
         self.signatures = signatures(self.dtype.name)
+        self._functions = {kernel: ctypes.cast(getattr(self.library, kernel), ctypes.c_void_p).value
+                           for kernel in self.signatures}
         self.threads = processors()
         self.counter_sets = min(4 * self.threads, MOST_COUNTERS)
         self._seconds = {}  # arrays of one number by kernel, where time is added up
@@ -128,21 +134,33 @@ class NativeLauncher:
         Parameters
         ----------
         launches : list of (kernel, blocks, threads, arguments)
+
+        Returns
+        -------
+        sequence
+            Two of them may be added: the sum is the one and then the other.
         """
         found, alive = [], []
+        addresses = {}  # of the arrays, which many launches share
         for kernel, blocks, threads, arguments in launches:
             if blocks < 1:
                 continue
             checked = check_arguments(kernel, self.signatures[kernel], arguments, np.ndarray)
-            values = [ctypes.c_void_p(a.__array_interface__["data"][0])
-                      if isinstance(a, np.ndarray) else _C_TYPES[a.dtype.char](a.item())
-                      for a in checked]
+            values = []
+            for argument in checked:
+                if isinstance(argument, np.ndarray):
+                    value = addresses.get(id(argument))
+                    if value is None:
+                        value = ctypes.c_void_p(argument.__array_interface__["data"][0])
+                        addresses[id(argument)] = value
+                else:
+                    value = _C_TYPES[argument.dtype.char](argument.item())
+                values.append(value)
             pointers = (ctypes.c_void_p * len(values))(*map(ctypes.addressof, values))
             seconds = self._seconds.get(kernel)
             alive.append((checked, values, pointers, seconds))
-            function = ctypes.cast(getattr(self.library, kernel), ctypes.c_void_p).value
-            found.append(_Launch(function, ctypes.addressof(pointers), blocks, threads,
-                                 None if seconds is None else seconds.ctypes.data))
+            found.append(_Launch(self._functions[kernel], ctypes.addressof(pointers), blocks,
+                                 threads, None if seconds is None else seconds.ctypes.data))
         return _Sequence(found, alive)
 
     def profile(self):
