@@ -17,6 +17,7 @@ LEARNED = 7  # leading bits of a number that make its class, whose frequency is 
 FIRST = 16
 UNSEEN = 2  # weight of a class not yet seen, where one occurrence weighs 16 in all
 KERNELS_OF_LANE, MOST_LANES = 128, 4096  # a lane costs about two bytes
+FEW_LANES = 16  # most lanes that are encoded one by one
 WORD = 16  # bits
 _FULL = 1 << WORD  # least value of a state
 
@@ -109,18 +110,47 @@ class Writer:
 
     def data(self):
         """The encoded bytes of all that was collected."""
+        encode = self._one_by_one if self.lanes <= FEW_LANES else self._by_lanes
+        state, words = encode()
+        return np.array(state, "<u4").tobytes() + np.array(words, "<u2").tobytes()
+
+    def _by_lanes(self):
+        """The last states, and the words in the order in which they are read."""
         state, words = np.full(self.lanes, _FULL, np.int64), []
         for before, frequencies, widths in reversed(self.taken):
             for begin in reversed(range(0, len(before), self.lanes)):
                 part = slice(begin, begin + self.lanes)
                 frequency, width = frequencies[part], widths[part]
                 x = state[:len(frequency)]
-                beyond = x >= frequency << 2 * WORD - width
+                beyond = x >= _limit(frequency, width)
                 words.append(x[beyond] & _FULL - 1)
                 x = np.where(beyond, x >> WORD, x)
-                state[:len(x)] = (x // frequency << width) + before[part] + x % frequency
-        words = np.concatenate([*reversed(words), []])
-        return state.astype("<u4").tobytes() + words.astype("<u2").tobytes()
+                state[:len(x)] = _taken_in(x, before[part], frequency, width)
+        return state, np.concatenate([*reversed(words), []])
+
+    def _one_by_one(self):
+        """As ``_by_lanes``, in numbers of Python: faster than arrays of few numbers."""
+        state, words = [_FULL] * self.lanes, []
+        for columns in reversed(self.taken):
+            before, frequencies, widths = (column.tolist() for column in columns)
+            for i in reversed(range(len(before))):
+                lane, frequency, width = i % self.lanes, frequencies[i], widths[i]
+                x = state[lane]
+                if x >= _limit(frequency, width):
+                    words.append(x & _FULL - 1)
+                    x >>= WORD
+                state[lane] = _taken_in(x, before[i], frequency, width)
+        return state, words[::-1]
+
+
+def _limit(frequency, width):
+    """The state from which on a word is written before it takes in a symbol."""
+    return frequency << 2 * WORD - width
+
+
+def _taken_in(x, before, frequency, width):
+    """A state after it has taken in a symbol."""
+    return (x // frequency << width) + before + x % frequency
 
 
 class Reader:

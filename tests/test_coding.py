@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smoe_np import whole_numbers
+from smoe_np import coding, whole_numbers
 from smoe_np.coding import MOST_LANES, Column, Damaged, Reader, Writer, even, falling, go_through
 from smoe_np.packed import numbers_of
 
@@ -76,6 +76,15 @@ def test_many_numbers_are_coded_in_many_lanes():
     data = written((numbers, even(4)))
     assert Reader(K, data).lanes == MOST_LANES
     np.testing.assert_array_equal(read(data, K, even(4))[0], numbers)
+
+
+def test_few_lanes_hold_the_same_one_by_one_as_in_arrays(monkeypatch):
+    K = 2000
+    numbers = np.random.default_rng(0).integers(0, 1 << 12, K)
+    one_by_one = written((numbers, even(12)), (numbers, falling(14)))
+    assert 1 < Reader(K, one_by_one).lanes <= coding.FEW_LANES
+    monkeypatch.setattr(coding, "FEW_LANES", 0)
+    assert written((numbers, even(12)), (numbers, falling(14))) == one_by_one
 
 
 def test_what_was_cut_or_lengthened_is_refused():
