@@ -14,10 +14,12 @@ import pytest
 import smoe_np
 from smoe_np import bench, commands_training, launch_native
 from smoe_np.cli import main
+from smoe_np.machine import THREADS
 from smoe_np.progress import Progress
 
 SOURCE = str(Path(smoe_np.__file__).resolve().parents[1])
 ENVIRONMENT = os.environ | {"PYTHONPATH": SOURCE, "PYTHONIOENCODING": "utf-8"}
+ENVIRONMENT.pop(THREADS, None)  # all processors, as a user has them
 CHECKPOINT = "r/checkpoints/last.npz"
 
 

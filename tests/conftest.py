@@ -1,12 +1,15 @@
 """For every test: Hypothesis draws the same examples each time; `gpu` tests need a GPU.
 
-Tests run on all processors already: threads of BLAS would only wait for each other, so that it gets
-one, before NumPy is there.
+Tests run on all processors already: threads of BLAS, and those of one engine among many, would only
+wait for each other. BLAS gets one, before NumPy is there; so does each engine of a test that runs
+beside others, unless it asks for ``all_processors`` or sets their number.
 """
 
 import os
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("SMOE_NP_THREADS", "1")
 
 import pytest
 from broken_files import scratch  # noqa: F401
@@ -17,6 +20,7 @@ from hypothesis import HealthCheck, settings
 
 from smoe_np import engine, engine_numpy, launch_native
 from smoe_np.backend import why_no_gpu
+from smoe_np.machine import THREADS
 
 settings.register_profile("deterministic", deadline=None, derandomize=True,
                           suppress_health_check=[HealthCheck.too_slow])
@@ -45,6 +49,12 @@ def each_engine(request):
         monkeypatch.setattr(engine, "_choose", choose)
         monkeypatch.setattr(launch_native, "STEADY", 0.0)
         yield request.param
+
+
+@pytest.fixture
+def all_processors(monkeypatch):
+    """Engines use all processors, as they do by default."""
+    monkeypatch.delenv(THREADS, raising=False)
 
 
 @pytest.fixture

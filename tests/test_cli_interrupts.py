@@ -25,6 +25,8 @@ import smoe_np
 from smoe_np import bench, commands_training
 from smoe_np.results import ResultsFolder
 
+pytestmark = pytest.mark.usefixtures("all_processors")
+
 # ---- going on
 
 

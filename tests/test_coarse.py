@@ -266,13 +266,13 @@ def test_no_engine_of_a_smaller_picture_is_kept(each_engine, small_ones):
 
 def test_threads_that_are_set_on_the_way_are_used(each_engine, small_ones):
     def look(smoe):
-        smoe.engine.threads = 1
+        smoe.engine.threads = 3
         if smoe.iteration in (10, 20, 40):
             used.append(smoe._engine_of_steps().threads)
 
     used = []
     Smoe(GREY).fit(**RUN, progress=look)
-    assert set(used) == {1}
+    assert set(used) == {3}
 
 
 def test_an_end_at_0_is_an_end(small_ones, tmp_path):

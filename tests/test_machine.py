@@ -11,7 +11,7 @@ UNLIMITED = "9223372036854771712\n"
 
 
 @pytest.fixture
-def groups(tmp_path, monkeypatch):
+def groups(tmp_path, monkeypatch, all_processors):
     """Make control groups: what the process is told it is in, and files by name."""
     def make(told, **files):
         (tmp_path / "cgroup").write_text(told)
@@ -86,7 +86,8 @@ def test_a_container_has_its_share_of_memory(groups, told, files, wanted):
     assert machine.free_bytes() == wanted
 
 
-def test_where_nothing_tells_of_groups_the_machine_is_there(monkeypatch, tmp_path):
+def test_where_nothing_tells_of_groups_the_machine_is_there(
+        monkeypatch, tmp_path, all_processors):
     monkeypatch.setattr(machine, "GROUPS", str(tmp_path / "none"))
     assert machine.processors() == len(os.sched_getaffinity(0))
     assert machine.free_bytes() > 0

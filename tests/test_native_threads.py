@@ -11,6 +11,8 @@ from helpers import assert_same_model, needs_native, needs_posix, picture
 
 from smoe_np import Smoe, launch_native
 
+pytestmark = pytest.mark.usefixtures("all_processors")
+
 
 def trained(seed=0, threads=None, steps=60):
     smoe = Smoe(picture((61, 83), seed=seed), 9, backend="native")

@@ -12,7 +12,7 @@ from trainings import DTYPES, SPARSE, assert_same_training, interrupt_at
 
 from smoe_np import Smoe
 
-pytestmark = pytest.mark.usefixtures("each_engine")
+pytestmark = pytest.mark.usefixtures("each_engine", "all_processors")
 
 
 @pytest.fixture(scope="module")
