@@ -1,13 +1,11 @@
 // The CPU runtime: a pool of threads that share the blocks of a launch, and sequences of launches.
 #pragma once
+#include <pthread.h>  // not <thread> and <mutex>, which take a twentieth of the compilation
 #include <sched.h>
 #include <time.h>
 #include <unistd.h>
 
 #include <atomic>
-#include <condition_variable>
-#include <mutex>
-#include <thread>
 
 #include "control.cuh"
 
@@ -63,8 +61,8 @@ static inline double now() {
 // blocks that have been taken, so a thread that gets no processor holds nobody up. There is one
 // pool per process; it is never destroyed.
 struct Pool {
-    std::mutex leading, mutex;
-    std::condition_variable wake;
+    pthread_mutex_t leading = PTHREAD_MUTEX_INITIALIZER, mutex = PTHREAD_MUTEX_INITIALIZER;
+    pthread_cond_t wake = PTHREAD_COND_INITIALIZER;
     std::atomic<bool> active{false};
     std::atomic<int> size{1};  // number of threads that may take part
     // For each member of the team: the number of the open launch (upper half) and the next of the
@@ -132,9 +130,34 @@ struct Pool {
             }
             while (!active.load(std::memory_order_relaxed) && now() - idle < LINGER)
                 wait_a_moment(spins), spins = 0;
-            std::unique_lock<std::mutex> lock(mutex);
-            wake.wait(lock, [&] { return active.load() && rank < size.load(); });
+            pthread_mutex_lock(&mutex);
+            while (!active.load() || rank >= size.load()) pthread_cond_wait(&wake, &mutex);
+            pthread_mutex_unlock(&mutex);
         }
+    }
+
+    struct Member {
+        Pool *pool;
+        int rank;
+    };
+    static void *work(void *member) {
+        const Member self = *(Member *)member;
+        delete (Member *)member;
+        self.pool->worker(self.rank);
+        return nullptr;
+    }
+
+    // Start another worker; false if the system has no thread left.
+    bool grow() {
+        pthread_t handle;
+        Member *const member = new Member{this, threads};
+        if (pthread_create(&handle, nullptr, work, member) != 0) {
+            delete member;
+            return false;
+        }
+        pthread_detach(handle);
+        threads++;
+        return true;
     }
 
     // Run a launch with all threads that help.
@@ -155,14 +178,12 @@ struct Pool {
     }
 
     void begin(int threads_wanted) {
-        {
-            std::lock_guard<std::mutex> lock(mutex);
-            for (; threads < threads_wanted; threads++)
-                std::thread(&Pool::worker, this, threads).detach();
-            size.store(threads_wanted);
-            active.store(true);
-        }
-        wake.notify_all();
+        pthread_mutex_lock(&mutex);
+        while (threads < threads_wanted && grow());
+        size.store(threads < threads_wanted ? threads : threads_wanted);
+        active.store(true);
+        pthread_mutex_unlock(&mutex);
+        pthread_cond_broadcast(&wake);
     }
 
     void end() { active.store(false); }
@@ -184,7 +205,7 @@ struct Lead {
     const FlushToZero flush;
 
     explicit Lead(int threads) {
-        if (threads > 1 && pool()->leading.try_lock()) {
+        if (threads > 1 && pthread_mutex_trylock(&pool()->leading) == 0) {
             team = pool();
             team->begin(threads < MOST_THREADS ? threads : MOST_THREADS);
         }
@@ -192,7 +213,7 @@ struct Lead {
     ~Lead() {
         if (!team) return;
         team->end();
-        team->leading.unlock();
+        pthread_mutex_unlock(&team->leading);
     }
     void run(const Launch *launches, int count) {
         for (const Launch *launch = launches; launch < launches + count; launch++) {

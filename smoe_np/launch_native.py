@@ -97,8 +97,6 @@ class NativeLauncher:
         self.dtype = np.dtype(dtype)
         self.library = load_kernels(D, C, self.dtype.name, tuple(options))
         self.signatures = signatures(self.dtype.name)
-        self._functions = {kernel: ctypes.cast(getattr(self.library, kernel), ctypes.c_void_p).value
-                           for kernel in self.signatures}
         self.threads = processors()
         self.counter_sets = min(4 * self.threads, MOST_COUNTERS)
         self._seconds = {}  # arrays of one number by kernel, where time is added up
@@ -159,8 +157,9 @@ class NativeLauncher:
             pointers = (ctypes.c_void_p * len(values))(*map(ctypes.addressof, values))
             seconds = self._seconds.get(kernel)
             alive.append((checked, values, pointers, seconds))
-            found.append(_Launch(self._functions[kernel], ctypes.addressof(pointers), blocks,
-                                 threads, None if seconds is None else seconds.ctypes.data))
+            function = ctypes.cast(getattr(self.library, kernel), ctypes.c_void_p).value
+            found.append(_Launch(function, ctypes.addressof(pointers), blocks, threads,
+                                 None if seconds is None else seconds.ctypes.data))
         return _Sequence(found, alive)
 
     def profile(self):

@@ -1,5 +1,6 @@
 """Compiled kernels among threads, processes and signals."""
 
+import os
 import subprocess
 import sys
 import threading
@@ -69,6 +70,25 @@ def test_a_child_that_was_forked_trains_as_its_parent_does():
         "assert (train() == wanted).all()\n"
         "assert os.waitpid(child, 0)[1] == 0\n")
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, timeout=60)
+
+
+@pytest.mark.skipif(not os.path.isfile("/proc/self/statm"), reason="needs Linux")
+@needs_native
+def test_where_the_system_has_no_thread_left_a_training_goes_on_without():
+    code = SMALL + (
+        "import resource\n"
+        "def train(threads):\n"
+        "    smoe = Smoe(image, 7, backend='native')\n"
+        "    smoe.engine.threads = threads\n"
+        "    return smoe.train(30).params.musX\n"
+        "wanted = train(1)\n"
+        "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
+        "stack = 8 << 20  # of a thread, which must not find room\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (used + stack // 2,) * 2)\n"
+        "assert (train(9) == wanted).all()\n"
+        "assert len(os.listdir('/proc/self/task')) < 9\n")
+    subprocess.run(["sh", "-c", 'ulimit -s 8192; exec "$@"', "sh", sys.executable, "-c", code],
+                   check=True, timeout=60)
 
 
 @needs_posix
