@@ -1,7 +1,6 @@
-"""Smoe: options, history, training that goes on bit for bit, training that fails."""
+"""Smoe: options, pictures of every kind, training that goes on bit for bit."""
 
 import copy
-import itertools
 import math
 import os
 import pickle
@@ -14,7 +13,7 @@ from helpers import assert_same_model, picture, random_model, relative_error
 from trainings import DTYPES, SPARSE, assert_same_training
 
 import smoe_np
-from smoe_np import Record, Smoe, SmoeParams, dense
+from smoe_np import Smoe, SmoeParams, dense
 from smoe_np.initialize import initial_params
 from smoe_np.params import NAMES
 
@@ -332,135 +331,6 @@ def test_batches_do_not_change_a_bit(image):
         assert_same_training(Smoe(image, 6, batches=batches).train(20), whole)
 
 
-# ---- history
-
-
-def test_history_has_the_multiples_of_val_iter_and_the_end(image):
-    smoe = Smoe(image, 3)
-    for iterations, val_iter, wanted in [
-            (0, 10, [0]), (0, 10, [0]), (7, 3, [0, 3, 6, 7]), (5, 100, [0, 3, 6, 7, 12]),
-            (6, 6, [0, 3, 6, 7, 12, 18]), (1, 1, [0, 3, 6, 7, 12, 18, 19])]:
-        smoe.train(iterations, val_iter)
-        assert [r.iteration for r in smoe.history] == wanted
-        assert smoe.iteration == wanted[-1]
-
-
-def test_a_record_is_of_the_very_parameters_held_at_its_iteration(image):
-    smoe = Smoe(image, 8, dtype="float64")
-    settings = {**SPARSE, "bandwidth_reg": 1e-6}
-
-    def check(smoe):
-        record, params = smoe.history[-1], smoe.params
-        assert isinstance(record, Record)
-        assert record.iteration == smoe.iteration
-        assert record.kernels == params.num_kernels
-        target = image[..., None]
-        mse = dense.loss(params, target)
-        loss = dense.loss(params, target, 0.1, 1e-6, initial_kernels=56)
-        assert record.loss == pytest.approx(loss, rel=1e-9)
-        assert record.mse == pytest.approx(mse * 255**2, rel=1e-9)
-        assert record.psnr == pytest.approx(-10 * math.log10(mse), rel=1e-9)
-
-    smoe.train(60, val_iter=7, callbacks=[check], **settings)
-    assert len(smoe.history) == 10
-    assert smoe.history[-1].kernels < 56
-    seconds = [r.seconds for r in smoe.history]
-    assert seconds == sorted(seconds)
-    assert seconds[0] >= 0
-
-
-def test_psnr_is_that_of_the_picture(image):
-    smoe = Smoe(image, 5).train(10)
-    found = smoe_np.psnr(smoe.reconstruction, image)
-    assert smoe.history[-1].psnr == pytest.approx(found, abs=1e-3)
-
-
-def test_callbacks_are_called_at_every_validation_and_progress_after_every_step(image):
-    smoe, calls, steps = Smoe(image, 3), [], []
-    smoe.train(7, val_iter=3, progress=lambda s: steps.append((s is smoe, s.iteration)),
-               callbacks=(lambda s: calls.append(("first", s.iteration, s.history[-1].iteration)),
-                          lambda s: calls.append(("second", s.iteration, s is smoe))))
-    assert calls == list(itertools.chain(*(
-        (("first", i, i), ("second", i, True)) for i in (0, 3, 6, 7))))
-    assert steps == [(True, i) for i in range(1, 8)]
-    calls.clear()
-    smoe.train(2, val_iter=100, callbacks=iter([lambda s: calls.append(s.iteration)]))
-    assert calls == [9]
-
-
-def test_callbacks_see_the_warnings_of_numpy_as_everyone_does(image):
-    seen = []
-    Smoe(image, 3).train(1, callbacks=[lambda s: seen.append(np.geterr())],
-                         progress=lambda s: seen.append(np.geterr()))
-    assert seen == [np.geterr()] * 3
-
-
-def test_an_error_in_a_callback_comes_out_and_training_can_go_on(image):
-    whole = Smoe(image, 4).train(9, val_iter=3)
-    smoe = Smoe(image, 4)
-
-    def fail(smoe):
-        if smoe.iteration == 6:
-            raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        smoe.train(9, val_iter=3, progress=fail)
-    smoe.resume()
-    assert_same_training(smoe, whole)
-
-
-@pytest.mark.parametrize(("given", "why"), [
-    ({"callbacks": print}, "callbacks must be a list of functions, got <built-in function print>"),
-    ({"callbacks": 3}, "callbacks must be a list of functions, got 3"),
-    ({"callbacks": [print, 3]}, "callbacks must be functions of a Smoe, got 3 among them"),
-    ({"progress": 3}, "progress must be a function of a Smoe, got 3")])
-def test_what_is_no_callback_is_refused_before_anything_is_done(image, given, why):
-    smoe = Smoe(image, 4)
-    for training in (lambda: smoe.train(3, **given), lambda: smoe.fit(kernels=3, **given),
-                     lambda: smoe.sparsify(5, **given)):
-        with pytest.raises(TypeError, match=why):
-            training()
-    assert (smoe.iteration, smoe.history) == (0, [])
-
-
-def test_it_is_known_what_trained_last(image, tmp_path):
-    smoe = Smoe(image, 5)
-    assert smoe.made_by is None
-    for call, arguments in (("train", {"iterations": 3}), ("fit", {"kernels": 9, "iterations": 3}),
-                            ("sparsify", {"target_kernels": 8, "iterations": (1, 1, 1)}),
-                            ("train", {"iterations": 0})):
-        assert getattr(smoe, call)(**arguments).made_by == call
-        smoe.save_checkpoint(tmp_path / "c.npz")
-        assert Smoe.from_checkpoint(tmp_path / "c.npz", image).made_by == call
-
-
-def test_the_weight_of_sparsity_after_a_fit_is_that_for_its_kernels(image):
-    fitted = Smoe(image).fit(kernels=20, iterations=30)
-    params = fitted.params.copy()
-    assert fitted.initial_kernels < 20
-    losses = [smoe.train(1, l1reg=1.0).history[-1].loss
-              for smoe in (fitted, Smoe(image, params=params))]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
-
-
-def test_best_params_are_of_the_validation_with_the_lowest_loss(image):
-    smoe, seen = Smoe(image, 4), []
-    smoe.train(24, val_iter=4, base_lr=0.1, lr_mult=30,
-               callbacks=[lambda s: seen.append(s.params)])
-    losses = [r.loss for r in smoe.history]
-    best = int(np.argmin(losses))
-    assert 0 < best < len(losses) - 1  # at a rate this high the path is restless
-    assert_same_model(smoe.best_params, seen[best])
-
-
-def test_best_params_are_those_of_the_last_call(image):
-    smoe = Smoe(image, 4).train(30)
-    before = smoe.best_params
-    smoe.train(3, val_iter=3, l1reg=100.0)  # another loss, far larger
-    assert smoe.best_params is not before
-    assert_same_model(smoe.best_params, smoe.params)
-
-
 # ---- going on
 
 
@@ -500,112 +370,6 @@ def test_resume_after_the_end_changes_nothing(image):
     assert smoe.params is before
     assert smoe.iteration == 5
     assert len(smoe.history) == 2
-
-
-# ---- training that fails
-
-
-def assert_restored(smoe, image):
-    """After a failure: the best model, finite, of the validation it was found at; it trains on."""
-    assert smoe.stopped == "diverged"
-    assert_same_model(smoe.params, smoe.best_params)
-    assert all(np.isfinite(array).all() for array in smoe.params.arrays().values())
-    assert (smoe.params.pis > 0).all()
-    best = min(smoe.history, key=lambda r: r.loss)
-    mse = ((smoe.reconstruction - image) ** 2).mean() * 255**2
-    assert mse == pytest.approx(best.mse, rel=1e-3)
-    before = smoe.history[-1].iteration
-    smoe.train(20, val_iter=20)
-    assert smoe.stopped is None
-    assert smoe.history[-1].iteration > before
-    assert smoe.history[-1].mse < best.mse
-
-
-@pytest.mark.parametrize("base_lr", [1e20, 1e30, 1e37, 1e39, 1e300])
-@pytest.mark.parametrize("train_pis", [True, False])
-def test_a_rate_far_too_high_ends_with_one_warning_and_the_best_model(image, base_lr, train_pis):
-    smoe = Smoe(image, 5, train_pis=train_pis).train(10, val_iter=5)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        smoe.train(50, val_iter=5, base_lr=base_lr)
-    assert [w.category for w in caught] == [RuntimeWarning]
-    assert "training ended at iteration" in str(caught[0].message)
-    assert "best parameters" in str(caught[0].message)
-    assert caught[0].filename == __file__
-    assert_restored(smoe, image)
-
-
-def test_a_loss_that_is_many_times_that_of_the_start_ends_training():
-    # the error itself is at most 1; a good start that is lost must be noticed all the same
-    smooth = 0.5 + 0.1 * dense.pixel_centres((40, 35)).sum(1).reshape(40, 35)
-    smoe = Smoe(smooth, 6, train_pis=False)
-    with pytest.warns(RuntimeWarning, match="training ended at iteration"):
-        smoe.train(60, val_iter=10, base_lr=5.0)
-    assert smoe.history[-1].mse < 100 * smoe.history[0].mse
-    assert_restored(smoe, smooth)
-
-
-def test_a_loss_that_explodes_by_its_regularisers_ends_training(image):
-    smoe = Smoe(image, 5)
-    with pytest.warns(RuntimeWarning, match=r"training ended at iteration \d+: the loss is"):
-        smoe.train(60, val_iter=10, bandwidth_reg=1e-3, lr_mult=1e6, base_lr=1.0)
-    assert smoe.stopped == "diverged"
-
-
-def test_why_the_model_of_a_fit_cannot_be_trained_like_a_grid_is_told(image):
-    params = Smoe(image, 5).params.copy()
-    for least, advice in ((1e-12, "weights span 12 decades.* train_pis=False"),
-                          (0.1, "train on with a lower base_lr, lr_mult or regularisation")):
-        params.pis = np.geomspace(least, 1, params.num_kernels)
-        with pytest.warns(RuntimeWarning, match=advice):
-            Smoe(image, params=params).train(60, bandwidth_reg=1e-3, lr_mult=1e6, base_lr=1.0)
-
-
-def test_weights_that_are_too_small_for_single_precision_are_told(image):
-    params = Smoe(image, 5).params.map(np.float64)
-    params.pis = np.full(params.num_kernels, 1e-42)
-    with pytest.warns(RuntimeWarning, match="1e-42 are too large for float32: .* dtype float64"):
-        Smoe(image, params=params).train(5)
-    assert Smoe(image, params=params, dtype="float64").train(5).stopped is None
-
-
-@pytest.mark.parametrize("base_lr", [0.02, 0.05, 0.1, 0.2, 0.5, 2.0])
-def test_whatever_the_rate_the_engine_follows(image, base_lr):
-    # kernels leap about, out of the picture and back, become needles and planes
-    smoe = Smoe(image, 5, dtype="float64")
-
-    def check(smoe):
-        wanted = np.clip(dense.render(smoe.params, (40, 35))[..., 0], 0, 1)
-        np.testing.assert_allclose(smoe.reconstruction, wanted, atol=1e-6)
-
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "training ended", RuntimeWarning)
-        smoe.train(40, val_iter=5, base_lr=base_lr, lr_mult=100, callbacks=[check])
-
-
-def test_when_all_kernels_would_leave_the_best_model_stays(image):
-    smoe = Smoe(image, 5)
-    with pytest.warns(RuntimeWarning, match="the last kernel's weight fell to 0"):
-        smoe.train(50, val_iter=5, l1reg=1e3, lr_div=1e-3)
-    assert_restored(smoe, image)
-
-
-def test_a_single_kernel_does_not_leave_without_a_word(image):
-    smoe = Smoe(image, 1)
-    with pytest.warns(RuntimeWarning, match="the last kernel's weight fell to 0"):
-        smoe.train(50, val_iter=5, l1reg=10.0, lr_div=0.01)
-    assert smoe.params.num_kernels == 1
-
-
-def test_training_after_a_failure_costs_what_it_did_before():
-    smoe = Smoe(picture((128, 128))[..., 0], 20, train_pis=False).train(30)
-    usual = smoe.engine.pairs_per_pixel
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)
-        smoe.train(20, base_lr=1e35)
-    assert smoe.stopped == "diverged"
-    smoe.train(30)
-    assert smoe.engine.pairs_per_pixel < 3 * usual
 
 
 # ---- memory
