@@ -52,6 +52,12 @@ def each_engine(request):
 
 
 @pytest.fixture
+def Image():
+    """Pillow."""
+    return pytest.importorskip("PIL.Image")
+
+
+@pytest.fixture
 def all_processors(monkeypatch):
     """Engines use all processors, as they do by default."""
     monkeypatch.delenv(THREADS, raising=False)
