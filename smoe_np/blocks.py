@@ -6,7 +6,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
-from scipy import sparse
 
 from .machine import processors
 
@@ -44,8 +43,8 @@ class Chunk(NamedTuple):
     kernels: np.ndarray  # slots of the kernels that occur, the absent one last
     index: np.ndarray  # (pairs,) int32 index of each pair's kernel into ``kernels``
     tile: np.ndarray  # (pairs,) int32 index of each pair's tile into ``tiles``
-    # (kernels, pairs) of 0 and 1: sums over the pairs of each kernel
-    sum_by_kernel: sparse.csc_matrix
+    # sparse matrix (kernels, pairs) of 0 and 1: sums over the pairs of each kernel
+    sum_by_kernel: object
 
 
 class Pairs(NamedTuple):
@@ -62,6 +61,8 @@ def chunk_of(lists, ends, first, last, nobody, pixels):
     ``ends`` is the running total of the tiles' numbers of pairs, ``nobody`` the slot of the absent
     kernel, ``pixels`` the number of pixels of a tile.
     """
+    from scipy import sparse  # takes longer to import than all else, and only NumPy needs it
+
     counts, steep = lists.counts[first:last], lists.steep[first:last]
     start = ends[first:last] - counts
     slots = lists.kernels[start[0] : ends[last - 1]]

@@ -5,7 +5,6 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from scipy import sparse
 
 LEAST_FACTOR = 1.4  # minimum factor of downscaling that is worth another engine
 LEAST_PIXELS = 10_000  # minimum size of a downscaled image
@@ -191,6 +190,8 @@ def smaller(picture, longest):
 
 def _means(n, many, side, dtype):
     """The matrix (many, n) that averages n pixels along an axis, ``side`` at a time."""
+    from scipy import sparse
+
     edges = np.minimum(np.arange(many + 1) * side, n)
     first = np.floor(edges[:-1]).astype(int)
     counts = np.ceil(edges[1:]).astype(int) - first
