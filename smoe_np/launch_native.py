@@ -51,11 +51,28 @@ class _Launch(ctypes.Structure):
                 ("seconds", ctypes.c_void_p))
 
 
+# What these return is kept: made anew for every launch, it would be left to the garbage collector.
+@cache
+def _array_type(kind, length):
+    return kind * length
+
+
+@cache
+def _address_of(library, kernel):
+    return ctypes.cast(getattr(library, kernel), ctypes.c_void_p).value
+
+
+def _as_c(argument):
+    if isinstance(argument, np.ndarray):
+        return ctypes.c_void_p(argument.__array_interface__["data"][0])
+    return _C_TYPES[argument.dtype.char](argument.item())
+
+
 class _Sequence:
     """A sequence of launches, with references that keep its arguments alive; sequences add up."""
 
     def __init__(self, launches, alive):
-        self.launches = (_Launch * max(len(launches), 1))(*launches)
+        self.launches = _array_type(_Launch, max(len(launches), 1))(*launches)
         self.count, self.alive = len(launches), alive
 
     def __add__(self, other):
@@ -139,26 +156,25 @@ class NativeLauncher:
             Two of them may be added: the sum is the one and then the other.
         """
         found, alive = [], []
-        addresses = {}  # of the arrays, which many launches share
+        values_of = {}  # by id of an array, which many launches share
         for kernel, blocks, threads, arguments in launches:
             if blocks < 1:
                 continue
             checked = check_arguments(kernel, self.signatures[kernel], arguments, np.ndarray)
             values = []
             for argument in checked:
-                if isinstance(argument, np.ndarray):
-                    value = addresses.get(id(argument))
-                    if value is None:
-                        value = ctypes.c_void_p(argument.__array_interface__["data"][0])
-                        addresses[id(argument)] = value
-                else:
-                    value = _C_TYPES[argument.dtype.char](argument.item())
+                value = values_of.get(id(argument))
+                if value is None:
+                    value = _as_c(argument)
+                    if isinstance(argument, np.ndarray):
+                        values_of[id(argument)] = value
                 values.append(value)
-            pointers = (ctypes.c_void_p * len(values))(*map(ctypes.addressof, values))
+            addresses = [ctypes.addressof(value) for value in values]
+            pointers = _array_type(ctypes.c_void_p, len(addresses))(*addresses)
             seconds = self._seconds.get(kernel)
             alive.append((checked, values, pointers, seconds))
-            function = ctypes.cast(getattr(self.library, kernel), ctypes.c_void_p).value
-            found.append(_Launch(function, ctypes.addressof(pointers), blocks, threads,
+            found.append(_Launch(_address_of(self.library, kernel), ctypes.addressof(pointers),
+                                 blocks, threads,
                                  None if seconds is None else seconds.ctypes.data))
         return _Sequence(found, alive)
 
