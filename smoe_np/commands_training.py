@@ -25,7 +25,7 @@ from .gallery import Gallery
 from .images import read_image
 from .numerals import counted, size_in_words
 from .params import load_params
-from .progress import Progress, say, tries
+from .progress import Progress, say
 from .results import ModelFile, ResultsFolder
 from .smoe import Smoe
 from .sparsify import dense_start, sparsify_settings
@@ -66,7 +66,7 @@ def fit(given):
         files.most_bytes = settings["value"]
     aim = _aim(settings, smoe)  # fails, before any file is written, if the target is too low
     _make_model(smoe, functools.partial(smoe.fit, **_fitting(given)), files, results, aim, given)
-    missed = tries(smoe) and _misses(settings["value"], smoe, files)
+    missed = smoe.searches_psnr and _misses(settings["value"], smoe, files)
     return FAILED if missed or smoe.stopped == "diverged" else DONE
 
 
@@ -275,7 +275,7 @@ def _interrupted(smoe, files, gallery, given, signalled):
             say(f"smoe: {in_words(error)}")
     status, what = ((TERMINATED, "terminated") if isinstance(signalled, Terminated) else
                     (INTERRUPTED, "interrupted"))
-    which = f" of try {len(smoe.tried) + 1}" if tries(smoe) else ""
+    which = f" of try {len(smoe.tried) + 1}" if smoe.searches_psnr else ""
     return Ended(status, f"{what} at iteration {smoe.iteration}{which}"
                          f"{_how_to_go_on(files, given)}")
 
@@ -329,7 +329,7 @@ def _print_end(smoe, files, size="", seconds=0.0, since=math.inf):
     if smoe.history:
         record = min(smoe.history, key=lambda r: r.loss) if diverged else smoe.history[-1]
         best = (f" (the best of {len(smoe.tried)} tries in {seconds:.1f} s)"
-                if tries(smoe) and not diverged else "")
+                if smoe.searches_psnr and not diverged else "")
         top = max((r for r in smoe.history if r.iteration >= since), default=record,
                   key=lambda r: r.psnr)
         if top.psnr > record.psnr + MUCH and not diverged:

@@ -24,7 +24,6 @@ from .engine import check_image
 from .files import atomic_write, path_text
 from .metrics import psnr
 from .params import SmoeParams
-from .progress import tries
 from .scene import Scene, scene_of_model
 from .screens import as_png, matplotlib_or_why_not, new_figure, screen
 
@@ -223,7 +222,7 @@ class Plotter:
     A plotter is a callback for ``Smoe.train``, ``Smoe.fit`` and ``Smoe.sparsify``. It shows the
     figure below the cell of a notebook, or in a window if there is a display. The figure is redrawn
     as often as possible within 3 % of the time (``SHARE``), and at the end of training. After a
-    ``fit`` to a PSNR, which consists of several fits, call ``finish`` to draw the result.
+    search for a PSNR, which consists of several tries, call ``finish`` to draw the result.
 
     Parameters
     ----------
@@ -254,7 +253,7 @@ class Plotter:
     def __call__(self, smoe):
         """Take note of a validation; draw if enough time has passed, or if it is the last one."""
         self._note(smoe)
-        at_end = smoe.iteration >= smoe.until and not tries(smoe)
+        at_end = smoe.iteration >= smoe.until and not smoe.searches_psnr
         if at_end or self._has_time():
             self._draw(smoe, write=at_end or self._screen is None)
         elif self._screen is not None:
@@ -263,7 +262,7 @@ class Plotter:
     def finish(self, smoe):
         """Draw the final model, unless it was drawn last.
 
-        Call this after an interruption, and after a ``fit`` to a PSNR.
+        Call this after an interruption, and after a ``fit`` or ``sparsify`` to a PSNR.
         """
         if smoe.history and self._state != _state_of(smoe):
             self._note(smoe)

@@ -22,17 +22,12 @@ def say(line):
             tqdm.tqdm.write(line, file=sys.stderr)
 
 
-def tries(smoe):
-    """Whether training consists of several fits, to reach a PSNR."""
-    return smoe.made_by == "fit" and smoe.settings["target"] == "psnr"
-
-
 class Progress:
     """Shows the progress of ``Smoe.train``, ``fit`` or ``sparsify``; a context manager.
 
     Pass the object as ``progress``, and its method ``validation`` as one of the ``callbacks``. A
     bar is drawn if tqdm is installed and stderr is a terminal; otherwise a line is printed at each
-    validation. In both cases a line is printed for each fit on the way to a PSNR.
+    validation. In both cases a line is printed for each try on the way to a PSNR.
 
     Parameters
     ----------
@@ -69,7 +64,7 @@ class Progress:
         elif not self.quiet:
             say(f"iteration {record.iteration}: loss {record.loss:.3e}, {found}, "
                 f"{record.seconds:.1f} s")
-        if tries(smoe) and record.iteration == smoe.until and not self.quiet:
+        if smoe.searches_psnr and record.iteration == smoe.until and not self.quiet:
             say(f"try {len(smoe.tried) + 1}: {found} after {record.iteration} iterations")
 
     def _start(self, smoe):
@@ -91,13 +86,13 @@ class Progress:
                 self._move_bar(smoe)
 
     def _move_bar(self, smoe):
-        if len(smoe.tried) != self._tried:  # another fit has begun, at iteration 0
+        if len(smoe.tried) != self._tried:  # another try has begun
             self._tried = len(smoe.tried)
-            self._bar.initial = 0
+            self._bar.initial = smoe.iteration
             self._bar.set_description(self._name_of_try(smoe), refresh=False)
             self._bar.reset(smoe.until)
         self._bar.total = smoe.until  # changes during a fit with a budget of seconds
         self._bar.update(smoe.iteration - self._bar.n)
 
     def _name_of_try(self, smoe):
-        return f"try {self._tried + 1}" if tries(smoe) else None
+        return f"try {self._tried + 1}" if smoe.searches_psnr else None

@@ -277,6 +277,11 @@ class TrainingLoop(Resumable):
         return None if self.settings is None else "train"
 
     @property
+    def searches_psnr(self):
+        """Whether the last ``fit`` or ``sparsify`` makes several tries, to reach a PSNR."""
+        return self._plan is not None and self._plan.wanted is not None
+
+    @property
     def record(self):
         """The last record of ``history`` if it describes the current model, else ``None``."""
         there = self._recorded is self._params and self.history

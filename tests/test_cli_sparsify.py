@@ -11,6 +11,7 @@ import pytest
 from cli_runs import assert_same_params, smoe, stop_at, the_one_line
 
 import smoe_np
+import smoe_np.plots
 from smoe_np.sparsify import dense_start
 
 STEPS = ("-n", 6, 12, 10)
@@ -39,6 +40,22 @@ def test_it_starts_from_a_grid_or_from_a_model(here):
     assert smoe("sparsify", "grey.tif", "-o", "less.smoe", *STEPS, "--kernels", 2, "-p", "m.npz",
                 "--bits", 9, "-q") == 0
     assert smoe_np.load_params("less.smoe").num_kernels == 2
+
+
+def test_a_search_for_a_psnr_tells_of_each_try_and_draws_the_best(drawn_here, capsys, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(smoe_np.plots.ImagePlotter, "_draw",
+                        lambda plotter, smoe, write: drawn.append(smoe.params.num_kernels))
+    assert smoe(*SPARSIFY, "--psnr", 22, "-k", 6, "-v", 10, "-r", "r") == 0
+    out, err = capsys.readouterr()
+    tried = [re.fullmatch(r"try (\d+): PSNR ([\d.]+) dB, (\d+) kernels? after 28 iterations", line)
+             for line in err.splitlines() if line.startswith("try")]
+    assert [int(line[1]) for line in tried] == [*range(1, len(tried) + 1)]
+    assert len(tried) > 2
+    best = smoe_np.load_params("m.npz").num_kernels
+    assert best == min(int(line[3]) for line in tried if float(line[2]) >= 22)
+    assert f" (the best of {len(tried)} tries in " in out
+    assert drawn == [best]  # no try was taken for the end
 
 
 def test_a_psnr_that_is_out_of_reach_is_status_1_and_leaves_a_model(here, capsys):

@@ -150,7 +150,7 @@ def follow(plotter, clock, seconds, count, until=None):
     begun = clock.now
     for i in range(count):
         clock.now += seconds
-        plotter(SimpleNamespace(iteration=i, made_by="train", history=[i],
+        plotter(SimpleNamespace(iteration=i, searches_psnr=False, history=[i],
                                 until=count if until is None else until,
                                 params=SimpleNamespace(num_kernels=1)))
     return len(plotter.drawn) * plotter.cost, clock.now - begun

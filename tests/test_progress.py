@@ -84,7 +84,7 @@ def test_the_bar_of_a_fit_of_some_seconds_follows_the_end_that_moves(
 
 def test_the_time_of_a_bar_is_that_of_its_try(monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    model = SimpleNamespace(made_by="fit", settings={"target": "psnr"}, tried=[], iteration=30,
+    model = SimpleNamespace(searches_psnr=True, tried=[], iteration=30,
                             until=50)
     with Progress(model) as progress:
         progress(model)
@@ -93,7 +93,7 @@ def test_the_time_of_a_bar_is_that_of_its_try(monkeypatch):
         assert (bar.n, bar.format_dict["initial"]) == (30, 30)
         model.tried, model.iteration = [None], 10
         progress(model)
-        assert (bar.n, bar.format_dict["initial"]) == (10, 0)
+        assert (bar.n, bar.format_dict["initial"]) == (10, 10)
         assert bar.format_dict["elapsed"] < 1000
 
 
