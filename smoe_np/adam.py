@@ -212,9 +212,7 @@ class Adam:
 
     def restore(self, arrays, steps):
         """Restore the state that gave ``arrays``, after ``steps`` steps."""
-        self.steps = steps
-        if "adam_born" in arrays:  # checkpoints of earlier versions lack it
-            self.born = arrays["adam_born"].astype(np.int32)
+        self.steps, self.born = steps, arrays["adam_born"].astype(np.int32)
         for moment in ("m", "v"):
             kept = {name: arrays[f"adam_{moment}_{name}"] for name in NAMES}
             setattr(self, moment, unchecked(kept))

@@ -57,11 +57,10 @@ def load_checkpoint(path):
                     raise ValueError(f"its adam_{moment}_{name} is not of its dtype")
             if (arrays[f"adam_v_{name}"] < 0).any():
                 raise ValueError(f"its adam_v_{name} holds squares below 0")
-        if "adam_born" in arrays:
-            _check_array(arrays, "adam_born", params.pis.shape)
-            born = arrays["adam_born"]
-            if born.dtype.kind != "i" or (born < 0).any() or (born > facts["adam_steps"]).any():
-                raise ValueError("its adam_born are not numbers of steps that have been taken")
+        _check_array(arrays, "adam_born", params.pis.shape)
+        born = arrays["adam_born"]
+        if born.dtype.kind != "i" or (born < 0).any() or (born > facts["adam_steps"]).any():
+            raise ValueError("its adam_born are not numbers of steps that have been taken")
         _check_plan(arrays, facts, params)
         _check_lists(arrays, params)
     return arrays, facts
@@ -99,10 +98,6 @@ def _check_plan(arrays, facts, params):
     """Raise unless the facts about a fit or a sparsification are such as ``save_checkpoint``
     writes, and its intermediate models are there.
     """
-    if not _are_rounds(facts.get("rounds", [])):
-        raise ValueError(f"its rounds are {facts['rounds']!r}")
-    if not isinstance(facts.get("recorded", True), bool):
-        raise ValueError(f"its recorded is {facts['recorded']!r}, which is not true or false")
     models = {"best"}
     for kind, right in PLANS.items():
         told = facts.get(kind)
@@ -113,14 +108,14 @@ def _check_plan(arrays, facts, params):
                 raise ValueError(f"its {kind} has {told[name]!r} for {name}")
         if told["found"] is not None:
             models.add("found")
+            if not _are_rounds(told["found_rounds"]):
+                raise ValueError(f"its {kind} has {told['found_rounds']!r} for found_rounds")
     told = facts.get("sparsify")
     if told is not None and told["phase"] != "train":
         if told["kernels"] is None or told["dense_kernels"] == 0:
             raise ValueError("its sparsify has no number of kernels")
         if facts["settings"]["target_psnr"] is not None:
             models.add("dense")
-        if told["found"] is not None and not _are_rounds(told["found_rounds"]):
-            raise ValueError(f"its sparsify has {told['found_rounds']!r} for found_rounds")
     for model in models:
         found = params_of(arrays, model, facts)
         if (found.num_channels, found.dtype) != (params.num_channels, params.dtype):
@@ -151,7 +146,8 @@ def _check_lists(arrays, params):
     slots = len(lists["pis"]) if "pis" in lists and lists["pis"].ndim == 1 else 0
     if "pis" in lists:
         shapes = {"pis": (slots,), "musX": (slots, D), "A": (slots, D, D), "slots": (K,),
-                  "allowance": (3, slots + 1), "moved": (3, K + 1), "age": (), "stale": ()}
+                  "allowance": (3, slots + 1), "moved": (3, K + 1), "age": (), "stale": (),
+                  "tau": ()}
         for name, shape in shapes.items():
             _check_array(arrays, f"lists_{name}", shape)
         steps = np.diff(lists["slots"], prepend=-1, append=slots)
@@ -161,8 +157,6 @@ def _check_lists(arrays, params):
             raise ValueError("its lists_pis must be above 0, and its lists_age not below 0")
         if (np.diagonal(lists["A"], axis1=1, axis2=2) == 0).any():
             raise ValueError("its lists_A has a 0 on a diagonal")
-    if "tau" in lists:
-        _check_array(arrays, "lists_tau", ())
         if not 0 < lists["tau"] <= 100:
             raise ValueError(f"its lists_tau is {lists['tau']}")
     if "anchor" in lists:
@@ -221,6 +215,9 @@ FACTS = {
     "options": (lambda x: isinstance(x, dict), "a set of options"),
     "settings": (lambda x: x is None or isinstance(x, dict), "a set of settings"),
     "history": (_is_history, "a list of records"),
+    "recorded": (lambda x: isinstance(x, bool), "true or false"),
+    "rounds": (_are_rounds, "a list of rounds"),
+    "bits": (lambda x: x is None or isinstance(x, dict), "a set of bit depths"),
     "until": (_count(0), "an iteration"),
     "iteration": (_count(0), "an iteration"),
     "adam_steps": (_count(0, MOST_STEPS), "a number of steps"),

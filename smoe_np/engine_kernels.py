@@ -319,7 +319,7 @@ class KernelEngine(KernelBuffers):
                                  records[:, -len(entries) :]])
         self.anchors[...] = self.launch.array(np.hstack([anchors, state["allowance"][:, :K].T]))
         full = self.tau
-        self.tau = float(state.get("tau", full))
+        self.tau = float(state["tau"])
         self._tell({WORDS.TAU: self.tau})
         if np.shape(state.get("remembered")) == (self.tiles,):  # else of another engine
             self.winners[...] = self.launch.array(state["remembered"], np.int32)

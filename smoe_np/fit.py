@@ -278,8 +278,6 @@ def fit_settings(kernels=None, psnr=None, scalars=None, bytes=None, iterations=N
 def settings_of(facts):
     """The settings of a fit, checked again, from those that a checkpoint of any origin holds."""
     facts = dict(facts)
-    if isinstance(facts["recipe"], dict):  # earlier versions fitted at full size only
-        facts["recipe"] = {"coarse": False, **facts["recipe"]}
     return fit_settings(**{facts.pop("target"): facts.pop("value")}, **facts)
 
 

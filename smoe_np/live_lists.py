@@ -185,7 +185,7 @@ class LiveLists:
         self.rate = state.get("rate")
         K, D = state["musX"].shape
         full = self.tau
-        self.tau = float(state.get("tau", full))
+        self.tau = float(state["tau"])
         self._build(SmoeParams(state["pis"], state["musX"], state["A"], np.zeros((K, 1, D)),
                                np.zeros((K, 1))), state["allowance"])
         self.tau = full

@@ -109,7 +109,7 @@ def _is_of(image, settings, params, channel_axis):
     wanted, model = settings.get("image_sha256"), settings.get("model")
     if scene_of_model(params, image, channel_axis).shape != params.image_shape:
         return False
-    if wanted is None or not isinstance(model, dict):  # written by an earlier version
+    if wanted is None or not isinstance(model, dict):  # settings.json is gone, or not ours
         return True
     dtype = check_dtype(model.get("dtype"))
     return digest_of(check_image(image, dtype, channel_axis)[0]) == wanted

@@ -81,7 +81,7 @@ class Resumable:
                 self._dense = params_of(arrays, "dense", facts)
         self.tried = [Try(*one) for one in told["tried"]]
         if told["found"] is not None:
-            rounds = [Round(*one) for one in told.get("found_rounds", [])]
+            rounds = [Round(*one) for one in told["found_rounds"]]
             self._found = params_of(arrays, "found", facts), records_of(told["found"]), rounds
 
     @classmethod
@@ -133,9 +133,9 @@ class Resumable:
             if smoe._params.num_kernels != params.num_kernels or best.dtype != dtype:
                 raise ValueError("its parameters are not of its dtype")
             smoe._params, smoe._best_params = params, best
-            if facts.get("recorded", True):  # earlier versions always had a record
+            if facts["recorded"]:
                 smoe._recorded = params
-            smoe._rounds = [Round(*one) for one in facts.get("rounds", [])]
+            smoe._rounds = [Round(*one) for one in facts["rounds"]]
             if facts.get("fit") is not None or facts.get("sparsify") is not None:
                 smoe._restore_plan(facts, arrays)
             elif facts["settings"] is not None:
@@ -148,7 +148,7 @@ class Resumable:
             smoe.adam = Adam(params) if smoe._plan is None else smoe._plan.new_adam(params)
             smoe.adam.restore(arrays, facts["adam_steps"])
             smoe._engine_of_steps().restore(lists_of(arrays))
-            if facts.get("bits") is not None:
+            if facts["bits"] is not None:
                 smoe._quantized = params, bits_of(kinds_of(params.arrays()), facts["bits"])
         return smoe
 

@@ -249,10 +249,6 @@ def test_times_of_birth_leave_with_their_kernels_and_outlive_a_checkpoint():
     assert_same_model(*(one.step(params, gradients, RATES, 1e-8) for one in (adam, again)))
     adam.keep(np.array([True, False, False, True]))
     np.testing.assert_array_equal(adam.born, [0, 5])
-    arrays.pop("adam_born")  # as in older files, all of whose kernels were there at once
-    again = Adam(params, 0.98)
-    again.restore(arrays, 9)
-    np.testing.assert_array_equal(again.born, [0, 0, 0, 0])
 
 
 def test_the_changes_of_a_step_are_what_it_takes_off():

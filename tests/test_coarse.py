@@ -296,19 +296,6 @@ def test_an_event_that_is_broken_off_is_made_good(each_engine, small_ones, monke
     assert_same_fit(smoe.resume(), whole)
 
 
-def test_an_older_checkpoint_goes_on_at_full_size(small_ones, monkeypatch, tmp_path):
-    path = tmp_path / "c.npz"
-    smoe = Smoe(GREY)
-    with pytest.raises(KeyboardInterrupt):
-        smoe.fit(**RUN, recipe=Recipe(coarse=False), checkpoint=path, progress=interrupt_at(25))
-    arrays, facts = files.load_arrays(path)
-    del facts["settings"]["recipe"]["coarse"]
-    files.save_arrays(path, arrays, facts)
-    seen = sizes_of(monkeypatch)
-    assert_same_fit(Smoe.from_checkpoint(path, GREY).resume(), smoe.resume())
-    assert {longest for _, longest in seen} == {33}
-
-
 # ---- budgets of seconds
 
 
