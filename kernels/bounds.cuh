@@ -54,8 +54,8 @@ FUNCTION void take_candidate(const double *anchor, const double *origin, int j,
 
 #define PADDED(n) (((n) + 15) / 16 * 16)
 
-template <class Candidates>
 // padding: a candidate that is never kept
+template <class Candidates>
 FUNCTION void no_candidate(int j, Candidates &candidates) {
     UNROLL for (int e = 0; e < CANDIDATE_NUMBERS; e++) candidates[e * COLUMN + j] = 0;
     UNROLL for (int i = 0; i < NDIM; i++) candidates[(OF_A + TRIANGLE(i, i)) * COLUMN + j] = 1;

@@ -49,7 +49,7 @@
 #define FADE_FROM 14  // Adam step from which the rates fall along half a cosine, ...
 #define FADE_TO 15    // ... the step at which they stop falling, ...
 #define FADE_TO_PART 16  // ... and the fraction of the rates that is left then
-#define EXPLOSION 17  // factor over the lowest loss at which a fit counts as exploded
+#define EXPLOSION 17  // factor over the lowest loss at which a training counts as exploded
 #define SCALE 18    // 1 / (N C)
 #define TAU 19      // lists leave out gates below e^−TAU
 #define LEAST_EXPLOSION 20  // a lowest loss below this counts as this there

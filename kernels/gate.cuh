@@ -21,7 +21,7 @@
 #else
 #define ROW ((WIDTH + LANES - 1) / LANES * LANES)
 #endif
-#define DEAD -1e30  // log weight that marks a kernel that has left: finite, so that differences are
+#define DEAD -1e30  // log weight of a kernel that has left; finite, as differences are taken
 #define LOG2E 1.4426950408889634
 #define SMALLEST_WEIGHT 1e-30          // lower limit of π in steps in the kernel's own frame
 #define LARGEST 1e9                    // magnitude of a parameter beyond which the model is refused

@@ -9,7 +9,6 @@
 #include "control.cuh"
 
 #define LIST_THREADS 256
-#define PACE_KERNELS 256  // kernels of the model per block of `pace`
 #define PACE_SUMS 6       // sums of `pace`
 #define FAST 0.25         // relative change of ‖z‖ per step, beyond which a kernel is fast ...
 #define MOST_FAST 8       // ... and the most fast kernels that may be listed everywhere
@@ -28,7 +27,7 @@ CONSTANT double MOST[3] = {0.5, 10, 10};
 // largest of any kernel that is not to be listed everywhere
 CONSTANT double FURTHEST[3] = {0.9, 10, 10};
 
-// The motion of each kernel per step, into `rates`; and for each PACE_KERNELS kernels the sums of
+// The motion of each kernel per step, into `rates`; and for each LIST_THREADS kernels the sums of
 // that motion (limited to MOST), of log weights, and the number of living kernels.
 KERNEL(pace, LIST_THREADS, const int *control, const double *records, const double *moved,
        double *rates, double *sums, int K)
@@ -36,8 +35,8 @@ KERNEL(pace, LIST_THREADS, const int *control, const double *records, const doub
     if (!BUILDS_LISTS(control)) return;
     SHARED(double, part, PACE_SUMS * LIST_THREADS);
     const double age = control[AGE] > 0 ? control[AGE] : 1;
-    const int first = BLOCK * PACE_KERNELS;
-    const int last = first + PACE_KERNELS < K ? first + PACE_KERNELS : K;
+    const int first = BLOCK * LIST_THREADS;
+    const int last = first + LIST_THREADS < K ? first + LIST_THREADS : K;
     FOR_THREADS(t) {
         double sum[PACE_SUMS] = {};
         STRIDED(k, first + t, last) {

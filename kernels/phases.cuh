@@ -130,8 +130,8 @@ static void barrier(int line) {
     if (line != without) epoch++;
 }
 
-template <class T>
 // a floating-point number read at fault; an integer might be used as an index
+template <class T>
 static void spoil(T &value) {
     if ((T)0.5 != 0) memset((void *)&value, 0xff, sizeof value);
 }

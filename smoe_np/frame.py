@@ -8,7 +8,8 @@ expert ν̂ + η·z. Expert surfaces stay where they are in the picture while ce
 
 import math
 
-from .backend import array_module
+import numpy as np
+
 from .params import unchecked
 
 # limits of π; within ``params.LARGEST``, beyond which a model is refused
@@ -33,11 +34,10 @@ def whitened(gradients, params, scale):
     SmoeParams
         In float64.
     """
-    xp = array_module(params.A)
     A, musX = params.A.astype(float), params.musX.astype(float)
     g_mu, g_nu = gradients.musX.astype(float), gradients.nu_e.astype(float)
-    shift = xp.linalg.solve(A, g_mu[:, :, None])[:, :, 0]
-    shape = xp.tril(xp.swapaxes(A, 1, 2) @ gradients.A.astype(float))
+    shift = np.linalg.solve(A, g_mu[:, :, None])[:, :, 0]
+    shape = np.tril(np.swapaxes(A, 1, 2) @ gradients.A.astype(float))
     slope = (gradients.gamma_e - g_nu[:, :, None] * musX[:, None, :]) @ A
     return unchecked({"pis": params.pis.astype(float) * gradients.pis * scale,
                       "musX": shift * scale, "A": shape * scale,
@@ -46,8 +46,7 @@ def whitened(gradients, params, scale):
 
 def balanced(pis):
     """The weights scaled to add up to 1, but none below SMALLEST_WEIGHT, the least after a step."""
-    xp = array_module(pis)
-    return xp.maximum(pis / pis.sum(dtype=float), SMALLEST_WEIGHT).astype(pis.dtype)
+    return np.maximum(pis / pis.sum(dtype=float), SMALLEST_WEIGHT).astype(pis.dtype)
 
 
 def retract(params, changes, least, most, beyond=math.inf, steepest=math.inf):
@@ -74,37 +73,37 @@ def retract(params, changes, least, most, beyond=math.inf, steepest=math.inf):
     SmoeParams
         In the dtype of ``params``.
     """
-    xp, D = array_module(params.A), params.num_dims
+    D = params.num_dims
     arrays = {name: array.astype(float) for name, array in params.arrays().items()}
     A = arrays["A"]
     if "pis" in changes:
-        pis = arrays["pis"] * xp.exp(-changes["pis"].astype(float))
-        arrays["pis"] = xp.clip(pis, SMALLEST_WEIGHT, LARGEST_WEIGHT)
+        pis = arrays["pis"] * np.exp(-changes["pis"].astype(float))
+        arrays["pis"] = np.clip(pis, SMALLEST_WEIGHT, LARGEST_WEIGHT)
     if "musX" in changes:
         shift = -changes["musX"].astype(float)[:, :, None]
-        arrays["musX"] = arrays["musX"] + xp.linalg.solve(xp.swapaxes(A, 1, 2), shift)[:, :, 0]
+        arrays["musX"] = arrays["musX"] + np.linalg.solve(np.swapaxes(A, 1, 2), shift)[:, :, 0]
     if "A" in changes:
         omega = -changes["A"].astype(float)
-        diagonal = xp.diagonal(omega, axis1=1, axis2=2)
-        A = A @ xp.tril(omega, -1) + A * xp.exp(diagonal)[:, None, :]
-        sharpness = xp.sqrt((A * A).sum(2, keepdims=True))  # along each axis
-        A = A * xp.minimum(1, most / xp.maximum(sharpness, least))
+        diagonal = np.diagonal(omega, axis1=1, axis2=2)
+        A = A @ np.tril(omega, -1) + A * np.exp(diagonal)[:, None, :]
+        sharpness = np.sqrt((A * A).sum(2, keepdims=True))  # along each axis
+        A = A * np.minimum(1, most / np.maximum(sharpness, least))
         for d in range(D):
-            xp.maximum(A[:, d, d], least, out=A[:, d, d])
+            np.maximum(A[:, d, d], least, out=A[:, d, d])
         arrays["A"] = A
     if "gamma_e" in changes:
-        slope = -changes["gamma_e"].astype(float) @ xp.swapaxes(A, 1, 2)
+        slope = -changes["gamma_e"].astype(float) @ np.swapaxes(A, 1, 2)
         arrays["gamma_e"] = arrays["gamma_e"] + slope
         arrays["nu_e"] = arrays["nu_e"] - (slope * arrays["musX"][:, None, :]).sum(2)
     if "nu_e" in changes:
         arrays["nu_e"] = arrays["nu_e"] - changes["nu_e"]
     if "gamma_e" in changes and steepest < math.inf:
-        eta = xp.linalg.solve(A, xp.swapaxes(arrays["gamma_e"], 1, 2))  # (K, D, C)
-        slope = xp.swapaxes(A @ (xp.clip(eta, -steepest, steepest) - eta), 1, 2)
+        eta = np.linalg.solve(A, np.swapaxes(arrays["gamma_e"], 1, 2))  # (K, D, C)
+        slope = np.swapaxes(A @ (np.clip(eta, -steepest, steepest) - eta), 1, 2)
         arrays["gamma_e"] = arrays["gamma_e"] + slope
         arrays["nu_e"] = arrays["nu_e"] - (slope * arrays["musX"][:, None, :]).sum(2)
     if "nu_e" in changes and beyond < math.inf:
         value = arrays["nu_e"] + (arrays["gamma_e"] * arrays["musX"][:, None, :]).sum(2)
-        arrays["nu_e"] = arrays["nu_e"] + xp.clip(value, -beyond, 1 + beyond) - value
+        arrays["nu_e"] = arrays["nu_e"] + np.clip(value, -beyond, 1 + beyond) - value
     return unchecked({name: array.astype(params.dtype) for name, array in arrays.items()},
                      params.image_shape)

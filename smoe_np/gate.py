@@ -2,9 +2,9 @@
 
 Over a tile, in pixels u from the tile's centre, a log-gate is a polynomial of degree 2,
 ℓ(u) = θ · φ(u) with M = (D+1)(D+2)/2 monomials φ = (1, u_i, u_i u_j), and an expert is one of
-So all that a pair (tile, kernel) contributes to any gradient is in its moments Σ_u g φ(u) and Σ_u w
-r (1, u). Everything here is arithmetic on kernels and pairs, in float64, for NumPy and CuPy arrays
-alike; nothing here handles single pixels.
+degree 1. So all that a pair (tile, kernel) contributes to any gradient is in its moments Σ_u g φ(u)
+and Σ_u w r (1, u). Everything here is arithmetic on kernels and pairs, in float64, for the NumPy
+engine; nothing here handles single pixels. The compiled kernels do the same: gate.cuh.
 
 Indices: K kernels, D dimensions, C channels, J = 1 + C (D + 1) columns of an expert with a leading
 1 for the normaliser. A leading "..." stands for any shape of pairs.
@@ -12,7 +12,8 @@ Indices: K kernels, D dimensions, C channels, J = 1 + C (D + 1) columns of an ex
 
 from typing import NamedTuple
 
-from .backend import array_module
+import numpy as np
+
 from .params import unchecked
 
 DEAD = -1e30  # log weight of an absent kernel: finite, so that differences stay finite
@@ -25,10 +26,9 @@ def quadratic_terms(D):
 
 def monomials(u):
     """The monomials φ of points u (D, P): (M, P). The first D + 1 rows are (1, u)."""
-    xp = array_module(u)
     D = len(u)
-    rows = [xp.ones_like(u[0]), *u, *(u[i] * u[j] for i, j in quadratic_terms(D))]
-    return xp.stack(rows)
+    rows = [np.ones_like(u[0]), *u, *(u[i] * u[j] for i, j in quadratic_terms(D))]
+    return np.stack(rows)
 
 
 class PixelKernels(NamedTuple):
@@ -48,27 +48,26 @@ class PixelKernels(NamedTuple):
 
 def pixel_kernels(params, longest):
     """The PixelKernels of a model over a picture whose longest axis has ``longest`` pixels."""
-    xp = array_module(params.pis)
     K, D = params.musX.shape
 
     def padded(array):
-        return xp.concatenate([array, xp.zeros_like(array[:1])]).astype(float, copy=False)
+        return np.concatenate([array, np.zeros_like(array[:1])]).astype(float, copy=False)
 
     musX, gamma_e = params.musX.astype(float), params.gamma_e.astype(float)
     A = padded(params.A)
-    A[K] = xp.eye(D)
+    A[K] = np.eye(D)
     A /= longest
     determinant = A[:, 0, 0].copy()
     for d in range(1, D):
         determinant *= A[:, d, d]
-    log_weight = xp.log(xp.abs(determinant))
-    log_weight[:K] += xp.log(params.pis.astype(float))
+    log_weight = np.log(np.abs(determinant))
+    log_weight[:K] += np.log(params.pis.astype(float))
     log_weight[K] = DEAD
     value = params.nu_e.astype(float)
     for d in range(D):
         value += gamma_e[:, :, d] * musX[:, None, d]
     return PixelKernels(
-        log_weight, xp.sign(determinant), padded(musX * longest), A,
+        log_weight, np.sign(determinant), padded(musX * longest), A,
         padded(value), padded(gamma_e / longest),
     )
 
@@ -88,7 +87,6 @@ class PairColumns:
     """
 
     def __init__(self, kernels):
-        xp = array_module(kernels.A)
         D, C = kernels.centre.shape[1], kernels.value.shape[1]
         self.D, self.C = D, C
         rows = [kernels.log_weight, *kernels.centre.T]
@@ -96,10 +94,10 @@ class PairColumns:
         rows += [(-0.5 if i == j else -1.0) * p for (i, j), p in precisions(kernels.A).items()]
         for c in range(C):
             rows += [kernels.value[:, c], *kernels.slope[:, c].T]
-        self.rows = xp.stack(rows)
+        self.rows = np.stack(rows)
         self.signed = bool((kernels.sign < 0).any())
         if self.signed:
-            self.rows = xp.concatenate([self.rows, kernels.sign[None]])
+            self.rows = np.concatenate([self.rows, kernels.sign[None]])
 
     def polynomials(self, index, origin, reference, columns):
         """Polynomials of log-gates and experts of the kernels ``index`` round given origins.
@@ -122,7 +120,6 @@ class PairColumns:
         offset : (D, pairs) float64
             origin − μ.
         """
-        xp = array_module(origin)
         D, M = self.D, (self.D + 1) * (self.D + 2) // 2
         of_pair = self.rows.take(index, axis=1)
         log_weight, centre = of_pair[0], of_pair[1 : 1 + D]
@@ -133,16 +130,16 @@ class PairColumns:
                 A[i, j] = of_pair[first]
                 first += 1
         offset = origin - centre
-        theta = xp.empty((M, index.size))
+        theta = np.empty((M, index.size))
         theta[0] = log_weight
         theta[1 : 1 + D] = 0
-        scratch = xp.empty(index.size)
+        scratch = np.empty(index.size)
         for j in range(D):
             z = A[j, j] * offset[j]  # z = Aᵀ(origin − μ)
             for i in range(j + 1, D):
-                z += xp.multiply(A[i, j], offset[i], out=scratch)
+                z += np.multiply(A[i, j], offset[i], out=scratch)
             for i in range(j, D):
-                theta[1 + i] -= xp.multiply(A[i, j], z, out=scratch)
+                theta[1 + i] -= np.multiply(A[i, j], z, out=scratch)
             z *= z
             z *= 0.5
             theta[0] -= z
@@ -153,7 +150,7 @@ class PairColumns:
             value, slope = of_pair[first], of_pair[first + 1 : first + 1 + D]
             value -= reference[c]
             for i in range(D):
-                value += xp.multiply(slope[i], offset[i], out=scratch)
+                value += np.multiply(slope[i], offset[i], out=scratch)
             columns[1 + c * (D + 1) : 1 + (c + 1) * (D + 1)] = of_pair[first : first + 1 + D]
             first += 1 + D
         if self.signed:
@@ -176,20 +173,19 @@ def moments_at_kernels(moments, offset):
     (M + C (D + 1), pairs) float64
         Σ g φ(x − μ), and for each channel Σ w r and Σ w r (x − μ)_i.
     """
-    xp = array_module(moments)
     D = len(offset)
     M = (D + 1) * (D + 2) // 2
     moved = moments.astype(float)
-    scratch = xp.empty(moved.shape[1])
+    scratch = np.empty(moved.shape[1])
     for i in range(D):
-        moved[1 + i] += xp.multiply(offset[i], moved[0], out=scratch)
+        moved[1 + i] += np.multiply(offset[i], moved[0], out=scratch)
     # Σ g (u+o)_i (u+o)_j = Σ g u_i u_j + o_i Σ g (u+o)_j + o_j Σ g u_i
     for m, (i, j) in enumerate(quadratic_terms(D), start=1 + D):
-        moved[m] += xp.multiply(offset[i], moved[1 + j], out=scratch)
-        moved[m] += xp.multiply(offset[j], moments[1 + i], out=scratch)
+        moved[m] += np.multiply(offset[i], moved[1 + j], out=scratch)
+        moved[m] += np.multiply(offset[j], moments[1 + i], out=scratch)
     for first in range(M, len(moved), D + 1):
         for i in range(D):
-            moved[first + 1 + i] += xp.multiply(offset[i], moved[first], out=scratch)
+            moved[first + 1 + i] += np.multiply(offset[i], moved[first], out=scratch)
     return moved
 
 
@@ -211,7 +207,6 @@ def chain_rule(moments, params, longest, scale):
     SmoeParams
         ∂L/∂ each parameter, float64.
     """
-    xp = array_module(moments)
     K, D = params.musX.shape
     C = params.num_channels
     M = (D + 1) * (D + 2) // 2
@@ -222,13 +217,13 @@ def chain_rule(moments, params, longest, scale):
         second[i, j] = second[j, i] = moments[m] / longest**2
     A, musX = params.A.astype(float), params.musX.astype(float)
     z = [sum(A[:, i, j] * first[i] for i in range(j, D)) for j in range(D)]  # Σ g Aᵀ(x − μ)
-    grad_musX = xp.stack([sum(A[:, i, j] * z[j] for j in range(i + 1)) for i in range(D)], axis=1)
-    grad_A = xp.zeros((K, D, D))
+    grad_musX = np.stack([sum(A[:, i, j] * z[j] for j in range(i + 1)) for i in range(D)], axis=1)
+    grad_A = np.zeros((K, D, D))
     for i in range(D):
         for j in range(i + 1):  # (x − μ) zᵀ = (x − μ)(x − μ)ᵀ A
             grad_A[:, i, j] = -sum(second[i, m] * A[:, m, j] for m in range(j, D))
         grad_A[:, i, i] += total / A[:, i, i]
-    grad_gamma, grad_nu = xp.empty((K, C, D)), xp.empty((K, C))
+    grad_gamma, grad_nu = np.empty((K, C, D)), np.empty((K, C))
     for c in range(C):
         error, *around = moments[M + c * (D + 1) : M + (c + 1) * (D + 1)]  # Σ w r, Σ w r (x − μ)
         grad_nu[:, c] = error

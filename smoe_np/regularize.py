@@ -1,6 +1,6 @@
 """The loss terms for sparsity and bandwidth, with their gradients; gradient clipping."""
 
-from .backend import array_module
+import numpy as np
 
 
 def penalty(params, l1reg, bandwidth_reg, initial_kernels):
@@ -18,28 +18,25 @@ def penalty(params, l1reg, bandwidth_reg, initial_kernels):
 
 def add_penalty_gradients(gradients, params, l1reg, bandwidth_reg, initial_kernels):
     """Add the gradients of ``penalty`` to the gradients of the error, in place."""
-    xp = array_module(params.A)
     if l1reg:
         gradients.pis += l1reg / initial_kernels
     if bandwidth_reg:
-        sign = xp.sign(_diagonals(params.A)).astype(gradients.A.dtype)
+        sign = np.sign(_diagonals(params.A)).astype(gradients.A.dtype)
         for d in range(params.num_dims):
             gradients.A[:, d, d] += bandwidth_reg * sign[:, d]
 
 
 def tie_radial(gradients):
     """Keep radial kernels radial, A = α I: every A_dd gets ∂L/∂α, the trace of ∂L/∂A; in place."""
-    xp = array_module(gradients.A)
     alpha = _diagonals(gradients.A).sum(axis=1)
-    gradients.A = alpha[:, None, None] * xp.eye(gradients.num_dims)
+    gradients.A = alpha[:, None, None] * np.eye(gradients.num_dims)
 
 
 def clip_gradients(gradients, grad_clip):
     """Clip every element of the gradients to ±``grad_clip``, as tf-smoe does; in place."""
-    xp = array_module(gradients.A)
     for array in gradients.arrays().values():
-        xp.clip(array, -grad_clip, grad_clip, out=array)
+        np.clip(array, -grad_clip, grad_clip, out=array)
 
 
 def _diagonals(A):
-    return array_module(A).diagonal(A, axis1=1, axis2=2)
+    return np.diagonal(A, axis1=1, axis2=2)
