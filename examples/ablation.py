@@ -13,7 +13,7 @@ import numpy as np
 from fit_picture import SMALL, chosen_picture
 
 import smoe_np
-from smoe_np.fit import Recipe
+from smoe_np.recipe import Recipe
 
 CHANGES = {
     "default recipe": {},

@@ -10,7 +10,7 @@ from fit_picture import SMALL, chosen_picture, labelled
 from PIL import Image
 
 import smoe_np
-from smoe_np.fit import Recipe
+from smoe_np.recipe import Recipe
 
 SCALE = 8
 

@@ -1,7 +1,8 @@
 """The options of the commands that make a model: fit, train and sparsify."""
 
 from .cli_parser import add_backend, add_channels, with_defaults
-from .fit import BITS, EXPERTS, TARGETS, Recipe, fit_settings
+from .fit import BITS, EXPERTS, TARGETS, fit_settings
+from .recipe import Recipe
 from .smoe import Smoe
 from .sparsify import ITERATIONS
 

@@ -20,7 +20,7 @@ from .cli_training_options import (
 )
 from .engine import check_image
 from .files import shell_line
-from .fit import TARGETS, fit_settings
+from .fit import TARGETS, fit_settings, kernels_for
 from .gallery import Gallery
 from .images import read_image
 from .numerals import counted, size_in_words
@@ -313,7 +313,7 @@ def _aim(settings, smoe):
               f"{settings['seconds']:g} s")
     if settings["target"] == "psnr":
         return f"fits of {effort} to reach {settings['value']:g} dB"
-    return f"{counted(smoe.kernels_wanted(settings), 'kernel')} in {effort}"
+    return f"{counted(kernels_for(settings, smoe.shape, smoe.channels), 'kernel')} in {effort}"
 
 
 def _print_start(smoe, aim, more=""):

@@ -7,8 +7,8 @@ import numpy as np
 
 from .backend import array_module
 from .engine import check_image, check_number, check_whole, warn_if_thin
-from .fit import Recipe
 from .metrics import PEAK
+from .recipe import Recipe
 from .smoe import Smoe
 
 # These values were tuned on crops of four pictures; see examples/denoise.md.

@@ -33,9 +33,11 @@ class Gallery:
     """
 
     def __init__(self, results, name, dimensions, quiet=False):
-        self.results, self.name, self.is_flat = results, name, dimensions > 1
+        self.results, self.name, self.has_pictures = results, name, dimensions > 1
         self._plotters = []
-        kinds = {"loss.png": LossPlotter, **({"sheet.png": ImagePlotter} if self.is_flat else {})}
+        kinds = {"loss.png": LossPlotter}
+        if self.has_pictures:
+            kinds["sheet.png"] = ImagePlotter
         try:
             self._plotters = [kind(os.path.join(results.path, file), quiet, name)
                               for file, kind in kinds.items()]
@@ -51,7 +53,7 @@ class Gallery:
     def finish(self, smoe):
         """Draw the model at the end of training, and write the report."""
         self._draw("finish", smoe)
-        if self.is_flat:
+        if self.has_pictures:
             self._guarded(self._write_page, smoe)
 
     def _draw(self, what, smoe):

@@ -163,13 +163,13 @@ def _box_means(target, edges):
     return means
 
 
-def ready_to_train(params, target, radial):
+def ready_to_train(params, shape, channels, dtype, radial):
     """A given model, checked and converted for training: positive weights and diagonals."""
     params = check_params(params).map(to_numpy)
-    params = params.astype(target.dtype)  # first, as weights that underflow count as 0
+    params = params.astype(dtype)  # first, as weights that underflow count as 0
     params = taking_part(params)
-    params.image_shape = target.shape[:-1]
-    check_fit(params, target.ndim - 1, target.shape[-1])
+    params.image_shape = shape
+    check_fit(params, len(shape), channels)
     params, flipped = positive_diagonals(params)
     if flipped:
         warnings.warn(

@@ -14,9 +14,9 @@ import numpy as np
 from .adam import Adam
 from .allocation import BitsByBytes, allocate_bits, check_bits
 from .backend import to_numpy
-from .fit import Recipe, contrast_of, frame_steps
 from .packed import arrays_of, bits_of, kinds_of, packed_bytes, rounded
 from .params import SmoeParams
+from .recipe import Recipe, contrast_of, frame_steps, looser_lists
 
 ITERATIONS = 100  # after each kind
 RATE = 0.3  # learning rates, relative to those of a fit
@@ -232,14 +232,10 @@ def _trained(engine, params, names, iterations, contrast):
                         contrast=contrast)
     rates = {name: RATE * rate for name, rate in steps.rates.items() if name in names}
     adam, lowest_loss, left = Adam(params, recipe.beta2), math.inf, iterations
-    exact = engine.tau, engine.list_life
-    engine.tau, engine.list_life = min(recipe.tau, engine.tau), recipe.list_life
-    try:
+    with looser_lists(engine, recipe):
         while left > 0:
             done = engine.advance(params, adam, steps._replace(rates=rates), lowest_loss, left)
             if done.failure is not None:
                 return params
             params, lowest_loss, left = done.params, done.lowest_loss, left - done.steps
-    finally:
-        engine.tau, engine.list_life = exact
     return params

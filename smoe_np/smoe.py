@@ -36,7 +36,6 @@ from .training_loop import TrainingLoop, check_callbacks
 # in float64 (which count twice), scratch.
 COPIES = 8
 
-MOST_BY_PIXEL, MOST_FOR_FEW_PIXELS = 10, 1000  # limits on the number of kernels of a fit
 
 
 class Smoe(TrainingLoop):
@@ -151,7 +150,8 @@ class Smoe(TrainingLoop):
             warn_if_thin(image, channel_axis)
             params = initial_params(target, kernels_per_dim, dtype)
         else:
-            params = ready_to_train(params, target, radial)
+            params = ready_to_train(params, target.shape[:-1], target.shape[-1], target.dtype,
+                                    radial)
         self.options = {
             "kernels_per_dim": kernels_per_dim, **flags, "batches": batches, "dtype": dtype.name,
         }
@@ -189,8 +189,8 @@ class Smoe(TrainingLoop):
 
     @params.setter
     def params(self, params):
-        like = np.empty((*self.shape, self.channels), self._params.dtype)
-        params = ready_to_train(params, like, self.options["radial"])
+        params = ready_to_train(params, self.shape, self.channels, self._params.dtype,
+                                self.options["radial"])
         if params.num_kernels != self._params.num_kernels:
             self.adam = self.adam.anew(params)
         self._forget()
@@ -331,7 +331,7 @@ class Smoe(TrainingLoop):
             seed: some tenths of a dB, up to 1 dB with ten kernels.
         val_iter, callbacks, checkpoint, progress
             As in ``train``.
-        recipe : smoe_np.fit.Recipe, optional
+        recipe : smoe_np.recipe.Recipe, optional
             Parameters of the method, to replace the usual ones.
         bits : float, optional
             Mean bits per number before entropy coding, if the target is ``bytes``; 9 by default.
@@ -387,36 +387,11 @@ class Smoe(TrainingLoop):
         if settings["target"] == "psnr":
             first = next_try([], settings["value"], math.prod(self.shape), settings["iterations"])
         else:
-            first = Try(self.kernels_wanted(settings), settings["iterations"])
+            first = Try(kernels_for(settings, self.shape, self.channels), settings["iterations"])
         callbacks = check_callbacks(callbacks, progress)
         self._begin_fit(first, settings)
         self.settings, self.tried, self._found, self._dense = settings, [], None, None
         return self._train(callbacks, checkpoint, progress)
-
-    def kernels_wanted(self, settings):
-        """The number of kernels that the target of a fit allows.
-
-        Parameters
-        ----------
-        settings : dict
-            Settings from ``smoe_np.fit.fit_settings``, whose target is not a PSNR.
-
-        Returns
-        -------
-        int
-
-        Raises
-        ------
-        ValueError
-            If the target does not allow a single kernel, or far more kernels than there are pixels.
-        """
-        wanted = kernels_for(settings, len(self.shape), self.channels)
-        most = max(MOST_FOR_FEW_PIXELS, MOST_BY_PIXEL * math.prod(self.shape))
-        if wanted > most:
-            meant = "" if settings["target"] == "kernels" else f", which stands for {wanted}"
-            raise ValueError(f"{settings['target']} must stand for at most {most} kernels for "
-                             f"{math.prod(self.shape)} pixels, got {settings['value']}{meant}")
-        return wanted
 
     def sparsify(self, target_kernels=None, target_psnr=None, iterations=ITERATIONS, val_iter=100,
                  callbacks=(), checkpoint=None, progress=None):

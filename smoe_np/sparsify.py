@@ -23,10 +23,10 @@ import numpy as np
 from .coarse import Sizes
 from .engine import check_number, check_whole
 from .events import relocate
-from .fit import Recipe, adam_of, frame_steps
 from .frame import balanced
 from .initialize import kernel_grid
 from .params import unchecked
+from .recipe import Recipe, adam_of, frame_steps
 from .search import next_try
 from .steps import NO_KERNEL, Progressed
 

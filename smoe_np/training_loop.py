@@ -8,10 +8,11 @@ from functools import cached_property
 
 import numpy as np
 
-from .fit import ITERATIONS, LEAST_ITERATIONS, Plan, contrast_of
+from .fit import ITERATIONS, LEAST_ITERATIONS, Plan
 from .initialize import constant_model
 from .interrupts import Interrupts
 from .metrics import PEAK
+from .recipe import contrast_of, looser_lists
 from .records import Record
 from .regularize import penalty
 from .resumable import Resumable
@@ -208,18 +209,16 @@ class TrainingLoop(Resumable):
         at_most = min(at_most, sizes.left(self.iteration, self.until))
         if self.settings.get("seconds") is not None and not sizes.knows:
             at_most = min(at_most, FEW)
-        exact, began = (engine.tau, engine.list_life), time.perf_counter()
-        engine.tau = min(self._plan.recipe.tau, engine.tau)
-        engine.list_life = self._plan.recipe.list_life
+        began = time.perf_counter()
         try:
-            self._params = self._plan.prepared(engine, self._params, self.adam, self.iteration,
-                                               self.until)
-            done = self._plan.advance(engine, self._params, self.adam, steps, self._lowest_loss,
-                                      at_most, self.iteration, self.until)
+            with looser_lists(engine, self._plan.recipe):
+                self._params = self._plan.prepared(engine, self._params, self.adam,
+                                                   self.iteration, self.until)
+                done = self._plan.advance(engine, self._params, self.adam, steps,
+                                          self._lowest_loss, at_most, self.iteration, self.until)
             sizes.note(max(engine.shape), done.steps, time.perf_counter() - began)
             return done
         finally:
-            engine.tau, engine.list_life = exact
             if engine is not self.engine:  # which has not seen these steps
                 self.engine.forget()
 

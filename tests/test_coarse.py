@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from smoe_np import Smoe, coarse, files, fit, psnr
 from smoe_np.coarse import Sizes, smaller, stages
-from smoe_np.fit import COARSE, LEAST_ITERATIONS, Plan, Recipe
+from smoe_np.fit import COARSE, LEAST_ITERATIONS, Plan
 from smoe_np.pixels import as_float
+from smoe_np.recipe import Recipe
 
 GREY = picture((28, 33))[..., 0]
 RUN = {"kernels": 8, "iterations": 60, "val_iter": 17}

@@ -21,9 +21,9 @@ from kernel_runs import frame_settings
 from smoe_np import SmoeParams, dense
 from smoe_np.adam import Adam
 from smoe_np.events import RIDGE, directions, expert_gains, relocate, split, split_gains
-from smoe_np.fit import Recipe
 from smoe_np.gate import monomials, quadratic_terms
 from smoe_np.params import NAMES
+from smoe_np.recipe import Recipe
 
 DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
 # no size is a multiple of that of a tile; the last two have more pairs in a tile than are kept

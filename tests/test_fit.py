@@ -11,14 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smoe_np import Smoe, dense, engine, launch_native, psnr, render
-from smoe_np.fit import (
-    LEAST_ITERATIONS,
-    Plan,
-    Recipe,
-    fit_settings,
-    scalars_of,
-)
+from smoe_np.fit import LEAST_ITERATIONS, Plan, fit_settings, scalars_of
 from smoe_np.params import NAMES
+from smoe_np.recipe import Recipe
 
 # ---- targets
 

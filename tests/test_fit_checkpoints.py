@@ -9,11 +9,9 @@ from fits import GREY, PICTURES, SEARCH, assert_same_fit, interrupt_at
 from helpers import assert_same_model
 
 from smoe_np import Smoe, dense, engine, files
-from smoe_np.fit import (
-    LEAST_ITERATIONS,
-    Recipe,
-)
+from smoe_np.fit import LEAST_ITERATIONS
 from smoe_np.params import NAMES
+from smoe_np.recipe import Recipe
 
 RUN = {"kernels": 24, "iterations": 60, "val_iter": 17}
 
