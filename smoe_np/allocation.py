@@ -10,7 +10,7 @@ from .engine import check_number, check_params, render
 from .packed import FEWEST_BITS, MOST_BITS, arrays_of, kinds_of, packed_bytes
 from .params import SmoeParams
 
-STEP = 0.25  # step in bits in which the bit depth of a kind is raised
+BIT_STEP = 0.25  # step in bits in which the bit depth of a kind is raised
 # with fewer kernels whole bits are allocated: their numbers may be stored uncoded, where a fraction
 # of a bit saves nothing
 FEW_KERNELS = 100
@@ -157,7 +157,7 @@ def _errors_of(params, shape, backend, outliers, remaining):
 
 
 def _step(params):
-    return STEP if params.num_kernels >= FEW_KERNELS else 1
+    return BIT_STEP if params.num_kernels >= FEW_KERNELS else 1
 
 
 def _most_useful(bits, errors, counts, step, left=math.inf):

@@ -14,7 +14,8 @@ from .images import read_image
 from .initialize import initial_params
 from .smoe import Smoe
 
-MANY = 1000  # kernels along the longest axis from which on mixing weights are not trained
+# kernels along the longest axis from which on mixing weights are not trained
+FIXED_WEIGHTS_FROM = 1000
 FITTED = 8  # a model to draw is fitted to a picture with this many times fewer pixels per axis ...
 FIT_ITERATIONS = 20  # ... in this many iterations
 DRAWINGS = 3
@@ -81,7 +82,8 @@ def _train(image, case, profile=None):
     """The trained Smoe, its mean pairs per pixel, and (without a profile) milliseconds of exp."""
     _warm_up(image, case["backend"])
     # if trained, weights of 10⁻⁶ would reach 0 at the first step, and their kernels would leave
-    smoe = Smoe(image, case["kernels_per_dim"], train_pis=case["kernels_per_dim"] < MANY,
+    smoe = Smoe(image, case["kernels_per_dim"],
+                train_pis=case["kernels_per_dim"] < FIXED_WEIGHTS_FROM,
                 backend=case["backend"])
     values, pairs, exp_seconds = _pixels(smoe) * smoe.params.num_kernels, [], []
 

@@ -15,7 +15,7 @@ from .results import prove_writable
 from .smoe import Smoe
 from .terminal import DONE, print_line, refuse_to_replace, those_of, warn_of_another_size
 
-MUCH = 3.0  # dB lost by rounding that are worth a warning
+LOSS_WARNED_OF = 3.0  # dB lost by rounding that are worth a warning
 
 
 def quantize(given):
@@ -48,7 +48,7 @@ def _with_picture(params, given):
     drawn = smoe.reconstruction
     before = psnr(smoe.engine.picture().reshape(drawn.shape), drawn)
     now = smoe.quantize(**aim).record.psnr
-    if before - now > MUCH:
+    if before - now > LOSS_WARNED_OF:
         say(f"smoe: warning: {before - now:.1f} dB are lost, as there are few bits for so many "
             f"kernels; smoe fit --bytes N makes a model of fewer kernels, which is likely to be "
             f"better")

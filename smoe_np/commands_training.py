@@ -45,8 +45,9 @@ from .training import train_settings
 
 PIXELS_EACH = 4  # pixels per kernel and axis at the start of a sparsification to a PSNR
 NEAR_ENOUGH = 0.1  # dB that rounding may take from a model that reached the target PSNR
-MUCH = 0.5  # dB by which the PSNR must have been better before to be reported
-HOW = TRAINING.keys() - {"iterations", "val_iter"}  # settings that may change whether it diverges
+DROP_REPORTED = 0.5  # dB by which the PSNR must have been better before to be reported
+# settings that may change whether a training diverges
+AGAINST_DIVERGENCE = TRAINING.keys() - {"iterations", "val_iter"}
 
 
 def fit(given):
@@ -149,7 +150,7 @@ def train(given):
         _print_start(smoe, counted(smoe.params.num_kernels, "kernel"),
                      f"; needs about {smoe.memory_needed() / 2**20:.0f} MiB")
     begin = smoe.iteration
-    if smoe.stopped == "diverged" and not HOW & given.keys():
+    if smoe.stopped == "diverged" and not AGAINST_DIVERGENCE & given.keys():
         say(f"smoe: warning: the run of {checkpoint} diverged with the settings that are used "
             f"again now; give a lower -lr, -m or -reg")
     training = smoe.resume if finishes else functools.partial(smoe.train, **settings)
@@ -332,7 +333,7 @@ def _print_end(smoe, files, size="", seconds=0.0, since=math.inf):
                 if smoe.searches_psnr and not diverged else "")
         top = max((r for r in smoe.history if r.iteration >= since), default=record,
                   key=lambda r: r.psnr)
-        if top.psnr > record.psnr + MUCH and not diverged:
+        if top.psnr > record.psnr + DROP_REPORTED and not diverged:
             best = f"; it was {top.psnr:.2f} dB at iteration {top.iteration}"
         quality = (f"PSNR {record.psnr:.2f} dB, {counted(record.kernels, 'kernel')}{size}, "
                    f"{record.seconds:.1f} s{best}; ")

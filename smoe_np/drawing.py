@@ -14,8 +14,8 @@ QUALITIES = {"psnr": "PSNR (dB)", "mse": "MSE (0–255 scale)"}
 # smallest weight shown, relative to the largest; smaller ones are counted there
 LEAST_WEIGHT = 1e-40
 # largest coordinate in pixels; outlines are clipped to it, as larger ones cannot be drawn
-FAR = 1e6
-FEW = 25  # lines of at most so many points have markers
+MOST_COORDINATE = 1e6
+MOST_MARKERS = 25  # lines of at most so many points have markers
 INK, GREY, RULE = "#1b1f24", "#5f6973", "#d3d9de"
 BLUE, ORANGE, GREEN, RED = "#1f6fb4", "#d9730d", "#2f8f5b", "#c2334d"
 LEAST_WIDTH = 2.7  # least width of a panel in inches, for its caption
@@ -104,7 +104,7 @@ def _draw_kernels(panel, scene):
     angles = np.linspace(0, 2 * np.pi, 41 if len(centres) < 2000 else 21)
     circle = np.stack([np.cos(angles), np.sin(angles)])  # (2, points)
     outlines = centres[:, None] + (frames @ circle).transpose(0, 2, 1)  # (n, points, 2)
-    outlines = np.clip(outlines, -FAR, FAR)
+    outlines = np.clip(outlines, -MOST_COORDINATE, MOST_COORDINATE)
     thickness = np.clip(1.3 - 0.22 * math.log2(max(len(centres), 1) / 300), 0.4, 1.3)
     colours = colours_of(values) / 255
     panel.axes.add_collection(PolyCollection(
@@ -300,7 +300,7 @@ def _bar(panel, scale, highest):
 
 
 def _line(axes, iterations, values, colour, label):
-    marker = {"marker": "o", "markersize": 4} if len(iterations) <= FEW else {}
+    marker = {"marker": "o", "markersize": 4} if len(iterations) <= MOST_MARKERS else {}
     return axes.plot(iterations, values, color=colour, linewidth=1.8, label=label, **marker)[0]
 
 

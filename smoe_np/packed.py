@@ -41,7 +41,7 @@ SPARED = {"weights": (0.9, 0), "centres": (0, 0), "extents": (0.6, 0), "shears":
 # number of kernels with which half of that is saved, as frequencies are learned
 UNTIL_LEARNED = 100
 CHANNELS = ("values", "slopes")  # kinds that have numbers for every channel
-ORDER = 0.7  # bits by which log₂ K exceeds what coding saves per kernel by its order
+UNSAVED_BY_ORDER = 0.7  # bits by which log₂ K exceeds what coding saves per kernel by its order
 # least mean bits per number that is accepted; fewer could expand without limit on reading
 LEAST_CODED = 1
 _HEAD, _RANGE, _CHECKSUM = struct.Struct("<4sBBBBBI"), struct.Struct("<Bff"), struct.Struct("<I")
@@ -161,7 +161,7 @@ def expected_bytes(K, D, C, has_slopes, bits):
     """
     counts = numbers_of(D, C, has_slopes)
     # the order of kernels is worth log₂ K! bits in all
-    spared = max(math.log2(max(K, 1)) - ORDER, 0)
+    spared = max(math.log2(max(K, 1)) - UNSAVED_BY_ORDER, 0)
     for kind, count in counts.items():
         of_first, of_others = SPARED[kind]
         first = count // C if kind in CHANNELS else count

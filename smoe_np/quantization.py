@@ -20,12 +20,12 @@ from .recipe import Recipe, contrast_of, frame_steps, looser_lists
 
 ITERATIONS = 100  # after each kind
 RATE = 0.3  # learning rates, relative to those of a fit
-ENOUGH = 0.01  # dB that rounding may cost without compensation
+FREE_LOSS = 0.01  # dB that rounding may cost without compensation
 OUTLIERS = 0.01  # fraction of the pixels that is ignored in the allocation: see allocate_bits
 TRIES = 4  # to keep a size limit: trained numbers may take more bytes than predicted
-HARM = 0.2  # decrease of the error from which removing harmful kernels is worth a try
-SPARE = 8  # bytes that each further try leaves free in addition
-LIGHT = 0.005  # fraction of the kernels that may be removed if a file is slightly too large
+LEAST_GAIN = 0.2  # decrease of the error from which removing harmful kernels is worth a try
+SPARE_BYTES = 8  # bytes that each further try leaves free in addition
+MOST_REMOVED = 0.005  # fraction of the kernels that may be removed if a file is slightly too large
 # Kinds in the order in which they are rounded; the part of the error that remains, about, after
 # compensation; the parameters that are trained for that.
 STAGES = (
@@ -118,7 +118,7 @@ def _fitting(engine, params, allocation, most_bytes, iterations, fixed):
         if lighter is not None:
             return lighter, bits
         unforeseen = found - packed_bytes(params.arrays(), bits)
-        allowed = min(allowed, most_bytes - unforeseen) - SPARE
+        allowed = min(allowed, most_bytes - unforeseen) - SPARE_BYTES
         if allowed < allocation.least:
             break
         bits = allocation.within(allowed)
@@ -127,9 +127,9 @@ def _fitting(engine, params, allocation, most_bytes, iterations, fixed):
 
 def _lightened(engine, params, bits, most_bytes, found):
     """A rounded model of ``found`` bytes, with the fewest kernels removed that make it fit; None if
-    more than LIGHT would have to go.
+    more than MOST_REMOVED would have to go.
     """
-    few = math.ceil(LIGHT * params.num_kernels)
+    few = math.ceil(MOST_REMOVED * params.num_kernels)
     least = math.ceil((found - most_bytes) * params.num_kernels / found)
     if least > few:
         return None
@@ -151,7 +151,7 @@ def _compensated(engine, params, bits, iterations, fixed):
     if iterations == 0 or params.num_kernels == 0:
         return at_once
     loss = engine.loss(at_once)
-    if loss <= engine.loss(params) * 10 ** (ENOUGH / 10):
+    if loss <= engine.loss(params) * 10 ** (FREE_LOSS / 10):
         return at_once
     done, contrast = [], contrast_of(engine.picture())
     for kind, _, trained in STAGES:
@@ -177,7 +177,7 @@ def _stage(engine, params, kind, bits, names, iterations, contrast, done):
     best = _trained(engine, whole, names, iterations, contrast)
     if harmful.any():
         fewer = _with_rounded(params.select(~harmful), kind, bits)
-        if engine.loss(fewer) < (1 - HARM) * loss:
+        if engine.loss(fewer) < (1 - LEAST_GAIN) * loss:
             other = _trained(engine, fewer, names, iterations, contrast)
             best = min(best, other, key=engine.loss)
     harmful = _harmful(engine, best, [*done, kind])
@@ -185,11 +185,11 @@ def _stage(engine, params, kind, bits, names, iterations, contrast, done):
 
 
 def _without(engine, params, harmful):
-    """The model without some kernels if that decreases the error by HARM, else unchanged."""
+    """The model without some kernels if that decreases the error by LEAST_GAIN, else unchanged."""
     if not harmful.any():
         return params
     fewer = params.select(~harmful)
-    return fewer if engine.loss(fewer) < (1 - HARM) * engine.loss(params) else params
+    return fewer if engine.loss(fewer) < (1 - LEAST_GAIN) * engine.loss(params) else params
 
 
 def _with_rounded(params, kind, bits):

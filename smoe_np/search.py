@@ -8,7 +8,7 @@ DECIBELS = 4.0  # usual gain in dB from twice as many kernels ...
 LEAST_DECIBELS = 0.5  # ... and the smallest one that is assumed
 SHORT, SHORT_LACKS = 10, 1.9  # a short fit has 1/10 of the iterations, and usually 1.9 dB less
 WITHIN = 0.1  # tolerance in dB above the target
-STEP = 1.005  # tolerance as a ratio of numbers of kernels
+NEAREST_RATIO = 1.005  # tolerance as a ratio of numbers of kernels
 TRIES = 10  # limit on full-length fits
 
 
@@ -69,7 +69,7 @@ def next_try(tried, wanted, most, iterations, first=None):
     low = missed[-1] if missed else None
     if high and (high.psnr <= wanted + WITHIN or high.kernels == 1):
         return None
-    if high and low and high.kernels <= max(low.kernels * STEP, low.kernels + 1):
+    if high and low and high.kernels <= max(low.kernels * NEAREST_RATIO, low.kernels + 1):
         return None
     if len(full) == TRIES or (not high and low.kernels == most):
         return None
@@ -77,9 +77,9 @@ def next_try(tried, wanted, most, iterations, first=None):
     guess = _where(nearest if len(nearest) > 1 else [*short, *nearest], wanted + WITHIN / 2)
     if low:
         stride = 2 * (low.kernels - missed[-2].kernels) if not high and len(missed) > 1 else 1
-        guess = max(guess, math.ceil(low.kernels * STEP), low.kernels + stride)
+        guess = max(guess, math.ceil(low.kernels * NEAREST_RATIO), low.kernels + stride)
     if high:
-        ratio, least = STEP, low.kernels + 1 if low else 1
+        ratio, least = NEAREST_RATIO, low.kernels + 1 if low else 1
         if not low and len(full) > 1:  # a stride that grows would soon lead to a single kernel
             ratio = max(ratio, (full[1].kernels / high.kernels) ** 2)
         guess = min(guess, max(min(int(high.kernels / ratio), high.kernels - 1), least))

@@ -23,7 +23,7 @@ from .gate import precisions
 # if log-gates in a tile may exceed the winner's by more, exp needs each pixel's own maximum
 STEEP = 60.0
 PIECE = 16384  # pairs bounded at a time: about 20 arrays of this length fit into a core's L2 cache
-FEW = 1 << 15  # up to so many kernels × tiles, every pair is bounded, without a search
+MOST_EXHAUSTIVE = 1 << 15  # up to so many kernels × tiles, every pair is bounded, without a search
 # by precision of the pixels; see build_lists
 TAU = {np.dtype(np.float32): 12.0, np.dtype(np.float64): 30.0}
 ROUNDING = 1e-9  # bound on the relative rounding error of a bound, with a wide margin
@@ -138,7 +138,7 @@ def rebuild_lists(kernels, grid, tau, allowance, old, pool=map):
     best[old.tiles] = bounds.of_winners(old)
     if not np.isfinite(best).all():
         return None
-    if K * grid.num_tiles <= FEW:
+    if K * grid.num_tiles <= MOST_EXHAUSTIVE:
         return bounds.by_tile([bounds.everywhere(best)])
     reach, first, last = bounds.tile_ranges(best.reshape(grid.counts))
     boxes = (last - first).prod(axis=0)

@@ -21,9 +21,10 @@ from .sparsify import Sparsification
 from .steps import explodes, explosion
 from .training import train_steps
 
-FEW = 3  # steps by which the speed is measured
+TIMED_STEPS = 3  # steps by which the speed is measured
 MANY_DECADES = 6  # range of weights that a training from a grid reaches only after long
-TINY = 1e-15  # of a π or A_dd: gradients have it in the denominator, and Adam squares them
+# of a π or A_dd: gradients have it in the denominator, and Adam squares them
+LEAST_TRAINABLE = 1e-15
 
 
 def check_callbacks(callbacks, progress=None):
@@ -208,7 +209,7 @@ class TrainingLoop(Resumable):
         engine, sizes = self._engine_of_steps(), self._plan.sizes
         at_most = min(at_most, sizes.left(self.iteration, self.until))
         if self.settings.get("seconds") is not None and not sizes.knows:
-            at_most = min(at_most, FEW)
+            at_most = min(at_most, TIMED_STEPS)
         began = time.perf_counter()
         try:
             with looser_lists(engine, self._plan.recipe):
@@ -315,7 +316,7 @@ class TrainingLoop(Resumable):
                     f"train_pis=False and train with a base_lr of 1e-6, or fit for longer")
         least = min(float(self._params.pis.min()),
                     float(abs(self._params.A.diagonal(axis1=1, axis2=2)).min()))
-        if self._params.dtype == np.float32 and least < TINY:
+        if self._params.dtype == np.float32 and least < LEAST_TRAINABLE:
             return (f"gradients of a pi or A_dd of {least:.0e} are too large for float32: make the "
                     f"Smoe with dtype float64 or, if all weights are so small, multiply them by "
                     f"one number, which does not change the model")

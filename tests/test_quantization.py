@@ -130,7 +130,7 @@ def test_what_training_adds_to_a_file_is_taken_off_again(monkeypatch):
     monkeypatch.setattr(BitsByBytes, "within", noted)
     monkeypatch.setattr(quantization, "packed_bytes", lambda *_: next(sizes))
     smoe.quantize(bytes=400)
-    spare = quantization.SPARE
+    spare = quantization.SPARE_BYTES
     # fewer than were foreseen, or the same bits would be tried again
     assert asked == [400, 400 - 70 - spare, 400 - 85 - spare]
 
@@ -230,7 +230,7 @@ def test_the_room_of_kernels_that_leave_is_used():
 
 @EACH_ENGINE
 def test_kernels_that_do_more_harm_than_good_leave(tmp_path, monkeypatch):
-    monkeypatch.setattr(quantization, "ENOUGH", -100)  # however little rounding costs
+    monkeypatch.setattr(quantization, "FREE_LOSS", -100)  # however little rounding costs
     image = picture((40, 50))[..., 0]
     smoe = Smoe(image).fit(kernels=40, iterations=200)
     harmed = Smoe(image, params=with_harmful(smoe.params, 1))

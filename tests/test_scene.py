@@ -79,7 +79,7 @@ def test_a_kernel_without_bounds_is_drawn_as_far_as_there_are_numbers_for_it(tmp
                                 ["kernels"], backend="numpy")
     outlines = [path.vertices for path in axes_with(figure, "PolyCollection").collections[0]
                 .get_paths()]
-    assert 1e4 < np.abs(outlines).max() <= drawing.FAR
+    assert 1e4 < np.abs(outlines).max() <= drawing.MOST_COORDINATE
 
 
 def test_kernels_without_weight_are_not_drawn_even_if_they_have_no_extent():

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smoe_np import Smoe, psnr
-from smoe_np.search import DECIBELS, FIRST_TRY, SHORT, STEP, TRIES, WITHIN, Try, next_try
+from smoe_np.search import DECIBELS, FIRST_TRY, NEAREST_RATIO, SHORT, TRIES, WITHIN, Try, next_try
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def test_a_psnr_is_reached_with_as_few_kernels_as_were_tried(search):
     assert_same_model(search.best_params, search.params)
     assert len(search.adam.born) == search.params.num_kernels
     enough = (found.psnr <= SEARCH["psnr"] + WITHIN or found.kernels == 1 or any(
-        found.kernels <= max(one.kernels * STEP, one.kernels + 1)
+        found.kernels <= max(one.kernels * NEAREST_RATIO, one.kernels + 1)
         for one in full if one.kernels < found.kernels))
     assert enough
 
@@ -159,7 +159,7 @@ def test_a_search_ends_near_the_fewest_kernels_that_reach_what_is_wanted(
     found = min(reached)
     less = max((K for K in kernels if K < found.kernels), default=0)
     assert (found.psnr <= wanted + WITHIN or found.kernels == 1
-            or found.kernels <= max(less * STEP, less + 1))
+            or found.kernels <= max(less * NEAREST_RATIO, less + 1))
 
 
 def test_a_search_takes_few_tries_where_things_are_as_usual():
