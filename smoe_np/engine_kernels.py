@@ -44,6 +44,8 @@ from .turned_adam import TurnedAdam
 # ``advance`` trains for ``STEADY`` seconds if copying models and moments took less than ASIDE
 # seconds; else for longer in proportion, at most MOST_PATIENCE times as long.
 ASIDE, MOST_PATIENCE = 0.005, 20.0
+_RATES = {"pis": WORDS.RATE_PIS, "musX": WORDS.RATE_MU, "A": WORDS.RATE_A,
+          "gamma_e": WORDS.RATE_GAMMA, "nu_e": WORDS.RATE_NU}
 
 
 def _nobody():
@@ -422,17 +424,11 @@ class KernelEngine(KernelBuffers):
             adam.settle()
 
     def _set_training(self, settings, lowest_loss, adam):
-        rates = [settings.rates.get(name, -1.0) for name in ("pis", "musX", "A", "gamma_e", "nu_e")]
         clip = math.inf if settings.grad_clip is None else settings.grad_clip
         frame = settings.own_frame or OwnFrame(SMALLEST_DIAGONAL, math.inf, math.inf, math.inf, 1)
         least, most = frame.least_diagonal, frame.most_sharpness
         if settings.own_frame is not None and "A" not in settings.rates:
             least, most = 0.0, math.inf  # what is not trained stays as it is
-        numbers = [
-            *rates, settings.adam_eps, clip, settings.l1reg / settings.initial_kernels,
-            settings.bandwidth_reg, float(settings.radial), adam.beta2, least, most,
-            float(settings.own_frame is not None), frame.fade_from, frame.fade_to,
-            frame.fade_to_part, settings.explosion]
         lowest_loss = min(lowest_loss, 1e300)  # not infinite
         self.state_numbers[: WORDS.ADAM_STEPS + 1] = self.launch.array(
             np.array([lowest_loss, 0, adam.steps], float))  # LOWEST, LOSS, ADAM_STEPS
@@ -442,8 +438,16 @@ class KernelEngine(KernelBuffers):
             trained, turn_every = len(adam.columns), adam.turn_every
         beyond = frame.most_beyond if "nu_e" in settings.rates else math.inf
         slope = frame.most_slope if "gamma_e" in settings.rates else math.inf
-        self._tell({**dict(enumerate(numbers)), WORDS.TURN_EVERY: turn_every,
-                    WORDS.MOST_BEYOND: beyond, WORDS.MOST_SLOPE: slope})
+        self._tell({
+            **{word: settings.rates.get(name, -1.0) for name, word in _RATES.items()},
+            WORDS.EPSILON: settings.adam_eps, WORDS.GRAD_CLIP: clip,
+            WORDS.L1: settings.l1reg / settings.initial_kernels,
+            WORDS.BANDWIDTH: settings.bandwidth_reg, WORDS.RADIAL: settings.radial,
+            WORDS.BETA2: adam.beta2, WORDS.LEAST_DIAGONAL: least, WORDS.MOST_SHARPNESS: most,
+            WORDS.WHITENED: settings.own_frame is not None, WORDS.FADE_FROM: frame.fade_from,
+            WORDS.FADE_TO: frame.fade_to, WORDS.FADE_TO_PART: frame.fade_to_part,
+            WORDS.EXPLOSION: settings.explosion, WORDS.TURN_EVERY: turn_every,
+            WORDS.MOST_BEYOND: beyond, WORDS.MOST_SLOPE: slope})
         if (adam.beta2, trained) != (self.beta2, self.trained):
             self._settle()
             self._correct_bias_of(adam.beta2)
