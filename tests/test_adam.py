@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 from helpers import assert_same_model, random_model, relative_error
 
-from smoe_np import adam, dense, turned_adam
+from smoe_np import dense
 from smoe_np.adam import Adam, bias_corrections, positive_diagonals
-from smoe_np.kernel_files import constants
 from smoe_np.params import NAMES
 
 RATES = {"pis": 1e-5, "musX": 1e-3, "A": 0.5, "gamma_e": 2e-3, "nu_e": 1e-3}
@@ -283,10 +282,3 @@ def test_positive_diagonals_leave_a_positive_model_as_it_is():
     positive, flipped = positive_diagonals(params)
     assert flipped == 0
     assert_same_model(positive, params)
-
-
-def test_adam_of_the_kernels_has_the_same_constants():
-    found = constants()
-    assert found["BETA1"] == adam.BETA1
-    assert found["LEAST_PART"] == turned_adam.LEAST_PART
-    assert found["DAMPING"] == turned_adam.DAMPING

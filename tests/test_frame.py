@@ -19,9 +19,8 @@ from scipy.linalg import expm
 
 from smoe_np import dense, launch_native
 from smoe_np.adam import BETA1, Adam
-from smoe_np.frame import LARGEST_WEIGHT, LEAST_DIVISOR, SMALLEST_WEIGHT, retract, whitened
-from smoe_np.kernel_files import constants
-from smoe_np.params import LARGEST, NAMES, unchecked
+from smoe_np.frame import LARGEST_WEIGHT, SMALLEST_WEIGHT, retract, whitened
+from smoe_np.params import NAMES, unchecked
 
 DIMENSIONS = pytest.mark.parametrize("D", [1, 2, 3])
 CHANNELS = pytest.mark.parametrize("C", [1, 3])
@@ -181,14 +180,6 @@ def test_weights_are_multiplied_and_stay_within_their_bounds(dtype):
     np.testing.assert_allclose(stepped[2:], [SMALLEST_WEIGHT, LARGEST_WEIGHT], rtol=1e-6)
     assert (stepped > 0).all()
     assert np.isfinite(stepped).all()
-
-
-def test_the_kernels_have_the_same_bounds_of_weights():
-    found = constants()
-    assert (found["SMALLEST_WEIGHT"], found["LARGEST_WEIGHT"]) == (SMALLEST_WEIGHT, LARGEST_WEIGHT)
-    assert found["LEAST_DIVISOR"] == LEAST_DIVISOR
-    assert found["LARGEST"] == LARGEST
-    assert LARGEST_WEIGHT < LARGEST  # beyond which a model is refused
 
 
 @DIMENSIONS

@@ -1,12 +1,13 @@
 """Kernel files: one text of all sources, what it declares, and arguments checked against it."""
 
+import importlib
 import re
 import shutil
 
 import numpy as np
 import pytest
 
-from smoe_np import kernel_files
+from smoe_np import kernel_files, live_lists
 from smoe_np.kernel_files import Parameter, check_arguments, constants, kernel_source, signatures
 
 PARAMETERS = (Parameter("numbers", np.dtype(np.float32), True, False),
@@ -119,3 +120,22 @@ def test_constants_are_the_numbers_that_the_sources_define():
                                       "BUILDS", "SIGNED", "NEEDED")}
     assert len(kinds) == 10  # words of control, none of which is two
     assert max(kinds) + 1 < found["CONTROL_WORDS"]
+
+
+SAME_AS = {"adam": ["BETA1"], "turned_adam": ["LEAST_PART", "DAMPING"], "gate": ["DEAD"],
+           "frame": ["SMALLEST_WEIGHT", "LARGEST_WEIGHT", "LEAST_DIVISOR"], "params": ["LARGEST"],
+           "engine_numpy": ["TINY"], "tiling": ["ROUNDING"],
+           "live_lists": ["REACH", "LONGEST", "WEAK", "FADING"]}
+
+
+@pytest.mark.parametrize(("module", "name"), [
+    (module, name) for module, names in SAME_AS.items() for name in names])
+def test_what_the_kernels_have_in_common_with_the_numpy_engine_is_the_same(module, name):
+    assert constants()[name] == getattr(importlib.import_module(f"smoe_np.{module}"), name)
+
+
+@pytest.mark.parametrize("name", ["LEAST", "MOST", "FURTHEST"])
+def test_allowances_are_the_same_too(name):
+    numbers = re.search(rf"^CONSTANT double {name}\[3\] = {{(.*)}};", kernel_source(), re.MULTILINE)
+    np.testing.assert_array_equal([float(number) for number in numbers[1].split(",")],
+                                  getattr(live_lists, name))
