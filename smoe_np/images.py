@@ -5,6 +5,7 @@ import io
 import logging
 import math
 import os
+import struct
 import warnings
 
 import numpy as np
@@ -109,6 +110,7 @@ def _read_tiff(stream, remarks):
     if not log.handlers:  # otherwise it writes to stderr about a damaged file, beside our error
         log.addHandler(logging.NullHandler())
     with tifffile.TiffFile(stream) as tiff:
+        _check_directories(tiff)
         series = tiff.series[0]
         page = series.keyframe
         photometric = _MINISBLACK if page.photometric is None else int(page.photometric)
@@ -140,6 +142,28 @@ def _read_tiff(stream, remarks):
             return image
         extra = tuple(int(kind) for kind in page.extrasamples)
         return _without_alpha(np.moveaxis(image, channels_at, -1), photometric, extra, remarks)
+
+
+def _check_directories(tiff):
+    """Raise unless the chain of the file's directories ends: tifffile would follow it for ever."""
+    stream, form, seen = tiff.filehandle, tiff.tiff, set()
+    stream.seek(8 if form.version == 43 else 4)  # where the first offset is, in a BigTIFF or a TIFF
+    while True:
+        found = stream.read(form.offsetsize)
+        if len(found) < form.offsetsize:
+            return  # cut off: tifffile says so, if it needs what is missing
+        offset, = struct.unpack(form.offsetformat, found)
+        if offset == 0:
+            return
+        if offset in seen:
+            raise _Unreadable("is damaged: its directories go round in circles; copy it again")
+        seen.add(offset)
+        stream.seek(offset)
+        tags = stream.read(form.tagnosize)
+        if len(tags) < form.tagnosize:
+            return
+        number, = struct.unpack(form.tagnoformat, tags)
+        stream.seek(offset + form.tagnosize + number * form.tagsize)
 
 
 def _check_tiff(series, packed_bytes):

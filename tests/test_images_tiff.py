@@ -217,3 +217,21 @@ def test_a_stack_in_a_compression_that_tifffile_lacks_is_refused(tmp_path, Image
             read_image(tmp_path / "a.tif")
     else:
         assert read_image(tmp_path / "a.tif").shape == (2, 5, 6)
+
+
+@pytest.mark.parametrize("bigtiff", [False, True])
+@pytest.mark.parametrize("back", [0, -1], ids=["to itself", "to the first"])
+def test_a_chain_of_directories_that_has_no_end_is_refused(tmp_path, bigtiff, back):
+    path = written(tmp_path / "a.tif", ramp(5, 6), metadata=None, bigtiff=bigtiff)
+    data = bytearray(path.read_bytes())
+    data += bytes(-len(data) % 8)
+    at, form = (8, "<Q") if bigtiff else (4, "<I")
+    count = "<Q" if bigtiff else "<H"
+    first, = struct.unpack_from(form, data, at)
+    tags, = struct.unpack_from(count, data, first)
+    after = first + struct.calcsize(count) + tags * (20 if bigtiff else 12)
+    struct.pack_into(form, data, after, len(data))  # a second directory, of no tags ...
+    data += struct.pack(count, 0) + struct.pack(form, [len(data), first][back])  # ... and its next
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match="its directories go round in circles; copy it again"):
+        read_image(path)
