@@ -33,6 +33,9 @@ from .view import blocks, crop, mean_of_samples, samples_needed, whole
 
 MOST_PIXELS = 1 << 36  # limit on the samples of a drawing, over all its pixels
 BLOCK = 1 << 23  # samples drawn at a time
+# By number of dimensions, the sharpness 1/σ per pixel up to which float32 is precise to 2e-4: over
+# a tile, a log-gate is a sum of terms that grow with the square of sharpness × tile, and cancel.
+MOST_SHARPNESS = {1: 4.0, 2: 15.0, 3: 35.0}
 _log = logging.getLogger("smoe_np")
 ENGINES = {"cupy": CupyEngine, "native": NativeEngine, "numpy": NumpyEngine}
 
@@ -181,7 +184,8 @@ def render(params, shape=None, backend="auto", dtype="float32", region=None, sam
     backend : {"auto", "cupy", "native", "numpy"}
         Engine that computes; "auto" takes the first of these that works on this machine.
     dtype : {"float32", "float64"}
-        Precision of the result and of the computation.
+        Precision of the result and of the computation; the latter is double where kernels are too
+        sharp for float32, as they may be in a smaller drawing without ``samples``.
     region : sequence of D pairs of floats, optional
         Part of the image to draw: begin and end along each axis, in pixels of the fitted image.
         For example, ((100, 164), (200, 264)) is the region of ``image[100:164, 200:264]``.
@@ -218,11 +222,13 @@ def render(params, shape=None, backend="auto", dtype="float32", region=None, sam
     >>> thumbnail = smoe_np.render(params, (64, 64), samples="auto")
     """
     params = check_params(params)
-    kept, view, engine = _to_draw(params, shape, region, backend, dtype)
+    dtype = check_dtype(dtype)
+    kept, view, engine = _to_draw(params, shape, region, backend)
     samples = _check_samples(samples, view, kept.image_shape)
-    image = np.empty((*view.shape, kept.num_channels), check_dtype(dtype))
+    image = np.empty((*view.shape, kept.num_channels), dtype)
     for part, seen, fine in _parts(kept, view, samples):
-        image[part] = mean_of_samples(engine(fine, dtype=image.dtype).render(seen), samples)
+        drawn = engine(fine, dtype=_precision(seen, fine, dtype)).render(seen)
+        image[part] = mean_of_samples(drawn, samples)
     image = array_module(params.pis).asarray(image)
     return image[..., 0] if kept.num_channels == 1 else image
 
@@ -250,12 +256,12 @@ def gating(params, shape=None, backend="auto", dtype="float32", region=None):
     Kernels that own no pixel do not occur. The pixels that a kernel owns need not be connected:
     another kernel may lie across them, and far from all centres they may be in several parts.
     """
-    params = check_params(params)
-    kept, view, engine = _to_draw(params, shape, region, backend, dtype)
+    params, dtype = check_params(params), check_dtype(dtype)
+    kept, view, engine = _to_draw(params, shape, region, backend)
     there = np.flatnonzero(to_numpy(params.pis) > 0).astype(np.int32)
     owners = np.empty(view.shape, np.int32)
     for part, seen, fine in _parts(kept, view, 1):
-        owners[part] = there[engine(fine, dtype=check_dtype(dtype)).gating(seen)]
+        owners[part] = there[engine(fine, dtype=_precision(seen, fine, dtype)).gating(seen)]
     return array_module(params.pis).asarray(owners)
 
 
@@ -309,9 +315,12 @@ def loss_and_gradients(params, image, l1reg=0.0, bandwidth_reg=0.0, backend="aut
     l1reg = check_number("l1reg", l1reg)
     bandwidth_reg = check_number("bandwidth_reg", bandwidth_reg)
     target, _ = check_image(image, dtype, channel_axis)
-    check_fit(params, target.ndim - 1, target.shape[-1])
-    engine = engine_class(backend, params.num_dims, params.num_channels)(
-        target.shape[:-1], target, dtype)
+    *shape, channels = target.shape
+    check_fit(params, len(shape), channels)
+    precision = _precision(params, shape, dtype)
+    if precision != dtype:
+        target, _ = check_image(image, precision, channel_axis)
+    engine = engine_class(backend, len(shape), channels)(tuple(shape), target, precision)
     loss, gradients = penalized(engine, params, l1reg, bandwidth_reg)
     return loss, gradients.astype(dtype).map(xp.asarray)
 
@@ -324,9 +333,8 @@ def penalized(engine, params, l1reg, bandwidth_reg):
     return mse + penalty(params, l1reg, bandwidth_reg, K), gradients
 
 
-def _to_draw(params, shape, region, backend, dtype):
+def _to_draw(params, shape, region, backend):
     """The kernels of positive weight as NumPy arrays, the view to draw, and the engine."""
-    check_dtype(dtype)
     params = params.map(to_numpy)
     fitted = params.image_shape
     if shape is None and fitted is None:
@@ -362,6 +370,13 @@ def _check_samples(samples, view, image_shape):
         raise ValueError(f"samples {samples} for a picture of shape {view.shape} makes {most:g} in "
                          f"all; at most {MOST_PIXELS:g} are drawn")
     return samples
+
+
+def _precision(params, shape, dtype):
+    """The dtype in which a model is computed on pixels: float64 if kernels are too sharp there."""
+    most = MOST_SHARPNESS[min(len(shape), 3)] * max(shape)
+    sharpness = np.abs(params.A).sum(axis=2, dtype=float)  # at least 1/σ along each axis
+    return dtype if sharpness.max() <= most else np.dtype("float64")
 
 
 def _parts(params, view, samples):

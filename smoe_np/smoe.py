@@ -61,7 +61,8 @@ class Smoe(TrainingLoop):
     backend : {"auto", "cupy", "native", "numpy"}
         Engine that computes; "auto" takes the first of these that works on this machine.
     dtype : {"float32", "float64"}
-        Precision of the model and of the computation.
+        Precision of the model and of the computation. Kernels of a sharpness 1/σ above about 15 per
+        pixel (in one dimension, 4), which ``fit`` does not make, need float64.
     channel_axis : "auto", None or int
         Axis that holds the channels. "auto": the last one, if the image has 3 or more axes and the
         last has 1 to 4 entries, else none. None: all axes are spatial.

@@ -4,12 +4,12 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from helpers import assert_same_model, random_model
+from helpers import assert_gradients_agree, assert_same_model, random_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import smoe_np
-from smoe_np import dense, engine, view
+from smoe_np import SmoeParams, dense, engine, view
 
 pytestmark = pytest.mark.usefixtures("each_engine")
 
@@ -238,6 +238,26 @@ def test_a_picture_drawn_in_blocks_is_the_picture(monkeypatch, dtype):
     assert np.abs(smoe_np.render(params, (37, 51), samples=2, **options) - drawn).max() < (
         TOLERANCE[dtype])
     assert (smoe_np.gating(params, (37, 51), **options) != owners).mean() < 1e-3
+
+
+@pytest.mark.parametrize(("D", "n"), [(1, 256), (2, 64), (3, 20)])
+@pytest.mark.parametrize("sharpness", [50.0, 3000.0])  # per pixel: a tile has far larger terms
+def test_kernels_far_too_sharp_for_the_pixels_are_drawn_as_exactly_as_any(D, n, sharpness):
+    for number in range(4):
+        pixel = (np.random.default_rng(number).integers(n // 4, n, D) + 0.5) / n
+        params = SmoeParams(
+            pis=[1.0, 1.0], musX=[pixel + 1 / (sharpness * n), np.full(D, 0.5)],
+            A=[np.eye(D) * sharpness * n, np.eye(D) * 3], gamma_e=np.zeros((2, 1, D)),
+            nu_e=[[1.0], [0.2]]).astype("float32")
+        exact, shape = params.astype("float64"), (n,) * D
+        wanted = dense.render(exact, shape)[..., 0]
+        assert wanted.max() > 0.5
+        np.testing.assert_allclose(smoe_np.render(params, shape), wanted, atol=1e-6)
+        np.testing.assert_array_equal(smoe_np.gating(params, shape), dense.gating(exact, shape))
+        if sharpness < 100:  # else hardly a pixel has a gradient
+            image = np.full(shape, 0.4)
+            _, gradients = smoe_np.loss_and_gradients(params, image)
+            assert_gradients_agree(gradients, dense.gradients(exact, image[..., None]), 1e-5)
 
 
 def test_memory_hardly_depends_on_the_number_of_samples(monkeypatch):
