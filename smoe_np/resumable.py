@@ -36,8 +36,10 @@ class Resumable:
         """
         arrays = {f"params_{name}": array for name, array in self._params.arrays().items()}
         arrays.update((f"best_{n}", array) for n, array in self._best_params.arrays().items())
-        arrays.update(self.adam.arrays())
-        arrays.update((f"lists_{n}", array) for n, array in self._engine_of_steps().state().items())
+        with self._looking.undisturbed("save it"):
+            arrays.update(self.adam.arrays())
+            state = self._engine_of_steps().state()
+        arrays.update((f"lists_{n}", array) for n, array in state.items())
         save_checkpoint(path, arrays, {
             "shape": list(self.shape), "channels": self.channels, "image_sha256": self.image_sha256,
             "options": self.options, "settings": self.settings, "until": self.until,

@@ -21,6 +21,7 @@ from .engine import (
 )
 from .fit import BITS, fit_settings, kernels_for
 from .initialize import initial_params, ready_to_train
+from .looking import Looking
 from .numerals import counted, size_in_words
 from .packed import is_packed_name
 from .params import SmoeParams, shown
@@ -127,6 +128,9 @@ class Smoe(TrainingLoop):
     If ``image`` is a CuPy array, models, reconstructions and gating maps are returned as copies on
     the GPU, whatever the backend, and ``params`` must be on the GPU as well.
 
+    Callbacks and other threads may look at the model while it is trained, which changes nothing;
+    between validations this takes a second engine, and so about as much memory again.
+
     Examples
     --------
     >>> image = smoe_np.read_image("picture.png")
@@ -156,7 +160,7 @@ class Smoe(TrainingLoop):
         self.options = {
             "kernels_per_dim": kernels_per_dim, **flags, "batches": batches, "dtype": dtype.name,
         }
-        self._training = False
+        self._looking = Looking()
         self._params = self._best_params = params
         self.initial_kernels = params.num_kernels
         self.history = []
@@ -192,11 +196,12 @@ class Smoe(TrainingLoop):
     def params(self, params):
         params = ready_to_train(params, self.shape, self.channels, self._params.dtype,
                                 self.options["radial"])
-        if params.num_kernels != self._params.num_kernels:
-            self.adam = self.adam.anew(params)
-        self._forget()
-        self._params = self._best_params = params
-        self._best_loss = self._lowest_loss = math.inf
+        with self._looking.undisturbed("assign a model"):
+            if params.num_kernels != self._params.num_kernels:
+                self.adam = self.adam.anew(params)
+            self._forget()
+            self._params = self._best_params = params
+            self._best_loss = self._lowest_loss = math.inf
 
     @property
     def best_params(self):
@@ -281,20 +286,21 @@ class Smoe(TrainingLoop):
             If the loss becomes NaN or explodes, or no kernel is left. Training then ends, and the
             model is reset to ``best_params``.
         """
-        self._refuse_while_training()
+        self._looking.refuse_another_training()
         settings = train_settings(
             iterations, val_iter, base_lr, lr_div, lr_mult, l1reg, bandwidth_reg, grad_clip,
             adam_eps)
         callbacks = check_callbacks(callbacks, progress)
-        if self._plan is not None:  # its moments are those of differently scaled gradients
-            self.adam, self._rounds = Adam(self._params), self.rounds
-            if self._plan.kind == "fit":  # K₀ is still the few kernels that the fit began with
-                self.initial_kernels = self._params.num_kernels
-        self.settings, self._plan = settings, None
-        self.until = self.iteration + settings["iterations"]
-        self._best_params = self._params
-        self._best_loss = self._lowest_loss = math.inf
-        return self._train(callbacks, checkpoint, progress)
+        with self._looking.training():
+            if self._plan is not None:  # its moments are those of differently scaled gradients
+                self.adam, self._rounds = Adam(self._params), self.rounds
+                if self._plan.kind == "fit":  # K₀ is still the few kernels that the fit began with
+                    self.initial_kernels = self._params.num_kernels
+            self.settings, self._plan = settings, None
+            self.until = self.iteration + settings["iterations"]
+            self._best_params = self._params
+            self._best_loss = self._lowest_loss = math.inf
+            return self._train(callbacks, checkpoint, progress)
 
     def fit(self, kernels=None, psnr=None, scalars=None, bytes=None, iterations=None, seconds=None,
             experts="auto", seed=0, val_iter=100, callbacks=(), checkpoint=None, progress=None,
@@ -376,7 +382,7 @@ class Smoe(TrainingLoop):
         >>> smoe = Smoe(image).fit(psnr=35)
         >>> smoe.params.num_kernels
         """
-        self._refuse_while_training()
+        self._looking.refuse_another_training()
         self._check_trains_all("fit")
         if experts == "auto" and not self.options["train_gammas"]:
             experts = "constant"
@@ -390,9 +396,10 @@ class Smoe(TrainingLoop):
         else:
             first = Try(kernels_for(settings, self.shape, self.channels), settings["iterations"])
         callbacks = check_callbacks(callbacks, progress)
-        self._begin_fit(first, settings)
-        self.settings, self.tried, self._found, self._dense = settings, [], None, None
-        return self._train(callbacks, checkpoint, progress)
+        with self._looking.training():
+            self._begin_fit(first, settings)
+            self.settings, self.tried, self._found, self._dense = settings, [], None, None
+            return self._train(callbacks, checkpoint, progress)
 
     def sparsify(self, target_kernels=None, target_psnr=None, iterations=ITERATIONS, val_iter=100,
                  callbacks=(), checkpoint=None, progress=None):
@@ -416,7 +423,7 @@ class Smoe(TrainingLoop):
             rates.
         val_iter : int
             As in ``train``; there is also a validation at the end of each phase. Validating at
-            other iterations, or reading ``reconstruction`` in between, changes the result slightly.
+            other iterations changes the result slightly.
         callbacks, checkpoint, progress
             As in ``train``. In the second phase ``progress`` is called, and Ctrl-C takes effect,
             after every ten steps.
@@ -444,7 +451,7 @@ class Smoe(TrainingLoop):
         >>> smoe = Smoe(image, kernels_per_dim=dense_start(image.shape[:2], 900))
         >>> smoe.sparsify(target_kernels=900)
         """
-        self._refuse_while_training()
+        self._looking.refuse_another_training()
         self._check_trains_all("sparsify")
         settings = sparsify_settings(target_kernels, target_psnr, iterations, val_iter)
         K = self._params.num_kernels
@@ -454,12 +461,13 @@ class Smoe(TrainingLoop):
                              f"{how_to_start(self.shape, target_kernels)}")
         callbacks = check_callbacks(callbacks, progress)
         plan = Sparsification(settings, self.shape, self.options["train_gammas"], self.iteration)
-        self.settings, self.tried, self._found, self._dense = settings, [], None, None
-        self._plan = plan
-        self.until = self._plan.until
-        self.adam = self._plan.new_adam(self._params)
-        self._best_loss = math.inf
-        return self._train(callbacks, checkpoint, progress)
+        with self._looking.training():
+            self.settings, self.tried, self._found, self._dense = settings, [], None, None
+            self._plan = plan
+            self.until = self._plan.until
+            self.adam = self._plan.new_adam(self._params)
+            self._best_loss = math.inf
+            return self._train(callbacks, checkpoint, progress)
 
     def quantize(self, bits=None, iterations=QUANTIZING, bytes=None):
         """Quantize the model to values that a packed file of few bits can represent.
@@ -502,7 +510,7 @@ class Smoe(TrainingLoop):
         >>> smoe = Smoe(image).fit(bytes=16000).quantize(bytes=16000)
         >>> smoe.save("model.smoe")
         """
-        self._refuse_while_training()
+        self._looking.refuse_another_training()
         iterations = check_whole("iterations", iterations, 0)
         unfinished = self.stopped is None and self.iteration < self.until  # a callback ended it
         if self._plan is not None and (unfinished or self.stopped == "interrupted"):
@@ -515,16 +523,15 @@ class Smoe(TrainingLoop):
         started = time.perf_counter()
         names = {"pis": "train_pis", "gamma_e": "train_gammas"}
         fixed = [name for name, option in names.items() if not self.options[option]]
-        self._training = True
-        try:
-            params, bits = quantized(self.engine, self._params, BITS if bits is None else bits,
-                                     bytes, iterations, fixed)
-            loss = mse = self.engine.loss(params)
-            if self.settings is not None:
-                loss += self._step_settings().penalty(params)
-        finally:
-            self.engine.forget()
-            self._training = False
+        with self._looking.training():
+            try:
+                params, bits = quantized(self.engine, self._params, BITS if bits is None else bits,
+                                         bytes, iterations, fixed)
+                loss = mse = self.engine.loss(params)
+                if self.settings is not None:
+                    loss += self._step_settings().penalty(params)
+            finally:
+                self.engine.forget()
         self._params = self._best_params = params
         self._quantized = params, bits
         self.adam = self.adam.anew(params)
@@ -596,20 +603,24 @@ class Smoe(TrainingLoop):
         """
         if self.settings is None:
             raise ValueError("there is no training to resume; call train(...) first")
-        return self._train(check_callbacks(callbacks, progress), checkpoint, progress)
+        callbacks = check_callbacks(callbacks, progress)
+        with self._looking.training():
+            return self._train(callbacks, checkpoint, progress)
 
     # ---- results
 
     @property
     def reconstruction(self):
         """The image that the current model describes, (*shape,) or (*shape, C), in [0, 1]."""
-        image = self._on_side_of_image(self.engine.render(self._params))
+        with self._looking.engine(self.engine, is_current=True) as engine:
+            image = self._on_side_of_image(engine.render(self._params))
         return image if self._has_channels else image[..., 0]
 
     @property
     def gating(self):
         """Index of the kernel with the largest gate at each pixel, (*shape,) int32."""
-        return self._on_side_of_image(self.engine.gating(self._params))
+        with self._looking.engine(self.engine, is_current=True) as engine:
+            return self._on_side_of_image(engine.gating(self._params))
 
     def loss_and_gradients(self, params=None, l1reg=0.0, bandwidth_reg=0.0):
         """Compute the loss of a model on this image, and its gradients.
@@ -639,17 +650,20 @@ class Smoe(TrainingLoop):
         ValueError, TypeError
             If an argument has the wrong type, shape or range.
         """
-        params = self._params if params is None else check_params(params).map(to_numpy)
+        is_current = params is None
+        params = self._params if is_current else check_params(params).map(to_numpy)
         check_fit(params, len(self.shape), self.channels)
-        loss, gradients = penalized(self.engine, params, check_number("l1reg", l1reg),
-                                    check_number("bandwidth_reg", bandwidth_reg))
+        weights = check_number("l1reg", l1reg), check_number("bandwidth_reg", bandwidth_reg)
+        with self._looking.engine(self.engine, is_current) as engine:
+            loss, gradients = penalized(engine, params, *weights)
         gradients = gradients.astype(self.options["dtype"])
         return loss, gradients.map(self._on_side_of_image)
 
     def memory_needed(self):
         """Peak memory of ``train`` in bytes, apart from the image that was passed in."""
         parameters = sum(array.nbytes for array in self._params.arrays().values())
-        return self.engine.memory_needed(self._params) + COPIES * parameters
+        with self._looking.engine(self.engine, is_current=True) as engine:
+            return engine.memory_needed(self._params) + COPIES * parameters
 
 
 def _read_only(array):

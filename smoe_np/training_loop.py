@@ -51,23 +51,17 @@ class TrainingLoop(Resumable):
     """
 
     def __getstate__(self):
-        return {**self.__dict__, "_training": False}  # a copy, made by a callback, is not at it
+        with self._looking.undisturbed("copy it"):
+            return self.__dict__
 
     def __copy__(self):
         return copy.deepcopy(self)  # two with the same moments and lists would spoil each other's
 
-    def _refuse_while_training(self):
-        if self._training:
-            raise RuntimeError("this Smoe is training already; wait until that has ended, or make "
-                               "another")
-
     def _train(self, callbacks, checkpoint, progress):
-        self._refuse_while_training()
-        self._training = True
+        """Train as was prepared; the caller has announced it to ``_looking``."""
         try:
             return self._loop(callbacks, checkpoint, progress)
         finally:
-            self._training = False
             ended = self.iteration >= self.until or self.stopped == "diverged"
             if ended and self._plan is not None:
                 self._plan.sizes.release()
@@ -266,8 +260,12 @@ class TrainingLoop(Resumable):
         self._add_record(mse, loss)
         if checkpoint is not None:
             self.save_checkpoint(checkpoint)
-        for callback in callbacks:
-            callback(self)
+        self._looking.at_rest = True
+        try:
+            for callback in callbacks:
+                callback(self)
+        finally:
+            self._looking.at_rest = False
 
     @property
     def made_by(self):
