@@ -95,7 +95,7 @@ With --psnr there are several fits. The folders in RESULTS keep the intermediate
 one; MODEL, params_best.npz and history.csv are those of the best one.
 
 exit status:
-  0 done   2 error   130 Ctrl-C   143 SIGTERM
+  0 done   2 error   130 Ctrl-C   143 SIGTERM   141 done, but nobody read the output
   1 the PSNR is out of reach or was lost by rounding to --bits, or the fit diverged; the best model
     is kept
 
@@ -186,6 +186,7 @@ Ctrl-C and SIGTERM end training after the current step, with a checkpoint.
 
 exit status:
   0 done   1 training diverged, the best model is kept   2 error   130 Ctrl-C   143 SIGTERM
+  141 done, but nobody read the output
 
 examples:
   smoe train -i camera.png -r results -k 32 -n 1000
@@ -240,7 +241,7 @@ _SPARSIFY_EPILOG = """\
 MODEL is written only at the end. Files, checkpoints and signals are as in smoe fit --help.
 
 exit status:
-  0 done   2 error   130 Ctrl-C   143 SIGTERM
+  0 done   2 error   130 Ctrl-C   143 SIGTERM   141 done, but nobody read the output
   1 the PSNR is out of reach or was lost by rounding to --bits, or training diverged; the best model
     is kept
 

@@ -319,8 +319,9 @@ def _aim(settings, smoe):
 
 def _print_start(smoe, aim, more=""):
     channels = counted(smoe.channels, "channel")
-    print_line(f"{size_in_words(smoe.shape)} pixels, {channels}; {aim}; backend "
-               f"{smoe.engine.name}{more}")
+    with contextlib.suppress(BrokenPipeError):  # nobody reads this; the model goes to a file
+        print_line(f"{size_in_words(smoe.shape)} pixels, {channels}; {aim}; backend "
+                   f"{smoe.engine.name}{more}")
 
 
 def _print_end(smoe, files, size="", seconds=0.0, since=math.inf):

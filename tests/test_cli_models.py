@@ -357,6 +357,19 @@ def test_a_reader_that_goes_away_is_no_error_to_talk_about(after_a_run):
     assert done.returncode == 141
 
 
+def test_a_reader_that_goes_away_does_not_end_a_fit_whose_model_goes_to_a_file(here):
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        done = run_process("fit", "grey.tif", "-o", "m.npz", "--kernels", "3", "-n", "20",
+                           stdout=writing)
+    finally:
+        os.close(writing)
+    assert done.stderr.splitlines()[-1].startswith("iteration 20:")
+    assert done.returncode == 141
+    assert smoe_np.load_params("m.npz").num_kernels == 3
+
+
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 def test_output_that_cannot_be_written_is_one_line(after_a_run):
     with open("/dev/full", "w") as full:
