@@ -35,6 +35,7 @@ MOST_COUNTERS = 16  # most sets of row counters; a set has one number for each k
 TIME_LIMIT = 300  # seconds that a compilation may take
 UNUSED = 90 * 24 * 3600  # seconds without use after which a cached file is removed
 NOTE = ".sha256"
+ELSEWHERE = "" if sys.platform in ("win32", "darwin") else "; set XDG_CACHE_HOME to another folder"
 
 
 # of the numbers that kernels take; looked up faster than by np.ctypeslib
@@ -256,9 +257,12 @@ def _compiled(compiler, options, source, name, folder=None):
             built = Path(work) / name
             compile_kernels(compiler, options, source, built)
             if folder is not None:
-                with contextlib.suppress(OSError):  # the disk may be full: it works without
+                try:
                     _keep(built, folder / name)
                     _drop_unused(folder)
+                except OSError as error:  # the disk may be full: it works without
+                    _warn_of_no_cache(f"{folder} cannot be written to ({_brief(error)})"
+                                      f"{ELSEWHERE}")
             return _open(built)
     except OSError as error:
         raise NativeUnavailable(f"there is no place for a compiler to write to ({_brief(error)}); "
@@ -368,17 +372,18 @@ def cache_folder():
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not _is_ours_alone(folder.stat()):
-            _warn_of(folder)
+            _warn_of_no_cache(f"others may write to {folder}; take that right away from them")
             return None
-    except OSError:
+    except OSError as error:
+        _warn_of_no_cache(f"{folder} cannot be made ({_brief(error)}){ELSEWHERE}")
         return None
     return folder
 
 
 @cache  # once is enough
-def _warn_of(folder):
-    warnings.warn(f"compiled kernels are not kept: others may write to {folder}; take that right "
-                  f"away from them", RuntimeWarning, stacklevel=3)
+def _warn_of_no_cache(why):
+    warnings.warn(f"compiled kernels are not kept, and every process compiles them again: {why}",
+                  RuntimeWarning, stacklevel=3)
 
 
 def _is_ours_alone(status):
