@@ -22,7 +22,14 @@ from .progress import say
 from .read_results import read_results
 from .report import write_report
 from .results import prove_writable
-from .terminal import DONE, print_line, refuse_to_replace, those_of, warn_of_another_size
+from .terminal import (
+    DONE,
+    axis_of_channels,
+    print_line,
+    refuse_to_replace,
+    those_of,
+    warn_of_another_size,
+)
 
 MOST_SIZE = 2**31  # pixels along an axis
 MOST_UNASKED = 2**30  # pixels drawn unasked: a small file may claim that its picture is vast
@@ -172,9 +179,12 @@ def plot(given):
     for source in (path, given.get("image_path")):
         if source is not None and os.path.realpath(source) == os.path.realpath(output):
             raise UsageError(f"{output!r} is a file to be drawn; give the sheet another name")
-    image = _picture_of(params, given)[0] if "image_path" in given else None
-    plots.image_figure(params, image, output, title=os.path.basename(path),
-                       **those_of(given, ("channel_axis", "backend")))
+    picture = {}
+    if "image_path" in given:
+        image, _ = _picture_of(params, given)
+        picture = {"image": image, "channel_axis": axis_of_channels(image, params, given)}
+    plots.image_figure(params, path=output, title=os.path.basename(path), **picture,
+                       **those_of(given, ("backend",)))
     print_line(f"{output}: {counted(params.num_kernels, 'kernel')}")
     return DONE
 
@@ -229,7 +239,7 @@ def info(given):
 def _picture_of(params, given):
     """The picture given with a model: as it was read, and as (*shape, C) floats."""
     image = read_image(given["image_path"])
-    target, _ = check_image(image, "float32", given.get("channel_axis", "auto"))
+    target, _ = check_image(image, "float32", axis_of_channels(image, params, given))
     check_kind(params, target.ndim - 1, target.shape[-1])
     warn_of_another_size(given["image_path"], target.shape[:-1], params)
     return image, target

@@ -13,7 +13,14 @@ from .params import load_params
 from .progress import say
 from .results import prove_writable
 from .smoe import Smoe
-from .terminal import DONE, print_line, refuse_to_replace, those_of, warn_of_another_size
+from .terminal import (
+    DONE,
+    axis_of_channels,
+    print_line,
+    refuse_to_replace,
+    those_of,
+    warn_of_another_size,
+)
 
 LOSS_WARNED_OF = 3.0  # dB lost by rounding that are worth a warning
 
@@ -41,8 +48,9 @@ def quantize(given):
 
 def _with_picture(params, given):
     """The model, trained to make up for its rounding; its bits; and its quality as text."""
-    smoe = Smoe(read_image(given["image_path"]), params=params,
-                **those_of(given, ("channel_axis", "backend")))
+    image = read_image(given["image_path"])
+    smoe = Smoe(image, params=params, channel_axis=axis_of_channels(image, params, given),
+                **those_of(given, ("backend",)))
     warn_of_another_size(given["image_path"], smoe.shape, params)
     aim = those_of(given, ("bytes", "bits")) or {"bits": BITS}
     drawn = smoe.reconstruction

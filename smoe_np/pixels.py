@@ -73,6 +73,16 @@ def as_float(image, dtype="float32", name="image"):
     return floats
 
 
+def channel_axis_for(shape, D, C):
+    """The axis of channels by which an array of this shape fits a model of D dimensions and C
+    channels, as for ``Smoe``; "auto" if it does not.
+    """
+    if len(shape) == D and C == 1:
+        return None
+    fitting = [axis for axis in (-1, 0) if len(shape) == D + 1 and shape[axis] == C]
+    return fitting[0] if fitting else "auto"
+
+
 def split_channels(image, channel_axis="auto", name="image"):
     """View an image with its channels as the last axis.
 

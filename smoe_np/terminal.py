@@ -4,6 +4,7 @@ import os
 
 from .cli_parser import UsageError
 from .numerals import size_in_words
+from .pixels import channel_axis_for
 from .progress import say
 
 DONE, FAILED, WRONG_USE, INTERRUPTED, BROKEN_PIPE, TERMINATED = 0, 1, 2, 130, 141, 143
@@ -54,6 +55,12 @@ def refuse_to_replace(output, given):
 def those_of(given, names):
     """Those of the named options that were given."""
     return {name: given[name] for name in names if name in given}
+
+
+def axis_of_channels(image, params, given):
+    """The axis of an image's channels: the one given, else the one by which it fits a model."""
+    fitting = channel_axis_for(image.shape, params.num_dims, params.num_channels)
+    return given.get("channel_axis", fitting)
 
 
 def warn_of_another_size(path, shape, params):

@@ -381,3 +381,17 @@ def test_output_that_cannot_be_written_is_one_line(after_a_run):
 def test_standard_output_may_be_missing(here, monkeypatch):
     monkeypatch.setattr(sys, "stdout", None)
     assert smoe("train", "-i", "grey.tif", "-r", "r", "-n", 1) == 0
+
+
+@pytest.mark.parametrize(("shape", "axis"), [((2, 12, 14), 0), ((12, 14, 5), -1), ((2, 40), 0)])
+def test_a_model_knows_which_axis_of_its_picture_holds_the_channels(here, capsys, shape, axis):
+    tifffile.imwrite("many.tif", np.random.default_rng(0).random(shape).astype(np.float32),
+                     photometric="minisblack")
+    assert smoe("fit", "many.tif", "-o", "m.npz", "--kernels", 3, "-n", 9, "--channel-axis", axis,
+                "-q") == 0
+    for command in (["info", "m.npz", "-i", "many.tif", "--json"],
+                    ["quantize", "m.npz", "-i", "many.tif", "-o", "m.smoe", "--bits", 9]):
+        assert smoe(*command) == 0
+    if len(shape) == 3:
+        assert smoe("plot", "m.npz", "-i", "many.tif", "-o", "sheet.png") == 0
+    assert capsys.readouterr().err == ""

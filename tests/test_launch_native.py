@@ -44,7 +44,8 @@ def cache(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(launch_native, "kernel_source", lambda: FEW_LINES)
     monkeypatch.setattr(launch_native, "_loaded", {})
-    remembered = (why_no_native, engine._choose, launch_native._version_of, launch_native._warn_of_no_cache)
+    remembered = (why_no_native, engine._choose, launch_native._version_of,
+                  launch_native._warn_of_no_cache)
     for function in remembered:
         function.cache_clear()
     yield tmp_path / "cache" / "smoe_np"
