@@ -61,8 +61,8 @@ def add_fit(commands):
     option(budget, "-n", "--iterations", int, "training steps; more make a better model",
            default=fit_settings(kernels=1)["iterations"])
     budget.add_argument("--seconds", type=float, metavar="S",
-                        help="training time in seconds instead of -n; the model then depends on "
-                             "the machine; rounding for .smoe takes extra time")
+                        help="training time in seconds instead of -n, not with --psnr; the model "
+                             "then depends on the machine; rounding for .smoe takes extra time")
     option(group, None, "--experts", str, "constant experts have no slopes, so fewer numbers; "
            "auto: constant in colour with --scalars or --bytes, where they are better, else affine",
            choices=EXPERTS)

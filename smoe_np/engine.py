@@ -33,6 +33,7 @@ from .view import blocks, crop, mean_of_samples, samples_needed, whole
 
 MOST_PIXELS = 1 << 36  # limit on the samples of a drawing, over all its pixels
 BLOCK = 1 << 23  # samples drawn at a time
+THIN = 3  # a volume so many times larger along its first two axes may be a picture of many channels
 # By number of dimensions, the sharpness 1/σ per pixel up to which float32 is precise to 2e-4: over
 # a tile, a log-gate is a sum of terms that grow with the square of sharpness × tile, and cancel.
 MOST_SHARPNESS = {1: 4.0, 2: 15.0, 3: 35.0}
@@ -145,12 +146,19 @@ def check_image(image, dtype, channel_axis="auto"):
 
 
 def warn_if_thin(image, channel_axis):
-    """Warn if "auto" takes an image for a volume of few slices, which may be channels."""
+    """Warn if "auto" takes an image for a volume that is so thin that it may hold channels."""
     shape, few = np.shape(image), MOST_CHANNELS_SEEN
-    if channel_axis == "auto" and len(shape) == 3 and shape[0] <= few < min(shape[1:]):
-        warnings.warn(f"image of shape {shape} is taken for a volume; give channel_axis=0 if its "
-                      f"first axis holds channels, or None if it does hold slices", UserWarning,
-                      stacklevel=3)
+    if channel_axis != "auto" or len(shape) != 3 or shape[-1] <= few:
+        return
+    if shape[0] <= few < shape[1]:
+        axis, which = 0, "first"
+    elif THIN * shape[-1] <= min(shape[:-1]):
+        axis, which = -1, "last"
+    else:
+        return
+    warnings.warn(f"image of shape {shape} is taken for a volume; give channel_axis={axis} if its "
+                  f"{which} axis holds channels, or None if it is an axis of space", UserWarning,
+                  stacklevel=3)
 
 
 def check_fit(params, D, C):

@@ -325,8 +325,8 @@ class Smoe(TrainingLoop):
         iterations : int, optional
             Number of steps to take, 3000 if neither this nor ``seconds`` is given.
         seconds : float, optional
-            Time to take, in seconds, instead of ``iterations``. The result then depends on the
-            speed of the machine.
+            Time to take, in seconds and without callbacks, instead of ``iterations``; not with
+            ``psnr``, which takes several fits. The result then depends on the speed of the machine.
         experts : {"auto", "affine", "constant"}
             Whether experts have slopes ("affine") or not. "auto" takes affine experts, with two
             exceptions: constant ones if slopes are not trained, and for images of several channels

@@ -171,6 +171,16 @@ def test_a_picture_with_its_channels_first_is_not_silently_a_volume(count):
     assert Smoe(image, 2, channel_axis=0).shape == (8, 9)
 
 
+def test_a_picture_of_many_channels_is_not_silently_a_volume():
+    image = picture((30, 32), 8)
+    with pytest.warns(UserWarning, match="taken for a volume; give channel_axis=-1"):
+        assert Smoe(image, 2).channels == 1
+    assert Smoe(image, 2, channel_axis=None).shape == (30, 32, 8)
+    assert Smoe(image, 2, channel_axis=-1).channels == 8
+    assert Smoe(picture((20, 21, 12)), 2, channel_axis=-1).shape == (20, 21, 12)
+    assert Smoe(picture((20, 21, 12))[..., 0], 2).channels == 1  # thick enough for a volume
+
+
 def test_a_thin_volume_is_taken_as_its_model_says(tmp_path):
     volume = np.moveaxis(picture((8, 9), 3), -1, 0)
     smoe = Smoe(volume, 2, channel_axis=None)
