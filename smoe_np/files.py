@@ -17,6 +17,7 @@ import numpy as np
 
 PARAM_NAMES = ("pis", "musX", "A", "gamma_e", "nu_e")
 
+NUMPY_START = b"\x93NUMPY"  # of a .npy file
 _NUMERIC_KINDS = "biufc"  # dtype.kind of bool, integers, floats and complex numbers
 _MEMBER_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _MAX_UNPACKED_BYTES = 64 << 30

@@ -10,7 +10,7 @@ import warnings
 
 import numpy as np
 
-from .files import atomic_write, open_to_read, path_text
+from .files import NUMPY_START, atomic_write, open_to_read, path_text
 from .numerals import counted, size_in_words
 from .packed import MAGIC
 from .pixels import as_array, as_float
@@ -84,6 +84,9 @@ def read_image(path):
                 raise _Unreadable("is empty; save it again")
             if start in _MODEL_STARTS:
                 raise _Unreadable("is a model, not a picture; draw it with smoe render")
+            if start == NUMPY_START[:4]:
+                raise _Unreadable("is an array of NumPy, not a picture; load it and give it to "
+                                  "smoe_np.Smoe, or write it as TIFF with smoe_np.write_image")
             if start in _TIFF_STARTS:
                 image = _read_tiff(stream, remarks)
             else:
@@ -263,7 +266,7 @@ def _read_with_pillow(stream, remarks):
             image = Image.open(io.BytesIO(data))
         except Image.UnidentifiedImageError:
             raise _Unreadable(
-                "is not a picture, or has a format that Pillow does not read; convert it to PNG"
+                "is not a picture, or has a format that Pillow does not read; convert it to PNG or TIFF"
             ) from None
         except Image.DecompressionBombError as error:
             raise _Unreadable(f"is too large ({error}); save it smaller, or as TIFF") from None

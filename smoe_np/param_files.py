@@ -7,7 +7,16 @@ import pickle
 
 import numpy as np
 
-from .files import PARAM_NAMES, Refused, briefly, load_arrays, open_to_read, owned, path_text
+from .files import (
+    NUMPY_START,
+    PARAM_NAMES,
+    Refused,
+    briefly,
+    load_arrays,
+    open_to_read,
+    owned,
+    path_text,
+)
 from .packed import MAGIC, load_packed
 
 # Globals in pickles of old and new NumPy, from Python 2 and 3. The values name the methods of
@@ -236,6 +245,9 @@ def load_tf_smoe_pickle(path):
     try:
         if not data:
             raise Refused("is empty; save it again")
+        if data.startswith(NUMPY_START):
+            raise Refused("is an array of NumPy, not a model; give a file that smoe_np or tf-smoe "
+                          "has written")
         content = _ArrayUnpickler(data).load()
         params = content.get("params") if type(content) is dict else None
         if type(params) is not dict:

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from picture_files import TIFF_SHAPES, png_bytes, ramp, written
 
+from smoe_np import load_params
 from smoe_np.images import read_image, write_image
 from smoe_np.pixels import as_float
 
@@ -223,6 +224,14 @@ def one_line(caught, path):
     assert "\n" not in text
     assert str(path) in text
     return text
+
+
+def test_an_array_of_numpy_is_said_to_be_one(tmp_path):
+    np.save(tmp_path / "a.npy", np.zeros((5, 6)))
+    for read, what in ((read_image, "picture"), (load_params, "model")):
+        with pytest.raises(ValueError, match=f"is an array of NumPy, not a {what}; ") as caught:
+            read(tmp_path / "a.npy")
+        one_line(caught, tmp_path / "a.npy")
 
 
 def test_an_empty_file_is_refused_in_words(tmp_path):
