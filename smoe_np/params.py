@@ -161,7 +161,10 @@ class SmoeParams:
         return {name: getattr(self, name) for name in NAMES}
 
     def map(self, function):
-        """Return a new model with ``function(array)`` in place of each of the five arrays."""
+        """Return a new model with ``function(array)`` in place of each of the five arrays.
+
+        It is not checked here, but by all that takes a model.
+        """
         return unchecked(
             {name: function(array) for name, array in self.arrays().items()}, self.image_shape
         )
