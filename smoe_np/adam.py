@@ -216,17 +216,3 @@ class Adam:
         for moment in ("m", "v"):
             kept = {name: arrays[f"adam_{moment}_{name}"] for name in NAMES}
             setattr(self, moment, unchecked(kept))
-
-
-def positive_diagonals(params):
-    """The model with every A_dd made positive, and its number of kernels with det A < 0.
-
-    Negating a column of A keeps the precision A Aᵀ. But a kernel with det A < 0, which only files
-    of tf-smoe have, has a negative gate, and this changes its sign.
-    """
-    xp = array_module(params.A)
-    diagonal = xp.diagonal(params.A, axis1=1, axis2=2)
-    flipped = int((xp.sign(diagonal).prod(1) < 0).sum())
-    params = params.copy()
-    params.A = params.A * xp.where(diagonal < 0, -1, 1)[:, None, :].astype(params.dtype)
-    return params, flipped

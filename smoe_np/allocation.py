@@ -5,8 +5,9 @@ import math
 
 import numpy as np
 
+from .arguments import check_number, check_params
 from .backend import to_numpy
-from .engine import check_number, check_params, render
+from .engine import render
 from .packed import FEWEST_BITS, MOST_BITS, arrays_of, kinds_of, packed_bytes
 from .params import SmoeParams
 

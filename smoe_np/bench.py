@@ -15,8 +15,9 @@ import sys
 import numpy as np
 
 from . import __version__, bench_kernels, bench_measure, dense, machine
+from .arguments import check_image
 from .bench_measure import picture
-from .engine import ENGINES, check_image, engine_class, loss_and_gradients, render
+from .engine import ENGINES, engine_class, loss_and_gradients, render
 from .engine_kernels import KernelEngine
 from .images import read_image
 from .params import SmoeParams

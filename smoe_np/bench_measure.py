@@ -9,7 +9,8 @@ import time
 import numpy as np
 
 from . import bench_dense, bench_kernels
-from .engine import check_image, engine_class
+from .arguments import check_image
+from .engine import engine_class
 from .images import read_image
 from .initialize import initial_params
 from .smoe import Smoe

@@ -9,9 +9,10 @@ import warnings
 import numpy as np
 
 from . import bench, bench_report, describe, machine, plots
+from .arguments import check_image, check_kind, check_whole
 from .cli_parser import UsageError
 from .denoising import check_sigma, denoise, estimate_sigma
-from .engine import check_image, check_kind, check_whole, render
+from .engine import render
 from .images import check_path, come_first, read_image, write_image
 from .metrics import psnr, ssim
 from .numerals import counted, size_in_words

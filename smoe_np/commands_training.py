@@ -8,6 +8,7 @@ import os
 import time
 
 from . import describe
+from .arguments import check_image
 from .cli_parser import UsageError
 from .cli_training_options import (
     FITTING,
@@ -18,7 +19,6 @@ from .cli_training_options import (
     SPARSIFYING,
     TRAINING,
 )
-from .engine import check_image
 from .files import shell_line
 from .fit import TARGETS, fit_settings, kernels_for
 from .gallery import Gallery

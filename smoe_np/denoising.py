@@ -5,8 +5,8 @@ import warnings
 
 import numpy as np
 
+from .arguments import check_image, check_number, check_whole, warn_if_thin
 from .backend import array_module
-from .engine import check_image, check_number, check_whole, warn_if_thin
 from .metrics import PEAK
 from .recipe import Recipe
 from .smoe import Smoe

@@ -6,8 +6,8 @@ import math
 import numpy as np
 
 from .allocation import check_bits
+from .arguments import check_number, check_whole
 from .coarse import Sizes
-from .engine import check_number, check_whole
 from .events import relocate
 from .initialize import fit_start, spread_kernels
 from .packed import expected_bytes, numbers_of

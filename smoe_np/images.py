@@ -266,8 +266,8 @@ def _read_with_pillow(stream, remarks):
             image = Image.open(io.BytesIO(data))
         except Image.UnidentifiedImageError:
             raise _Unreadable(
-                "is not a picture, or has a format that Pillow does not read; convert it to TIFF or "
-                "PNG"
+                "is not a picture, or has a format that Pillow does not read; convert it to PNG "
+                "or TIFF"
             ) from None
         except Image.DecompressionBombError as error:
             raise _Unreadable(f"is too large ({error}); save it smaller, or as TIFF") from None

@@ -5,10 +5,9 @@ import warnings
 
 import numpy as np
 
-from .adam import positive_diagonals
+from .arguments import check_fit, check_params
 from .backend import to_numpy
-from .engine import check_fit, check_params
-from .params import SmoeParams, taking_part
+from .params import SmoeParams, positive_diagonals, taking_part
 
 MOST_PER_PIXEL = 4  # limit on kernels per pixel along an axis, to catch typing errors ...
 LEAST_LIMIT = 100  # ... of more kernels than this

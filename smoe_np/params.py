@@ -359,6 +359,19 @@ def load_params(path):
         raise ValueError(f"{files.path_text(path)!r}: {error}") from None
 
 
+def positive_diagonals(params):
+    """The model with every A_dd made positive, and its number of kernels with det A < 0.
+
+    Negating a column of A keeps the precision A Aᵀ. But a kernel with det A < 0, which only files
+    of tf-smoe have, has a negative gate, and this changes its sign.
+    """
+    diagonal = np.diagonal(params.A, axis1=1, axis2=2)
+    flipped = int((np.sign(diagonal).prod(1) < 0).sum())
+    params = params.copy()
+    params.A = params.A * np.where(diagonal < 0, -1, 1)[:, None, :].astype(params.dtype)
+    return params, flipped
+
+
 def _as_array(xp, name, value):
     try:
         return xp.asarray(value)

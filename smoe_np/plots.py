@@ -11,6 +11,7 @@ import gc
 import os
 import time
 
+from .arguments import check_image
 from .backend import to_numpy
 from .drawing import (
     QUALITIES,
@@ -20,7 +21,6 @@ from .drawing import (
     compose_sheet,
     compose_sparsity,
 )
-from .engine import check_image
 from .files import atomic_write, path_text
 from .metrics import psnr
 from .params import SmoeParams

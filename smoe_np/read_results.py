@@ -9,7 +9,7 @@ import warnings
 from dataclasses import fields
 from typing import Any, NamedTuple
 
-from .engine import check_dtype, check_image
+from .arguments import check_dtype, check_image
 from .files import open_to_read, path_text
 from .images import read_image
 from .params import SmoeParams, load_params

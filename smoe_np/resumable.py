@@ -3,9 +3,10 @@
 import math
 
 from .adam import Adam
+from .arguments import check_dtype, check_image
 from .backend import array_module
 from .checkpoint import lists_of, load_checkpoint, naming, params_of, save_checkpoint
-from .engine import check_dtype, check_image, engine_class
+from .engine import engine_class
 from .files import path_text
 from .fit import Plan, settings_of
 from .numerals import counted, size_in_words

@@ -4,9 +4,10 @@ from functools import cached_property
 
 import numpy as np
 
+from .arguments import check_image, check_kind, check_params
 from .backend import to_numpy
 from .colours import VIRIDIS, scaled, to_bytes
-from .engine import check_image, check_kind, check_params, gating, render
+from .engine import gating, render
 from .metrics import PEAK, psnr
 from .numerals import counted, decibels
 

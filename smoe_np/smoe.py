@@ -6,8 +6,7 @@ import time
 import numpy as np
 
 from .adam import Adam
-from .backend import array_module, to_numpy
-from .engine import (
+from .arguments import (
     check_dtype,
     check_fit,
     check_flag,
@@ -15,10 +14,10 @@ from .engine import (
     check_number,
     check_params,
     check_whole,
-    engine_class,
-    penalized,
     warn_if_thin,
 )
+from .backend import array_module, to_numpy
+from .engine import engine_class, penalized
 from .fit import BITS, fit_settings, kernels_for
 from .initialize import initial_params, ready_to_train
 from .looking import Looking

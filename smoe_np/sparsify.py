@@ -20,8 +20,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .arguments import check_number, check_whole
 from .coarse import Sizes
-from .engine import check_number, check_whole
 from .events import relocate
 from .frame import balanced
 from .initialize import kernel_grid

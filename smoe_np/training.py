@@ -1,6 +1,6 @@
 """The settings of ``Smoe.train``, and of its steps."""
 
-from .engine import check_number, check_whole
+from .arguments import check_number, check_whole
 from .steps import StepSettings
 
 

@@ -5,7 +5,7 @@ import pytest
 from helpers import assert_same_model, random_model, relative_error
 
 from smoe_np import dense
-from smoe_np.adam import Adam, bias_corrections, positive_diagonals
+from smoe_np.adam import Adam, bias_corrections
 from smoe_np.params import NAMES
 
 RATES = {"pis": 1e-5, "musX": 1e-3, "A": 0.5, "gamma_e": 2e-3, "nu_e": 1e-3}
@@ -259,26 +259,3 @@ def test_the_changes_of_a_step_are_what_it_takes_off():
     assert set(changes) == {"pis", "A"}
     np.testing.assert_array_equal(params.pis - changes["pis"], stepped.pis)
     np.testing.assert_array_equal(params.A - changes["A"], stepped.A)
-
-
-# ---- positive_diagonals
-
-
-def test_positive_diagonals_keep_the_precision_and_count_the_negative_gates():
-    params = random_model(11, K=40, D=3, negative=0.4)
-    before = params.copy()
-    positive, flipped = positive_diagonals(params)
-    assert_same_model(params, before)
-    assert (np.diagonal(positive.A, axis1=1, axis2=2) > 0).all()
-    assert flipped == (np.linalg.det(params.A) < 0).sum() > 0
-    np.testing.assert_allclose(positive.A @ positive.A.transpose(0, 2, 1),
-                               params.A @ params.A.transpose(0, 2, 1))
-    np.testing.assert_array_equal(np.abs(positive.A), np.abs(params.A))
-    assert positive.dtype == params.dtype
-
-
-def test_positive_diagonals_leave_a_positive_model_as_it_is():
-    params = random_model(12, K=10, dtype=np.float32)
-    positive, flipped = positive_diagonals(params)
-    assert flipped == 0
-    assert_same_model(positive, params)

@@ -9,7 +9,7 @@ from helpers import assert_same_model, needs_native, picture, random_model
 
 import smoe_np
 from smoe_np import Smoe, SmoeParams, load_params
-from smoe_np.params import NAMES, check_gates, unchecked
+from smoe_np.params import NAMES, check_gates, positive_diagonals, unchecked
 from smoe_np.scene import scene_of_model
 
 
@@ -355,3 +355,26 @@ def test_a_file_that_is_not_there_is_said_to_be_missing(tmp_path):
         load_params(tmp_path / "nothing.npz")
     with pytest.raises(IsADirectoryError):
         load_params(tmp_path)
+
+
+# ---- positive_diagonals
+
+
+def test_positive_diagonals_keep_the_precision_and_count_the_negative_gates():
+    params = random_model(11, K=40, D=3, negative=0.4)
+    before = params.copy()
+    positive, flipped = positive_diagonals(params)
+    assert_same_model(params, before)
+    assert (np.diagonal(positive.A, axis1=1, axis2=2) > 0).all()
+    assert flipped == (np.linalg.det(params.A) < 0).sum() > 0
+    np.testing.assert_allclose(positive.A @ positive.A.transpose(0, 2, 1),
+                               params.A @ params.A.transpose(0, 2, 1))
+    np.testing.assert_array_equal(np.abs(positive.A), np.abs(params.A))
+    assert positive.dtype == params.dtype
+
+
+def test_positive_diagonals_leave_a_positive_model_as_it_is():
+    params = random_model(12, K=10, dtype=np.float32)
+    positive, flipped = positive_diagonals(params)
+    assert flipped == 0
+    assert_same_model(positive, params)
