@@ -6,10 +6,11 @@ to the logger ``smoe_np``.
 An engine is made for one image, ``Engine(shape, target=None, dtype="float32", batches=None)``, and
 has the attributes and methods documented in ``NumpyEngine``: ``loss_and_gradients``, ``loss``,
 ``render``, ``gating``, ``picture``, ``another``, ``weigh``, ``halve``, ``advance``, ``keep``,
-``succeed``, ``forget``, ``state``, ``restore``, ``memory_needed``, ``tau``, ``list_life``,
-``pairs_per_pixel``, ``builds``, ``build_seconds`` and ``name``. All engines take and return NumPy
-arrays, wherever they compute. The public functions convert: if they are given CuPy arrays, they
-return CuPy arrays.
+``succeed``, ``forget``, ``state``, ``restore``, ``memory_needed``, ``why_not``; ``name``,
+``shape``, ``dtype``, ``batches``, ``threads``, ``tau``, ``list_life``, ``pairs_per_pixel``,
+``builds`` and ``build_seconds``. What else they hold is their own. All engines take and return
+NumPy arrays, wherever they compute. The public functions convert: if they are given CuPy arrays,
+they return CuPy arrays.
 """
 
 import logging

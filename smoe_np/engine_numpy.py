@@ -68,12 +68,16 @@ class NumpyEngine:
 
     Attributes
     ----------
+    threads : int
+        Number of processors to use; results do not depend on it.
     tau : float
         Lists may leave out pairs whose gate is below e^−tau everywhere in the tile. A smaller value
         than the initial one makes computation cheaper and less exact.
     list_life : int
         Number of steps of ``advance`` for which lists are used even if kernels have moved so far
         that the lists no longer hold; initially 0.
+    build_seconds : float
+        Seconds spent on building lists so far.
     """
 
     name = "numpy"
