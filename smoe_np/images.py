@@ -10,7 +10,7 @@ import warnings
 
 import numpy as np
 
-from .files import NUMPY_START, atomic_write, open_to_read, path_text
+from .files import NUMPY_START, atomic_write, briefly, open_to_read, path_text
 from .numerals import counted, size_in_words
 from .packed import MAGIC
 from .pixels import as_array, as_float
@@ -97,10 +97,8 @@ def read_image(path):
         except ImportError:
             raise
         except Exception as error:  # decoders fail in every way there is
-            reason = f"{type(error).__name__}: {error}".partition("\n")[0][:160]
-            raise ValueError(
-                f"{text!r} is cut off, damaged or not a picture ({reason}); save or copy it again"
-            ) from error
+            raise ValueError(f"{text!r} is cut off, damaged or not a picture ({briefly(error)}); "
+                             f"save or copy it again") from error
     for remark in remarks:
         warnings.warn(f"{text!r} {remark}", UserWarning, stacklevel=2)
     return np.require(image, requirements=["C_CONTIGUOUS", "WRITEABLE"])

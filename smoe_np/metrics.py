@@ -40,8 +40,12 @@ def psnr(a, b):
     """
     a, b = _comparable(a, b)
     a -= b
-    mean_square = np.vdot(a, a) / a.size
-    return math.inf if mean_square == 0 else -10 * math.log10(mean_square)
+    return psnr_of(np.vdot(a, a) / a.size)
+
+
+def psnr_of(mse):
+    """The PSNR in dB of a mean squared error of images in [0, 1]: infinite for 0."""
+    return -10 * math.log10(mse) if mse > 0 else math.inf
 
 
 def ssim(a, b, channel_axis="auto"):

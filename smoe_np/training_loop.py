@@ -11,7 +11,7 @@ import numpy as np
 from .fit import ITERATIONS, LEAST_ITERATIONS, Plan
 from .initialize import constant_model
 from .interrupts import Interrupts
-from .metrics import PEAK
+from .metrics import PEAK, psnr_of
 from .recipe import contrast_of, looser_lists
 from .records import Record
 from .regularize import penalty
@@ -289,8 +289,7 @@ class TrainingLoop(Resumable):
         """Add a record of the current model; it replaces another one at the same iteration."""
         if self.history and self.history[-1].iteration == self.iteration:
             self.history.pop()
-        psnr = -10 * math.log10(mse) if mse > 0 else math.inf
-        self.history.append(Record(self.iteration, loss, mse * PEAK**2, psnr,
+        self.history.append(Record(self.iteration, loss, mse * PEAK**2, psnr_of(mse),
                                    self._params.num_kernels, self._seconds))
         self._recorded = self._params
 
