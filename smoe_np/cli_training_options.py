@@ -4,7 +4,7 @@ from .cli_parser import add_backend, add_channels, with_defaults
 from .fit import BITS, EXPERTS, TARGETS, fit_settings
 from .recipe import Recipe
 from .smoe import Smoe
-from .sparsify import ITERATIONS
+from .sparsify import PHASE_ITERATIONS
 
 # Arguments that are fixed by a checkpoint, and the options that must not be given with it.
 FIXED_BY_CHECKPOINT = {
@@ -223,7 +223,7 @@ def add_sparsify(commands):
                             "checkpoint, of which only the model is used")
     group.add_argument("-n", "--iterations", type=int, nargs=3, metavar="N",
                        help="steps of the three phases: train all kernels, remove kernels, train "
-                            f"the rest (default: {' '.join(map(str, ITERATIONS))})")
+                            f"the rest (default: {' '.join(map(str, PHASE_ITERATIONS))})")
     option(group, "-v", "--validation-iterations", int, "steps between validations; each "
            "validation writes a checkpoint", dest="val_iter")
 

@@ -26,7 +26,7 @@ MOST_BY_PIXEL, MOST_FOR_FEW_PIXELS = 10, 1000  # limits on kernels
 # per kernel is downscaled to that number. examples/ablation.md measures gain and cost.
 COARSE = (0.25, 200), (0.45, 400), (0.6, 1000), (0.85, 3000)
 LINE_SHIFT = 0.7  # limit on ``shift`` in one dimension, where wider children enclose other kernels
-ITERATIONS = 3000  # default; with a budget of seconds, assumed until the speed is known
+FIT_ITERATIONS = 3000  # default; with a budget of seconds, assumed until the speed is known
 LEAST_ITERATIONS = 20  # minimum with a budget of seconds
 
 
@@ -62,7 +62,8 @@ def fit_settings(kernels=None, psnr=None, scalars=None, bytes=None, iterations=N
         raise ValueError("seconds goes with kernels, scalars or bytes; a psnr takes several fits, "
                          "so give iterations, the length of each")
     if seconds is None:
-        iterations = check_whole("iterations", ITERATIONS if iterations is None else iterations, 1)
+        iterations = FIT_ITERATIONS if iterations is None else iterations
+        iterations = check_whole("iterations", iterations, 1)
     else:
         seconds = check_number("seconds", seconds, above=True)
         if seconds > MOST_SECONDS:

@@ -18,7 +18,7 @@ from .packed import arrays_of, bits_of, kinds_of, packed_bytes, rounded
 from .params import SmoeParams
 from .recipe import Recipe, contrast_of, frame_steps, looser_lists
 
-ITERATIONS = 100  # after each kind
+TUNING_ITERATIONS = 100  # after each kind
 RATE = 0.3  # learning rates, relative to those of a fit
 FREE_LOSS = 0.01  # dB that rounding may cost without compensation
 OUTLIERS = 0.01  # fraction of the pixels that is ignored in the allocation: see allocate_bits
@@ -40,7 +40,7 @@ OF_CENTRES_ALONE = 0.6  # the part that remains for centres if there are no slop
 OF_GATES = ("extents", "shears", "centres")  # kinds whose rounding may make kernels harmful
 
 
-def quantized(engine, params, bits=None, most_bytes=None, iterations=ITERATIONS, fixed=()):
+def quantized(engine, params, bits=None, most_bytes=None, iterations=TUNING_ITERATIONS, fixed=()):
     """Quantize a model to values that a packed file of few bits can represent.
 
     Parameters

@@ -25,10 +25,9 @@ from .numerals import counted, size_in_words
 from .packed import is_packed_name
 from .params import SmoeParams, shown
 from .pixels import digest_of
-from .quantization import ITERATIONS as QUANTIZING
-from .quantization import quantized
+from .quantization import TUNING_ITERATIONS, quantized
 from .search import Try, next_try
-from .sparsify import ITERATIONS, Sparsification, how_to_start, sparsify_settings
+from .sparsify import PHASE_ITERATIONS, Sparsification, how_to_start, sparsify_settings
 from .training import train_settings
 from .training_loop import TrainingLoop, check_callbacks
 
@@ -400,8 +399,8 @@ class Smoe(TrainingLoop):
             self.settings, self.tried, self._found, self._dense = settings, [], None, None
             return self._train(callbacks, checkpoint, progress)
 
-    def sparsify(self, target_kernels=None, target_psnr=None, iterations=ITERATIONS, val_iter=100,
-                 callbacks=(), checkpoint=None, progress=None):
+    def sparsify(self, target_kernels=None, target_psnr=None, iterations=PHASE_ITERATIONS,
+                 val_iter=100, callbacks=(), checkpoint=None, progress=None):
         """Reduce the number of kernels: train, sparsify with a sparsity term, fine-tune.
 
         This is the method of the 2018 paper on sparse models (see ``smoe_np.sparsify``). It starts
@@ -468,7 +467,7 @@ class Smoe(TrainingLoop):
             self._best_loss = math.inf
             return self._train(callbacks, checkpoint, progress)
 
-    def quantize(self, bits=None, iterations=QUANTIZING, bytes=None):
+    def quantize(self, bits=None, iterations=TUNING_ITERATIONS, bytes=None):
         """Quantize the model to values that a packed file of few bits can represent.
 
         The six kinds of numbers (weights, centres, extents, shears, values, slopes) are rounded one

@@ -30,7 +30,7 @@ from .recipe import Recipe, adam_of, frame_steps
 from .search import next_try
 from .steps import NO_KERNEL, Progressed
 
-ITERATIONS = 200, 800, 1000  # of the three phases
+PHASE_ITERATIONS = 200, 800, 1000  # of the three phases
 ROUND = 10  # steps between adjustments of λ_S
 # Rates are higher than those of a fit, whose events need smaller steps. Decorrelated axes
 # (``turn_every``) would drive weights so far apart that the model could not be sparsified again.
@@ -69,7 +69,8 @@ class Round(NamedTuple):
     l1reg: float
 
 
-def sparsify_settings(target_kernels=None, target_psnr=None, iterations=ITERATIONS, val_iter=100):
+def sparsify_settings(target_kernels=None, target_psnr=None, iterations=PHASE_ITERATIONS,
+                      val_iter=100):
     """Check the arguments of ``Smoe.sparsify``, and return them as a dict for checkpoints.
 
     Raises
@@ -211,7 +212,7 @@ class Sparsification:
         return iteration >= {"train": self.trained, "sparsify": self.sparse,
                              "tune": math.inf}[self.phase]
 
-    def turn(self, engine, params, adam, initial_kernels):
+    def begin_phase(self, engine, params, adam, initial_kernels):
         """Begin the next phase, and return the model that it starts from."""
         if self.phase == "train":
             engine.forget()  # so that a try that starts here does not depend on earlier steps

@@ -8,7 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
-from .fit import ITERATIONS, LEAST_ITERATIONS, Plan
+from .fit import FIT_ITERATIONS, LEAST_ITERATIONS, Plan
 from .initialize import constant_model
 from .interrupts import Interrupts
 from .metrics import PEAK, psnr_of
@@ -74,11 +74,11 @@ class TrainingLoop(Resumable):
                 if self._plan is not None:
                     self._reckon(self._seconds + time.perf_counter() - started)
                     self._lowest_loss = math.inf  # events may raise the loss
-                turned = self._turn()
+                begun = self._begin_phase()
                 steps = self._step_settings()
                 at_end = self.iteration >= self.until
                 to_validation = -self.iteration % settings["val_iter"]
-                if at_end or turned or to_validation == 0:
+                if at_end or begun or to_validation == 0:
                     began = time.perf_counter()
                     mse = self._mse()
                     self._look = time.perf_counter() - began
@@ -133,7 +133,7 @@ class TrainingLoop(Resumable):
     def _begin_fit(self, wanted, settings):
         """Prepare a fit with the kernels and iterations of a ``Try``; nothing changes if it fails.
         """
-        until = wanted.iterations or ITERATIONS
+        until = wanted.iterations or FIT_ITERATIONS
         plan, target = Plan(settings, self.shape, wanted.kernels, until), self.engine.picture()
         params = plan.start(target)
         # the result must not be worse than a constant image
@@ -153,7 +153,7 @@ class TrainingLoop(Resumable):
         self.history = [one for one in self.history if one.iteration <= self.iteration]
         self._params = self._best_params = self._dense
 
-    def _turn(self):
+    def _begin_phase(self):
         """Begin the next phase of a sparsification if it is due; return whether it was."""
         plan = self._plan
         if not isinstance(plan, Sparsification) or not plan.is_due(self.iteration):
@@ -161,7 +161,8 @@ class TrainingLoop(Resumable):
         while plan.is_due(self.iteration):
             if plan.wanted is not None and self._dense is None:
                 self._dense = self._params
-            self._params = plan.turn(self.engine, self._params, self.adam, self.initial_kernels)
+            self._params = plan.begin_phase(self.engine, self._params, self.adam,
+                                            self.initial_kernels)
             self.adam = plan.new_adam(self._params)
         self.until, self._best_loss = plan.until, math.inf
         return True

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 from cli_runs import CHECKPOINT, fit, settings_of, smoe, stop_at
 
-from smoe_np.fit import ITERATIONS
+from smoe_np.fit import FIT_ITERATIONS
 from smoe_np.progress import Progress
 
 # ---- progress
@@ -78,8 +78,8 @@ def test_the_bar_of_a_fit_of_some_seconds_follows_the_end_that_moves(
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     assert fit("--kernels", 2, "--seconds", 1, "-v", 10) == 0
     found = bars(capsys.readouterr().err)
-    assert found[0] == (0, ITERATIONS)  # until it is seen how long steps take
-    assert 20 < found[-1][0] == found[-1][1] != ITERATIONS
+    assert found[0] == (0, FIT_ITERATIONS)  # until it is seen how long steps take
+    assert 20 < found[-1][0] == found[-1][1] != FIT_ITERATIONS
 
 
 def test_the_time_of_a_bar_is_that_of_its_try(monkeypatch):
