@@ -39,17 +39,15 @@ CHANGES = {
 
 def fitted(picture, kernels, iterations, seed, changes):
     """PSNR in dB and time in seconds of a fit with some changes to its recipe."""
-    smoe = smoe_np.Smoe(picture)
-    smoe.fit(kernels=kernels, iterations=iterations, seed=seed, val_iter=iterations,
-             recipe=Recipe(**changes))
+    smoe = smoe_np.Smoe(picture).fit(kernels=kernels, iterations=iterations, seed=seed,
+                                     val_iter=iterations, recipe=Recipe(**changes))
     return smoe.history[-1].psnr, smoe.history[-1].seconds
 
 
 def trained(picture, kernels, iterations):
     """PSNR in dB and time in seconds of ``Smoe.train`` with about as many kernels."""
     across = max(picture.shape[:2]) * np.sqrt(kernels / np.prod(picture.shape[:2]))
-    smoe = smoe_np.Smoe(picture, kernels_per_dim=max(1, round(across)))
-    smoe.train(iterations, val_iter=iterations)
+    smoe = smoe_np.Smoe(picture, max(1, round(across))).train(iterations, val_iter=iterations)
     return smoe.history[-1].psnr, smoe.history[-1].seconds
 
 
@@ -57,8 +55,7 @@ def draw(found, path):
     """Draw bars of decibels gained or lost against the default recipe, best at the top."""
     import matplotlib.pyplot as plt
 
-    best = found["default recipe"]
-    names = sorted(found, key=found.get)
+    best, names = found["default recipe"], sorted(found, key=found.get)
     figure, axes = plt.subplots(figsize=(8, 0.35 * len(names) + 1), layout="constrained")
     bars = axes.barh(names, [found[name] - best for name in names], color="steelblue")
     axes.bar_label(bars, [f"{found[name]:.2f} dB" for name in names], padding=3)
