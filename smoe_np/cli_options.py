@@ -72,7 +72,7 @@ def _quantize(commands):
     size.add_argument("--bits", type=float, metavar="B",
                       help=f"mean bits per number before entropy coding: {FEWEST_BITS} to "
                            f"{MOST_BITS} (default: {BITS} with -i, else {USUAL_BITS})")
-    add_channels(parser)
+    add_channels(parser, "the one by which the picture fits the model")
     add_backend(parser)
 
 
@@ -157,8 +157,7 @@ def _plot(commands):
     parser = commands.add_parser(
         "plot", help="draw the figures and the report of a run again, or a sheet of a model",
         description="Draw loss.png, sheet.png and report.html of a results folder again, or a "
-                    "sheet of a model:\none figure with its picture, kernels, gates and weights. "
-                    "For a results folder,\n--channel-axis defaults to that of the run.",
+                    "sheet of a model:\none figure with its picture, kernels, gates and weights.",
         epilog="examples:\n  smoe plot results\n"
                "  smoe plot camera.npz -i camera.png -o sheet.png",
         usage="smoe plot RESULTS [-i IMAGE]\n"
@@ -174,7 +173,7 @@ def _plot(commands):
     parser.add_argument("-i", "--image-path", metavar="IMAGE",
                         help="the picture that was fitted (default for RESULTS: the one named in "
                              "settings.json, if it is still there and unchanged)")
-    add_channels(parser)
+    add_channels(parser, "that of the run, or the one by which the picture fits the model")
     add_backend(parser)
 
 
@@ -190,7 +189,7 @@ def _info(commands):
     parser.add_argument("-i", "--image-path", metavar="IMAGE",
                         help="the picture that was fitted")
     parser.flag(parser, "--json", dest="json", const=True, help="print JSON")
-    add_channels(parser)
+    add_channels(parser, "the one by which the picture fits the model")
     add_backend(parser)
 
 

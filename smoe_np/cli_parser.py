@@ -124,12 +124,12 @@ def add_backend(group):
                             "machine)")
 
 
-def add_channels(group):
+def add_channels(group, default="auto"):
     """Add ``--channel-axis``."""
     group.add_argument("--channel-axis", type=_channel_axis, metavar="AXIS",
                        help="axis of the channels: its number; none if every axis is spatial; or "
                             "auto: the last axis if there are 3 or more and it has 1 to 4 entries, "
-                            "else none (default: auto)")
+                            f"else none (default: {default})")
 
 
 def _channel_axis(text):

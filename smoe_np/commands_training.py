@@ -30,6 +30,7 @@ from .results import ModelFile, ResultsFolder
 from .smoe import Smoe
 from .sparsify import dense_start, sparsify_settings
 from .terminal import (
+    BROKEN_PIPE,
     DONE,
     FAILED,
     INTERRUPTED,
@@ -66,9 +67,10 @@ def fit(given):
     if settings["target"] == "bytes" and files.is_packed:
         files.most_bytes = settings["value"]
     aim = _aim(settings, smoe)  # fails, before any file is written, if the target is too low
-    _make_model(smoe, functools.partial(smoe.fit, **_fitting(given)), files, results, aim, given)
+    read = _make_model(smoe, functools.partial(smoe.fit, **_fitting(given)), files, results, aim,
+                       given)
     missed = smoe.searches_psnr and _misses(settings["value"], smoe, files)
-    return FAILED if missed or smoe.stopped == "diverged" else DONE
+    return FAILED if missed or smoe.stopped == "diverged" else read
 
 
 def _misses(wanted, smoe, files):
@@ -103,9 +105,9 @@ def sparsify(given):
     wanted = settings["target_kernels"]
     aim = (f"{settings['target_psnr']:g} dB" if wanted is None else counted(wanted, "kernel"))
     aim = f"from {counted(smoe.params.num_kernels, 'kernel')} to {aim}"
-    _make_model(smoe, functools.partial(smoe.sparsify, **asked), files, results, aim, given)
+    read = _make_model(smoe, functools.partial(smoe.sparsify, **asked), files, results, aim, given)
     missed = wanted is None and _misses(settings["target_psnr"], smoe, files)
-    return FAILED if missed or smoe.stopped == "diverged" else DONE
+    return FAILED if missed or smoe.stopped == "diverged" else read
 
 
 def _model_files(given):
@@ -119,7 +121,9 @@ def _model_files(given):
 
 
 def _make_model(smoe, making, files, results, aim, given):
-    """Make a model, or continue making it, and print how it went."""
+    """Make a model, or continue making it, and print how it went; return whether that was read,
+    DONE or BROKEN_PIPE.
+    """
     files.create(**_about(given))
     started = time.perf_counter()
     gallery = None if results is None else _gallery(smoe, results, given)
@@ -127,11 +131,12 @@ def _make_model(smoe, making, files, results, aim, given):
         _print_start(smoe, aim)
     _train(smoe, making if given.get("checkpoint_path") is None else smoe.resume, files, gallery,
            given)
-    if not given.get("quiet"):
-        size = describe.size_of(smoe.params)
-        in_bytes = os.path.getsize(files.path) if files.is_packed else None
-        _print_end(smoe, files, f", {describe.size_as_text(size, in_bytes)}",
-                   time.perf_counter() - started)
+    if given.get("quiet"):
+        return DONE
+    size = describe.size_of(smoe.params)
+    in_bytes = os.path.getsize(files.path) if files.is_packed else None
+    return _print_end(smoe, files, f", {describe.size_as_text(size, in_bytes)}",
+                      time.perf_counter() - started)
 
 
 def train(given):
@@ -155,14 +160,13 @@ def train(given):
             f"again now; give a lower -lr, -m or -reg")
     training = smoe.resume if finishes else functools.partial(smoe.train, **settings)
     _train(smoe, training, results, _gallery(smoe, results, given), given)
-    if not given.get("quiet"):
-        _print_end(smoe, results, since=begin)
+    read = DONE if given.get("quiet") else _print_end(smoe, results, since=begin)
     if smoe.stopped == "diverged":
         return FAILED
     if finishes and smoe.iteration == begin:
         say(f"smoe: warning: the run of {checkpoint} had ended already; give -n N to train N more "
             f"iterations")
-    return DONE
+    return read
 
 
 def _fitting(given):
@@ -325,7 +329,9 @@ def _print_start(smoe, aim, more=""):
 
 
 def _print_end(smoe, files, size="", seconds=0.0, since=math.inf):
-    """Print the quality of the model, and whether it was better since iteration ``since``."""
+    """Print the quality of the model, and whether it was better since iteration ``since``; return
+    DONE, or BROKEN_PIPE if nobody reads it.
+    """
     diverged = smoe.stopped == "diverged"
     quality = ""
     if smoe.history:
@@ -338,4 +344,8 @@ def _print_end(smoe, files, size="", seconds=0.0, since=math.inf):
             best = f"; it was {top.psnr:.2f} dB at iteration {top.iteration}"
         quality = (f"PSNR {record.psnr:.2f} dB, {counted(record.kernels, 'kernel')}{size}, "
                    f"{record.seconds:.1f} s{best}; ")
-    print_line(f"{quality}{files.where}")
+    try:
+        print_line(f"{quality}{files.where}")
+    except BrokenPipeError:
+        return BROKEN_PIPE
+    return DONE

@@ -37,13 +37,15 @@ class Looking:
     @contextlib.contextmanager
     def training(self):
         """Train here; RuntimeError if another training is under way."""
-        with self._lock:  # after whoever is looking
-            self.refuse_another_training()
-            self._trainer = threading.get_ident()
+        begun = False
         try:
+            with self._lock:  # after whoever is looking
+                self.refuse_another_training()
+                begun = True
+                self._trainer = threading.get_ident()
             yield
-        finally:
-            with self._lock:
+        finally:  # without the lock: another Ctrl-C may come while it is waited for
+            if begun:
                 self._trainer = self._engine = None
 
     @contextlib.contextmanager

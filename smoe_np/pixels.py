@@ -73,14 +73,16 @@ def as_float(image, dtype="float32", name="image"):
     return floats
 
 
-def channel_axis_for(shape, D, C):
+def channel_axis_for(shape, D, C, image_shape):
     """The axis of channels by which an array of this shape fits a model of D dimensions and C
-    channels, as for ``Smoe``; "auto" if it does not.
+    channels, and best if its image has the size ``image_shape``; "auto" if it does not fit.
     """
     if len(shape) == D and C == 1:
         return None
-    fitting = [axis for axis in (-1, 0) if len(shape) == D + 1 and shape[axis] == C]
-    return fitting[0] if fitting else "auto"
+    fitting = {axis: shape[:-1] if axis else shape[1:] for axis in (-1, 0)
+               if len(shape) == D + 1 and shape[axis] == C}
+    return next((axis for axis, spatial in fitting.items() if spatial == image_shape),
+                next(iter(fitting), "auto"))
 
 
 def split_channels(image, channel_axis="auto", name="image"):

@@ -80,6 +80,10 @@ class Resumable:
             self._plan = Sparsification(self.settings, self.shape, self.options["train_gammas"],
                                         told["begin"])
             self._plan.restore(told)
+            if facts["iteration"] < {"train": 0, "sparsify": self._plan.trained,
+                                     "tune": self._plan.sparse}[self._plan.phase]:
+                raise ValueError(f"its iteration {facts['iteration']} is before its phase "
+                                 f"{self._plan.phase!r}")
             if "dense_pis" in arrays:
                 self._dense = params_of(arrays, "dense", facts)
         self.tried = [Try(*one) for one in told["tried"]]

@@ -59,7 +59,8 @@ def those_of(given, names):
 
 def axis_of_channels(image, params, given):
     """The axis of an image's channels: the one given, else the one by which it fits a model."""
-    fitting = channel_axis_for(image.shape, params.num_dims, params.num_channels)
+    fitting = channel_axis_for(image.shape, params.num_dims, params.num_channels,
+                               params.image_shape)
     return given.get("channel_axis", fitting)
 
 

@@ -51,11 +51,16 @@ class TrainingLoop(Resumable):
     """
 
     def __getstate__(self):
-        with self._looking.undisturbed("copy it"):
-            return self.__dict__
+        return copy.deepcopy(self).__dict__  # of one moment, whatever happens while it is pickled
 
     def __copy__(self):
         return copy.deepcopy(self)  # two with the same moments and lists would spoil each other's
+
+    def __deepcopy__(self, memo):
+        new = memo[id(self)] = object.__new__(type(self))
+        with self._looking.undisturbed("copy it"):
+            vars(new).update(copy.deepcopy(vars(self), memo))
+        return new
 
     def _train(self, callbacks, checkpoint, progress):
         """Train as was prepared; the caller has announced it to ``_looking``."""

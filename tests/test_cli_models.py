@@ -370,6 +370,18 @@ def test_a_reader_that_goes_away_does_not_end_a_fit_whose_model_goes_to_a_file(h
     assert smoe_np.load_params("m.npz").num_kernels == 3
 
 
+def test_a_psnr_that_is_missed_is_status_1_whether_that_is_read_or_not(here):
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        done = run_process("fit", "grey.tif", "-o", "m.npz", "--psnr", "90", "-n", "10",
+                           stdout=writing)
+    finally:
+        os.close(writing)
+    assert "out of reach" in done.stderr
+    assert done.returncode == 1
+
+
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 def test_output_that_cannot_be_written_is_one_line(after_a_run):
     with open("/dev/full", "w") as full:
@@ -395,3 +407,16 @@ def test_a_model_knows_which_axis_of_its_picture_holds_the_channels(here, capsys
     if len(shape) == 3:
         assert smoe("plot", "m.npz", "-i", "many.tif", "-o", "sheet.png") == 0
     assert capsys.readouterr().err == ""
+
+
+def test_where_two_axes_may_hold_the_channels_the_size_of_the_picture_tells_which(here, capsys):
+    tifffile.imwrite("many.tif", np.random.default_rng(0).random((6, 20, 6)).astype(np.float32),
+                     photometric="minisblack")
+    for axis, name in ((0, "first.npz"), (-1, "last.npz")):
+        assert smoe("fit", "many.tif", "-o", name, "--kernels", 9, "-n", 20, "--channel-axis", axis,
+                    "-q") == 0
+        assert smoe("info", name, "-i", "many.tif") == 0
+        assert smoe("info", name, "-i", "many.tif", "--channel-axis", axis) == 0
+        out, err = capsys.readouterr()
+        assert err == ""
+        assert out[: len(out) // 2] == out[len(out) // 2 :]

@@ -1,6 +1,8 @@
 """Looking at a model while it is trained, from callbacks and other threads, leaves no trace."""
 
 import copy
+import io
+import pickle
 import threading
 
 import numpy as np
@@ -115,3 +117,48 @@ def test_what_is_seen_from_another_thread_is_the_model_of_that_moment():
     for there, here in zip(seen[::2], seen[1::2]):
         np.testing.assert_array_equal(there, here)
     assert len(seen) == 6
+
+
+def test_a_copy_that_is_made_while_another_thread_begins_to_train_is_of_one_moment():
+    class SlowDisk(io.BytesIO):
+        def write(self, data):
+            if not began.is_set():
+                began.set()
+                done.wait(20)
+            return super().write(data)
+
+    began, done, file = threading.Event(), threading.Event(), SlowDisk()
+    smoe = Smoe(IMAGE, 6).train(3)
+    wanted = copy.deepcopy(smoe).train(5).params
+
+    def train():
+        began.wait(20)
+        smoe.train(40, l1reg=1)
+        done.set()
+
+    thread, errors = in_a_thread(train)
+    pickle.dump(smoe, file)
+    thread.join()
+    assert errors == []
+    assert smoe.iteration == 43
+    assert_same_model(pickle.loads(file.getvalue()).train(5).params, wanted)
+
+
+def test_ctrl_c_while_others_look_leaves_a_training_that_can_go_on(monkeypatch):
+    smoe = Smoe(IMAGE, 6)
+
+    class Interrupted:
+        def __enter__(self):
+            raise KeyboardInterrupt
+
+        def __exit__(self, *error):
+            pass
+
+    def interrupt(smoe):
+        monkeypatch.setattr(smoe._looking, "_lock", Interrupted())  # waiting for it is interrupted
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        smoe.train(20, progress=interrupt)
+    monkeypatch.undo()
+    assert smoe.resume().iteration == 20

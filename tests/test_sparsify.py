@@ -413,7 +413,8 @@ def refused(checkpoint, tmp_path, change, message=""):
 
 
 @pytest.mark.parametrize(("name", "value"), [
-    ("begin", -1), ("begin", None), ("kernels", 0), ("kernels", None), ("iterations", 2.5),
+    ("begin", -1), ("begin", None), ("begin", 10**12), ("kernels", 0), ("kernels", None),
+    ("iterations", 2.5),
     ("phase", "late"), ("phase", []), ("dense_kernels", 0), ("dense_kernels", "x"),
     ("l1reg", -1.0), ("l1reg", float("inf")), ("weight_rate", None), ("rounds", [[1, 2]]),
     ("rounds", 5), ("rounds", [[1, 0, 1.0]]), ("tried", [5]), ("found", []),
