@@ -25,6 +25,7 @@ from .coarse import Sizes
 from .events import relocate
 from .frame import balanced
 from .initialize import kernel_grid
+from .metrics import psnr_of
 from .params import unchecked
 from .recipe import Recipe, adam_of, frame_steps
 from .search import next_try
@@ -47,7 +48,9 @@ SLACK = 0.05  # a round is undone if it ends with this fraction fewer kernels th
 TAKEN_BACK, RECOVERY = 0.5, 1.1
 LEAST_WEIGHT, MOST_WEIGHT = 1e-12, 1e12  # limits on λ_S
 DENSITY = 3.0  # kernels of a dense start per kernel of the target
-FIRST_PART = 4  # for a target PSNR, 1/4 of the dense kernels is tried first
+# For a target PSNR, as many kernels are tried first as would reach it if half of them reached so many
+# decibels less; at most this part of the dense ones.
+DECIBELS, FIRST_PART = 2.5, 1 / 4
 PHASES = "train", "sparsify", "tune"
 
 
@@ -182,10 +185,9 @@ class Sparsification:
         self.phase, self.rounds = PHASES[0], []
         self.l1reg, self.weight_rate = 0.0, MOST_RATE
 
-    def next_try(self, tried):
+    def next_try(self, tried, first=1):
         """The next try on the way to a PSNR: see ``search.next_try``."""
-        return next_try(tried, self.wanted, self.dense_kernels, self.full,
-                        self.dense_kernels // FIRST_PART)
+        return next_try(tried, self.wanted, self.dense_kernels, self.full, first)
 
     @property
     def trained(self):
@@ -218,7 +220,9 @@ class Sparsification:
             engine.forget()  # so that a try that starts here does not depend on earlier steps
             self.dense_kernels = params.num_kernels
             if self.kernels is None:
-                first = self.next_try([])
+                halvings = (psnr_of(engine.loss(params)) - self.wanted) / DECIBELS
+                part = min(FIRST_PART, 2.0 ** -max(halvings, 0))
+                first = self.next_try([], round(part * self.dense_kernels))
                 self.aim(first.kernels, first.iterations)
             if params.num_kernels > self.kernels:
                 error = max(engine.loss(params), LEAST_ERROR)
