@@ -48,8 +48,8 @@ SLACK = 0.05  # a round is undone if it ends with this fraction fewer kernels th
 TAKEN_BACK, RECOVERY = 0.5, 1.1
 LEAST_WEIGHT, MOST_WEIGHT = 1e-12, 1e12  # limits on λ_S
 DENSITY = 3.0  # kernels of a dense start per kernel of the target
-# For a target PSNR, as many kernels are tried first as would reach it if half of them reached so many
-# decibels less; at most this part of the dense ones.
+# For a target PSNR, as many kernels are tried first as would reach it if half of them reached so
+# many decibels less; at most this part of the dense ones.
 DECIBELS, FIRST_PART = 2.5, 1 / 4
 PHASES = "train", "sparsify", "tune"
 
