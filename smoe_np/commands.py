@@ -182,8 +182,7 @@ def plot(given):
             raise UsageError(f"{output!r} is a file to be drawn; give the sheet another name")
     picture = {}
     if "image_path" in given:
-        image, _ = _picture_of(params, given)
-        picture = {"image": image, "channel_axis": axis_of_channels(image, params, given)}
+        picture["image"], picture["channel_axis"], _ = _picture_of(params, given)
     plots.image_figure(params, path=output, title=os.path.basename(path), **picture,
                        **those_of(given, ("backend",)))
     print_line(f"{output}: {counted(params.num_kernels, 'kernel')}")
@@ -238,17 +237,18 @@ def info(given):
 
 
 def _picture_of(params, given):
-    """The picture given with a model: as it was read, and as (*shape, C) floats."""
+    """The picture given with a model: as it was read, its channel axis, (*shape, C) floats."""
     image = read_image(given["image_path"])
-    target, _ = check_image(image, "float32", axis_of_channels(image, params, given))
+    axis = axis_of_channels(image, params, given)
+    target, _ = check_image(image, "float32", axis)
     check_kind(params, target.ndim - 1, target.shape[-1])
     warn_of_another_size(given["image_path"], target.shape[:-1], params)
-    return image, target
+    return image, axis, target
 
 
 def _quality(params, given):
     """PSNR and SSIM of a model; the PSNR is None if it reproduces the picture exactly."""
-    _, target = _picture_of(params, given)
+    *_, target = _picture_of(params, given)
     params.image_shape = target.shape[:-1]
     drawn = np.reshape(render(params, **those_of(given, ("backend",))), target.shape)
     decibels = psnr(target, drawn)

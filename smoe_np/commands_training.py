@@ -106,7 +106,7 @@ def sparsify(given):
     aim = (f"{settings['target_psnr']:g} dB" if wanted is None else counted(wanted, "kernel"))
     aim = f"from {counted(smoe.params.num_kernels, 'kernel')} to {aim}"
     read = _make_model(smoe, functools.partial(smoe.sparsify, **asked), files, results, aim, given)
-    missed = wanted is None and _misses(settings["target_psnr"], smoe, files)
+    missed = smoe.searches_psnr and _misses(settings["target_psnr"], smoe, files)
     return FAILED if missed or smoe.stopped == "diverged" else read
 
 

@@ -35,13 +35,17 @@ class Resumable:
         OSError
             If the file cannot be written. An existing file of that name is left as it was.
         """
+        with self._looking.undisturbed("save it"):  # all of it is of one moment
+            arrays, facts = self._state()
+        save_checkpoint(path, arrays, facts)
+
+    def _state(self):
+        """The arrays and facts of a checkpoint."""
         arrays = {f"params_{name}": array for name, array in self._params.arrays().items()}
         arrays.update((f"best_{n}", array) for n, array in self._best_params.arrays().items())
-        with self._looking.undisturbed("save it"):
-            arrays.update(self.adam.arrays())
-            state = self._engine_of_steps().state()
-        arrays.update((f"lists_{n}", array) for n, array in state.items())
-        save_checkpoint(path, arrays, {
+        arrays.update(self.adam.arrays())
+        arrays.update((f"lists_{n}", array) for n, array in self._engine_of_steps().state().items())
+        return arrays, {
             "shape": list(self.shape), "channels": self.channels, "image_sha256": self.image_sha256,
             "options": self.options, "settings": self.settings, "until": self.until,
             "iteration": self.iteration, "adam_steps": self.adam.steps,
@@ -50,7 +54,7 @@ class Resumable:
             "history": as_facts(self.history), "recorded": self.record is not None,
             "rounds": [list(one) for one in self._rounds], "bits": self.bits, "fit": None,
             **self._plan_facts(arrays),
-        })
+        }
 
     def _plan_facts(self, arrays):
         """The state of a fit or a sparsification by its kind; its intermediate models are added to

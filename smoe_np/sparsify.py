@@ -218,15 +218,14 @@ class Sparsification:
         """Begin the next phase, and return the model that it starts from."""
         if self.phase == "train":
             engine.forget()  # so that a try that starts here does not depend on earlier steps
-            self.dense_kernels = params.num_kernels
+            self.dense_kernels, error = params.num_kernels, engine.loss(params)
             if self.kernels is None:
-                halvings = (psnr_of(engine.loss(params)) - self.wanted) / DECIBELS
+                halvings = (psnr_of(error) - self.wanted) / DECIBELS
                 part = min(FIRST_PART, 2.0 ** -max(halvings, 0))
                 first = self.next_try([], round(part * self.dense_kernels))
                 self.aim(first.kernels, first.iterations)
             if params.num_kernels > self.kernels:
-                error = max(engine.loss(params), LEAST_ERROR)
-                self.l1reg = FIRST_WEIGHT * initial_kernels * error
+                self.l1reg = FIRST_WEIGHT * initial_kernels * max(error, LEAST_ERROR)
             self.phase = "sparsify"
         else:
             params = self._leave_out(engine, params, adam, self.kernels)

@@ -346,38 +346,31 @@ def test_info_of_odd_models_is_told_too(here, capsys):
 # ---- pipes
 
 
-def test_a_reader_that_goes_away_is_no_error_to_talk_about(after_a_run):
+def run_unread(*arguments):
+    """Run a command whose reader of stdout is gone."""
     reading, writing = os.pipe()
     os.close(reading)
     try:
-        done = run_process("info", "r/params_last.npz", stdout=writing)
+        return run_process(*arguments, stdout=writing)
     finally:
         os.close(writing)
+
+
+def test_a_reader_that_goes_away_is_no_error_to_talk_about(after_a_run):
+    done = run_unread("info", "r/params_last.npz")
     assert done.stderr == ""
     assert done.returncode == 141
 
 
 def test_a_reader_that_goes_away_does_not_end_a_fit_whose_model_goes_to_a_file(here):
-    reading, writing = os.pipe()
-    os.close(reading)
-    try:
-        done = run_process("fit", "grey.tif", "-o", "m.npz", "--kernels", "3", "-n", "20",
-                           stdout=writing)
-    finally:
-        os.close(writing)
+    done = run_unread("fit", "grey.tif", "-o", "m.npz", "--kernels", "3", "-n", "20")
     assert done.stderr.splitlines()[-1].startswith("iteration 20:")
     assert done.returncode == 141
     assert smoe_np.load_params("m.npz").num_kernels == 3
 
 
 def test_a_psnr_that_is_missed_is_status_1_whether_that_is_read_or_not(here):
-    reading, writing = os.pipe()
-    os.close(reading)
-    try:
-        done = run_process("fit", "grey.tif", "-o", "m.npz", "--psnr", "90", "-n", "10",
-                           stdout=writing)
-    finally:
-        os.close(writing)
+    done = run_unread("fit", "grey.tif", "-o", "m.npz", "--psnr", "90", "-n", "10")
     assert "out of reach" in done.stderr
     assert done.returncode == 1
 
